@@ -1,0 +1,310 @@
+"""Orders that are computed rather than held: a position in, a row out.
+
+Everything here is a pure function of integers. Nothing draws from a generator, so an order can be entered at
+any position, by any process, at the same cost: that is what makes resuming exact and instant.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler.errors import ArgumentError
+
+__all__ = ["Permutation", "Weighted", "draw_rows", "hash64", "mix", "rank_length", "rank_positions", "stream_rows"]
+
+Int64s = npt.NDArray[np.int64]
+
+_MASK = 2**64 - 1
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_ROUNDS = 6
+_SMALL = 4096
+
+
+def _finish(value: int) -> int:
+    value = (value ^ (value >> 30)) * _FIRST & _MASK
+    value = (value ^ (value >> 27)) * _SECOND & _MASK
+    return value ^ (value >> 31)
+
+
+def mix(*parts: int) -> int:
+    """One 64-bit key from any integers; every part and their order matter.
+
+    Seeds are mixed rather than added because ``seed + epoch`` gives seed 0 in epoch 1 the order of seed 1 in
+    epoch 0. The result is the same on every machine and in every version of this library. The steps are those
+    of SplitMix64 (Steele, Lea and Flood, 2014).
+
+    Args:
+        parts: integers of any size and sign.
+
+    Returns:
+        An int in [0, 2**64).
+
+    >>> mix(0, 1) == mix(1, 0)
+    False
+    >>> hex(mix(0, 1))
+    '0x68d19f94795e7dd4'
+    """
+    state = len(parts)
+    for part in parts:
+        rest = 2 * part if part >= 0 else -2 * part - 1
+        while True:
+            state = _finish((state ^ (rest & _MASK)) + _GOLDEN & _MASK)
+            rest >>= 64
+            if not rest:
+                break
+        state = _finish(state + _GOLDEN & _MASK)
+    return state
+
+
+def hash64(key: int, values: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    """A keyed hash of non-negative integers, evenly spread over [0, 2**64).
+
+    For one key, different values have different hashes, so sorting by the hash breaks every tie.
+
+    Args:
+        key: any int, as from :func:`mix`.
+        values: non-negative integers, int64, of any shape.
+
+    Returns:
+        uint64, the shape of ``values``.
+
+    >>> hash64(mix(0), [5, 6]) == hash64(mix(0), [6, 5])[::-1]
+    array([ True,  True])
+    """
+    hashed: npt.NDArray[np.uint64] = np.array(values, dtype=np.uint64)
+    hashed *= np.uint64(_GOLDEN)
+    hashed += np.uint64(mix(key))
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        hashed ^= hashed >> np.uint64(shift)
+        hashed *= np.uint64(factor)
+    hashed ^= hashed >> np.uint64(31)
+    return hashed
+
+
+def _uniform(key: int, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Hashed numbers strictly between 0 and 1."""
+    return (hash64(key, values) >> np.uint64(12)).astype(np.float64) * 2.0**-52 + 2.0**-53
+
+
+class Permutation:
+    """A seeded bijection of range(n) that holds O(sqrt n) numbers instead of n.
+
+    A position is written as two digits, of moduli a and b just above sqrt n. Each round adds a keyed random
+    number, chosen by the one digit, to the other; every round can be undone, so the whole is a bijection of
+    range(a * b). The few results at or above n go round again until they are below it (cycle walking, Black and
+    Rogaway, 2002). Up to 4,096 rows the shuffle is held outright, and all orders are equally likely.
+
+    Args:
+        n: how many numbers to permute, 1 to 2**62.
+        key: any int.
+
+    Raises:
+        ArgumentError: n is outside its range.
+
+    >>> shuffled = Permutation(10, key=mix(0))
+    >>> sorted(shuffled(np.arange(10)).tolist()) == list(range(10))
+    True
+    """
+
+    def __init__(self, n: int, key: int) -> None:
+        if not 1 <= n <= 2**62:
+            raise ArgumentError("n", "must be in 1 to 2**62", n)
+        self.n, self.key = n, key
+        self._outright = np.argsort(hash64(key, np.arange(n)), kind="stable") if n <= _SMALL else None
+        self._high = math.isqrt(n - 1) + 1
+        self._low = -(-n // self._high)
+        self._tables = [] if n <= _SMALL else [self._table(number) for number in range(_ROUNDS)]
+
+    def _table(self, number: int) -> Int64s:
+        chooser, modulus = (self._high, self._low) if number % 2 else (self._low, self._high)
+        hashed = hash64(mix(self.key, number), np.arange(chooser))
+        return (hashed % np.uint64(modulus)).astype(np.int64)
+
+    def __call__(self, positions: Int64s) -> Int64s:
+        """The numbers at these positions.
+
+        Args:
+            positions: int64 (P,), each in [0, n).
+
+        Returns:
+            int64 (P,), each in [0, n).
+        """
+        if self._outright is not None:
+            return self._outright[positions]
+        rows = self._shuffle(positions)
+        (outside,) = np.nonzero(rows >= self.n)
+        while outside.size:
+            rows[outside] = self._shuffle(rows[outside])
+            outside = outside[rows[outside] >= self.n]
+        return rows
+
+    def _shuffle(self, positions: Int64s) -> Int64s:
+        high = positions // self._low
+        low = positions - high * self._low
+        scratch = np.empty_like(high)
+        for number, table in enumerate(self._tables):
+            digit, chooser, modulus = (low, high, self._low) if number % 2 else (high, low, self._high)
+            digit += np.take(table, chooser, out=scratch, mode="clip")
+            # As unsigned numbers a negative difference is huge, so the minimum is the sum modulo the modulus.
+            np.subtract(digit, modulus, out=scratch)
+            np.minimum(digit.view(np.uint64), scratch.view(np.uint64), out=digit.view(np.uint64))
+        high *= self._low
+        high += low
+        return high
+
+
+_permutation = functools.lru_cache(maxsize=8)(Permutation)
+
+
+def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool) -> Int64s:
+    """The numbers at these positions of an endless stream that passes over range(size) again and again.
+
+    Args:
+        positions: non-negative int64 (P,).
+        size: how many numbers one pass holds, at least 1.
+        seed: any int; each pass has an order of its own.
+        shuffle: without it every pass is 0, 1, ..., size - 1.
+
+    Returns:
+        int64 (P,), each in [0, size).
+
+    >>> stream_rows(np.arange(7), size=3, seed=0, shuffle=False).tolist()
+    [0, 1, 2, 0, 1, 2, 0]
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    if not shuffle:
+        return positions % size
+    return _by_pass(positions, size, lambda number: _permutation(size, mix(seed, number)))
+
+
+def _by_pass(positions: Int64s, size: int, order_of: Callable[[int], Callable[[Int64s], Int64s]]) -> Int64s:
+    """Look each position up in the order of its own pass; quick where neighbours share one."""
+    passes = positions // size
+    within = positions - passes * size
+    changes = np.flatnonzero(np.diff(passes, prepend=-1)).tolist()
+    rows = np.empty_like(positions)
+    for start, stop in itertools.pairwise([*changes, len(positions)]):
+        rows[start:stop] = order_of(int(passes[start]))(within[start:stop])
+    return rows
+
+
+def draw_rows(positions: npt.ArrayLike, *, size: int, seed: int) -> Int64s:
+    """Independent uniform draws from range(size), one for each position: with replacement.
+
+    Args:
+        positions: non-negative int64 (P,).
+        size: at least 1.
+        seed: any int.
+
+    Returns:
+        int64 (P,), each in [0, size).
+
+    >>> draw_rows([3, 4], size=1, seed=0).tolist()
+    [0, 0]
+    """
+    return (hash64(mix(seed), positions) % np.uint64(size)).astype(np.int64)
+
+
+class Weighted:
+    """An endless stream of draws in proportion to weights; a position's draw needs none of the earlier ones.
+
+    With replacement each draw is the inverse distribution function at a hashed uniform number. Without, a pass
+    is ordered by exponential keys E / weight (Efraimidis and Spirakis, 2006): as though drawn one after
+    another, each in proportion to the weights that are left.
+
+    Args:
+        weights: (n,), finite, >= 0, at least one above 0. A number of weight 0 is never drawn.
+        seed: any int.
+        replacement: whether a number may come twice in a pass.
+        pass_length: draws before a pass without replacement starts anew: at most, and by default, the count
+            of weights above 0.
+
+    Raises:
+        ArgumentError: weights or pass_length break these rules.
+
+    >>> 0 in Weighted([0.0, 2.0, 1.0], seed=0, replacement=True)(np.arange(8))
+    False
+    """
+
+    def __init__(self, weights: npt.ArrayLike, *, seed: int, replacement: bool, pass_length: int | None = None) -> None:
+        values = np.asarray(weights, dtype=np.float64)
+        if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any() or not (values > 0).any():
+            raise ArgumentError("weights", "must be one-dimensional, finite, >= 0 and not all 0", weights)
+        self.seed, self.replacement = seed, replacement
+        (self._drawable,) = np.nonzero(values)
+        self._weights = values[self._drawable]
+        self.pass_length = len(self._drawable) if pass_length is None else pass_length
+        if not 1 <= self.pass_length <= len(self._drawable):
+            raise ArgumentError("pass_length", "must be in 1 to the count of weights above 0", pass_length)
+        self._ends = np.cumsum(self._weights) if replacement else None
+        self._latest: tuple[int, Int64s] | None = None
+
+    def __call__(self, positions: npt.ArrayLike) -> Int64s:
+        """The draws at these positions.
+
+        Args:
+            positions: non-negative int64 (P,).
+
+        Returns:
+            int64 (P,), each in [0, n).
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        if self._ends is None:
+            return _by_pass(positions, self.pass_length, lambda number: self._order(number).__getitem__)
+        targets = _uniform(mix(self.seed), positions) * self._ends[-1]
+        drawn: Int64s = np.searchsorted(self._ends, targets, side="right")
+        # The product may round up to the sum of all weights.
+        rows: Int64s = self._drawable[np.minimum(drawn, len(self._drawable) - 1)]
+        return rows
+
+    def _order(self, number: int) -> Int64s:
+        latest = self._latest
+        if latest is None or latest[0] != number:
+            uniform = _uniform(mix(self.seed, number), np.arange(len(self._weights)))
+            first = np.argsort(-np.log(uniform) / self._weights, kind="stable")[: self.pass_length]
+            self._latest = latest = (number, self._drawable[first])
+        return latest[1]
+
+
+def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int = 0) -> int:
+    """How many positions of [start, length) each rank reads; the same for all ranks.
+
+    Args:
+        length: positions of an epoch.
+        num_replicas: ranks that share them, at least 1.
+        drop_last: leave the uneven tail out instead of padding it.
+        start: the first position that is unread.
+
+    >>> rank_length(10, num_replicas=4, drop_last=False), rank_length(10, num_replicas=4, drop_last=True)
+    (3, 2)
+    """
+    unread = max(length - start, 0)
+    return unread // num_replicas if drop_last else -(-unread // num_replicas)
+
+
+def rank_positions(first: int, last: int, *, start: int, length: int, rank: int, num_replicas: int) -> Int64s:
+    """The epoch positions of one rank's steps first, ..., last - 1.
+
+    The unread positions are dealt out in turn, as torch's DistributedSampler does it, and a tail that does not
+    go round is padded from the beginning of the same epoch.
+
+    Args:
+        first, last: steps of this rank, 0 to :func:`rank_length`.
+        start: the first unread position when the dealing began.
+        length: positions of the epoch.
+        rank: in [0, num_replicas).
+        num_replicas: ranks that share the epoch.
+
+    Returns:
+        int64 (last - first,), each in [0, length).
+
+    >>> [rank_positions(0, 3, start=0, length=7, rank=r, num_replicas=3).tolist() for r in range(3)]
+    [[0, 3, 6], [1, 4, 0], [2, 5, 1]]
+    """
+    return (start + rank + np.arange(first, last, dtype=np.int64) * num_replicas) % length
