@@ -1,0 +1,211 @@
+"""Columns: what callers pass, checked and turned into arrays of one form."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from prunesampler.errors import ArgumentError
+
+__all__ = ["flags", "floats", "identities", "integers", "json_object", "optional_text", "row_count", "row_layout"]
+
+Int64s = npt.NDArray[np.int64]
+
+
+def _vector(argument: str, values: Any, length: int | None, kinds: str, rule: str) -> npt.NDArray[Any]:
+    if hasattr(values, "detach"):  # a tensor, without importing torch
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(argument, rule, values) from error
+    if array.ndim != 1 or (array.dtype.kind not in kinds and array.size):
+        raise ArgumentError(argument, rule, f"{array.dtype} of shape {array.shape}")
+    if length is not None and len(array) != length:
+        raise ArgumentError(argument, f"must hold one value per row, {length}", len(array))
+    return array
+
+
+def row_count(num_rows: object) -> int:
+    """The size of a dataset as an int, at least 1.
+
+    Raises:
+        ArgumentError: not an integer, a bool, or below 1.
+
+    >>> row_count(np.int32(7))
+    7
+    """
+    try:
+        count = operator.index(num_rows)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(num_rows, bool):
+        raise ArgumentError("num_rows", "must be an int >= 1", num_rows)
+    return count
+
+
+def row_numbers(argument: str, values: object, num_rows: int) -> Int64s:
+    """Row numbers in the caller's order, int64: at least one, each in [0, num_rows).
+
+    Floats are refused, for they cannot hold every row number.
+
+    Raises:
+        ArgumentError: naming ``argument``.
+
+    >>> row_numbers("rows", [4, 1], num_rows=5)
+    array([4, 1])
+    """
+    array = _vector(argument, values, None, "iu", "must be integers in one dimension")
+    if not len(array):
+        raise ArgumentError(argument, "must not be empty", [])
+    if int(array.min()) < 0 or int(array.max()) >= num_rows:
+        raise ArgumentError(argument, f"must be in [0, {num_rows})", f"{array.min()} … {array.max()}")
+    return array.astype(np.int64)
+
+
+def row_layout(rows: object, num_rows: int) -> tuple[Int64s, Callable[..., Any]]:
+    """Ascending row numbers, and what lays a column out in their order.
+
+    Args:
+        rows: distinct row numbers in [0, num_rows), in any order.
+        num_rows: size of the dataset.
+
+    Returns:
+        The rows, int64, read-only; and ``column(argument, values, check, **options)``, which gives
+        ``check(argument, values, len(rows), **options)`` reordered and read-only, or None for None.
+
+    Raises:
+        ArgumentError: no rows, out of range, or one that repeats.
+
+    >>> rows, column = row_layout([4, 1], num_rows=5)
+    >>> rows, column("el2n", [0.5, 0.25], floats)
+    (array([1, 4]), array([0.25, 0.5 ], dtype=float32))
+    """
+    given = row_numbers("rows", rows, num_rows)
+    order = None if (given[1:] > given[:-1]).all() else np.argsort(given, kind="stable")
+    length = len(given)
+
+    def column(argument: str, values: object, check: Callable[..., Any], **options: Any) -> Any:
+        if values is None:
+            return None
+        checked = check(argument, values, length, **options)
+        if order is not None:
+            checked = checked.take(order)
+        if isinstance(checked, np.ndarray):
+            checked.flags.writeable = False
+        return checked
+
+    ascending: Int64s = column("rows", given, lambda _, values, __: values)
+    repeated = ascending[1:] == ascending[:-1]
+    if repeated.any():
+        raise ArgumentError("rows", "must not repeat", int(ascending[1:][repeated][0]))
+    return ascending, column
+
+
+def floats(argument: str, values: object, length: int) -> npt.NDArray[np.float32]:
+    """A copy as float32, finite or NaN.
+
+    Raises:
+        ArgumentError: not ``length`` numbers, or infinite as float32.
+
+    >>> floats("el2n", [0, 0.5, float("nan")], 3)
+    array([0. , 0.5, nan], dtype=float32)
+    """
+    with np.errstate(over="ignore"):
+        array = _vector(argument, values, length, "fiu", "must be numbers in one dimension").astype(np.float32)
+    if np.isinf(array).any():
+        raise ArgumentError(argument, "must be finite, or NaN where there is no value", "an infinite value")
+    array[np.isnan(array)] = np.nan  # one bit pattern, so that equal columns have equal digests
+    return array
+
+
+def integers(argument: str, values: object, length: int, *, lowest: int) -> npt.NDArray[np.int32]:
+    """A copy as int32, every value at least ``lowest``.
+
+    Raises:
+        ArgumentError: not ``length`` integers in [lowest, 2**31).
+
+    >>> integers("labels", [3, -1], 2, lowest=-1)
+    array([ 3, -1], dtype=int32)
+    """
+    rule = f"must be integers in [{lowest}, 2**31)"
+    array = _vector(argument, values, length, "iu", rule)
+    if len(array) and (int(array.min()) < lowest or int(array.max()) >= 2**31):
+        raise ArgumentError(argument, rule, f"{array.min()} … {array.max()}")
+    return array.astype(np.int32)
+
+
+def flags(argument: str, values: object, length: int) -> npt.NDArray[np.bool_]:
+    """A copy as bool.
+
+    Raises:
+        ArgumentError: not ``length`` bools.
+
+    >>> flags("learned", [True, False], 2)
+    array([ True, False])
+    """
+    return _vector(argument, values, length, "b", "must be bools in one dimension").astype(np.bool_)
+
+
+def identities(argument: str, values: Any, length: int | None) -> Any:
+    """Keys or shard names: an int64 array when all are integers, a ``pyarrow.LargeStringArray`` when all are str.
+
+    Raises:
+        ArgumentError: neither all str nor all int64, or not ``length`` of them.
+
+    >>> identities("keys", ["a.jpg", "b.jpg"], 2).to_pylist(), identities("keys", [7, 8], 2)
+    (['a.jpg', 'b.jpg'], array([7, 8]))
+    """
+    rule = "must be all str or all int (64 bit)"
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    try:
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            values = pa.array(values if isinstance(values, np.ndarray) else list(values))
+        chunks = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+        text = str(chunks.type) in ("string", "large_string", "string_view")
+        if chunks.null_count or not (text or pa.types.is_integer(chunks.type)):
+            raise TypeError(f"{chunks.null_count} nulls, {chunks.type}")
+        chunks = chunks.cast(pa.large_string() if text else pa.int64())
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(argument, rule, values) from error
+    if length is not None and len(chunks) != length:
+        raise ArgumentError(argument, f"must hold one value per row, {length}", len(chunks))
+    return pa.concat_arrays(chunks.chunks) if text else chunks.to_numpy()
+
+
+def json_object(argument: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A deep copy as JSON would give it back (tuples become lists).
+
+    Raises:
+        ArgumentError: not a mapping, or holds what JSON cannot (NaN and infinities included).
+
+    >>> json_object("protocols", {"el2n": {"epochs": 10}})
+    {'el2n': {'epochs': 10}}
+    """
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(argument, "must be a mapping of JSON values", value) from error
+    return copy
+
+
+def optional_text(argument: str, value: object) -> str | None:
+    """A str that is not empty, or None.
+
+    Raises:
+        ArgumentError: anything else.
+
+    >>> optional_text("fingerprint", "size:3")
+    'size:3'
+    """
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ArgumentError(argument, "must be a str, or None", value)

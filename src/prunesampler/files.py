@@ -1,0 +1,265 @@
+"""Parquet files that prove their content, written whole or not at all.
+
+A file holds one table of plain columns, readable by anything that reads Parquet. The schema metadata has one
+entry of ours, ``prunesampler``: JSON with the format version, the kind of table, what its owner wants to know
+about it, and a digest of all this and of every value. Encodings are those that were smallest on real scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
+from prunesampler.version import __version__
+
+__all__ = ["FORMAT", "atomic_write", "content_digest", "load_checked", "read_columns", "write_columns"]
+
+FORMAT = 1
+"""Version of the file format; files of a newer one are refused."""
+
+Column = Any
+"""A contiguous numpy array (int64, int32, float32, bool) or a ``pyarrow.LargeStringArray``."""
+
+_Loaded = TypeVar("_Loaded")
+_KEY = b"prunesampler"
+_ROW_GROUP = 1_000_000
+_ENCODINGS = {
+    pa.int64(): "DELTA_BINARY_PACKED",
+    pa.int32(): "DELTA_BINARY_PACKED",
+    pa.float32(): "BYTE_STREAM_SPLIT",
+    pa.large_string(): "DELTA_BYTE_ARRAY",
+    pa.bool_(): "PLAIN",
+}
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file that appears under ``path`` complete, on disk, or not at all.
+
+    The bytes go to a hidden file in the same folder; leaving the block syncs it, renames it over ``path`` and
+    syncs the folder. If the block or the disk fails, the hidden file is removed and whatever was at ``path``
+    stays as it was. A symbolic link is followed, not replaced.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Yields:
+        A binary file open for writing.
+
+    Raises:
+        OSError: the folder does not exist, is not writable, or the disk is full.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "note.txt") as file:
+    ...         _ = file.write(b"whole")
+    ...     (Path(folder) / "note.txt").read_text()
+    'whole'
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> str:
+    """SHA-256 of the metadata and of every value, independent of how a file would encode them.
+
+    Args:
+        metadata: JSON values; the order of its keys does not matter.
+        columns: name → column of N values; their order matters.
+
+    Returns:
+        ``"sha256:"`` and 64 hexadecimal digits.
+
+    >>> content_digest({"kind": "scores"}, {"row": np.arange(3)})[:20]
+    'sha256:629a9f6cdf611'
+    """
+    state = hashlib.sha256(_canonical(metadata))
+    for name, column in columns.items():
+        text = isinstance(column, pa.LargeStringArray)
+        state.update(_canonical({"name": name, "type": "string" if text else column.dtype.name, "length": len(column)}))
+        if text:
+            offsets = np.frombuffer(column.buffers()[1], "<i8")[column.offset : column.offset + len(column) + 1]
+            state.update(np.diff(offsets).data)
+            if data := column.buffers()[2]:
+                state.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
+        else:
+            state.update(np.ascontiguousarray(column).data)
+    return "sha256:" + state.hexdigest()
+
+
+def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
+    """Write columns and metadata as one Parquet file, atomically.
+
+    A NaN in a float32 column and a −1 in an int32 column become null.
+
+    Args:
+        path: where to write; see :func:`atomic_write`.
+        metadata: JSON values with at least ``kind``. Added to them are ``format``, ``library`` (its version),
+            ``digest`` (of metadata and columns) and ``checksum`` (of all this JSON).
+        columns: name → column, all of the same length.
+
+    Raises:
+        OSError: the file cannot be written; an older one under ``path`` is then still intact.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "a.parquet"
+    ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2), "el2n": np.array([0.5, np.nan], "f4")})
+    ...     pq.read_table(path).to_pylist()
+    [{'row': 0, 'el2n': 0.5}, {'row': 1, 'el2n': None}]
+    """
+    sealed = {**metadata, "format": FORMAT, "library": __version__, "digest": content_digest(metadata, columns)}
+    sealed["checksum"] = content_digest(sealed, {})
+    table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
+    names = {field.name: _ENCODINGS[field.type] for field in table.schema}
+    with atomic_write(path) as file:
+        pq.write_table(
+            table.replace_schema_metadata({_KEY: _canonical(sealed)}),
+            file,
+            row_group_size=_ROW_GROUP,
+            compression="zstd",
+            # a shard's name stands beside each of its thousands of rows
+            use_dictionary=["shard"] if "shard" in names else False,
+            column_encoding={name: encoding for name, encoding in names.items() if name != "shard"},
+            write_page_index=True,
+            write_page_checksum=True,
+        )
+
+
+def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
+    """Read what :func:`write_columns` wrote, and refuse it unless every value is as it was.
+
+    Page checksums are verified while reading, the digest afterwards.
+
+    Args:
+        path: the file.
+        kind: the kind of table that the caller wants.
+
+    Returns:
+        The metadata, and name → column in the file's order; null is NaN in a float32, −1 in an int32 column.
+
+    Raises:
+        FileNotFoundError: no such file (and other ``OSError`` of opening it).
+        CorruptFileError: damaged, cut short, edited, or not a file of ours.
+        MismatchError: of a newer format, or of another kind.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "a.parquet"
+    ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2)})
+    ...     read_columns(path, "scores")[1]
+    {'row': array([0, 1])}
+    """
+    with open(path, "rb"):
+        pass  # a missing or unreadable file is the system's error, not a damaged one
+    try:
+        with pq.ParquetFile(pa.memory_map(os.fspath(path)), page_checksum_verification=True) as file:
+            sealed = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"null"))
+            if not isinstance(sealed, dict):
+                raise CorruptFileError(f"{path} was not written by prunesampler")
+            if type(sealed.get("format")) is int and sealed["format"] > FORMAT:
+                raise MismatchError(
+                    f"{path} has format {sealed['format']}, this version reads up to {FORMAT}: update prunesampler"
+                )
+            table = file.read()
+            columns = {name: _from_arrow(table[name]) for name in table.column_names}
+            checksum = sealed.pop("checksum", None)
+            intact = checksum == content_digest(sealed, {})
+            added = {name: sealed.pop(name, None) for name in ("format", "library", "digest")}
+            intact = intact and added["digest"] == content_digest(sealed, columns)
+    except (CorruptFileError, MismatchError):
+        raise
+    except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
+        raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
+    if not intact:
+        raise CorruptFileError(f"{path} was damaged or edited: its content is not what was written")
+    if sealed.get("kind") != kind:
+        raise MismatchError(f"{path} holds {sealed.get('kind')!r}, not {kind!r}")
+    return sealed, columns
+
+
+def load_checked(
+    path: str | os.PathLike[str],
+    kind: str,
+    fingerprint: str | None,
+    build: Callable[[dict[str, Any], dict[str, Column]], _Loaded],
+) -> _Loaded:
+    """Read a file, compare its fingerprint, and build what it holds.
+
+    Args:
+        path: the file.
+        kind: what it must hold.
+        fingerprint: of the dataset at hand; compared where the file holds one too.
+        build: makes the result from metadata and columns.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CorruptFileError: damaged, or ``build`` finds a column missing or a value out of its range.
+        MismatchError: of another dataset, another kind, or a newer format.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_columns(f"{folder}/a", {"kind": "scores"}, {"row": np.arange(2)})
+    ...     load_checked(f"{folder}/a", "scores", None, lambda metadata, columns: len(columns["row"]))
+    2
+    """
+    metadata, columns = read_columns(path, kind)
+    stored = metadata.get("fingerprint")
+    if None not in (fingerprint, stored) and fingerprint != stored:
+        raise MismatchError(f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}")
+    try:
+        return build(metadata, columns)
+    except (ArgumentError, KeyError) as error:
+        raise CorruptFileError(f"{path} is not a sound {kind} file: {error}") from error
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _to_arrow(column: Column) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
+    if column.dtype == np.int32:
+        missing = column == -1
+        return pa.array(column, mask=missing if missing.any() else None)
+    return pa.array(column, from_pandas=column.dtype == np.float32)
+
+
+def _from_arrow(column: pa.ChunkedArray) -> Column:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if column.null_count:
+            raise ValueError("null among strings")
+        return pa.concat_arrays(column.cast(pa.large_string()).chunks or [pa.array([], pa.large_string())])
+    if column.type not in _ENCODINGS:
+        raise ValueError(f"unexpected type {column.type}")
+    if column.null_count:
+        missing = {pa.float32(): float("nan"), pa.int32(): -1}[column.type]
+        column = pc.fill_null(column, pa.scalar(missing, column.type))
+    return column.to_numpy()
