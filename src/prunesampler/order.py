@@ -96,7 +96,7 @@ class Permutation:
     Rogaway, 2002). Up to 4,096 rows the shuffle is held outright, and all orders are equally likely.
 
     Args:
-        n: how many numbers to permute, 1 to 2**62.
+        n: how many numbers to permute, 1 to 2**40.
         key: any int.
 
     Raises:
@@ -108,8 +108,8 @@ class Permutation:
     """
 
     def __init__(self, n: int, key: int) -> None:
-        if not 1 <= n <= 2**62:
-            raise ArgumentError("n", "must be in 1 to 2**62", n)
+        if not 1 <= n <= 2**40:
+            raise ArgumentError("n", "must be in 1 to 2**40", n)
         self.n, self.key = n, key
         self._outright = np.argsort(hash64(key, np.arange(n)), kind="stable") if n <= _SMALL else None
         self._high = math.isqrt(n - 1) + 1
