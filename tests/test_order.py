@@ -238,7 +238,7 @@ def test_by_pass_looks_up_each_pass_once_where_neighbours_share_it():
 
 def test_no_global_generator_is_touched():
     def states():
-        name, state, *rest = np.random.get_state()  # noqa: NPY002
+        _, state, *rest = np.random.get_state()  # noqa: NPY002
         return torch.get_rng_state().tolist(), state.tolist(), rest, random.getstate()
 
     before = states()
