@@ -157,6 +157,11 @@ class PrunedSampler(Sampler[int]):
             return self._epoch
         return self._reading.epoch + (self.num_replicas == 1)
 
+    @property
+    def began(self) -> tuple[int, int]:
+        """Epoch and global position at which the latest iterator began, or where none has, the next one will."""
+        return (self._epoch, self._start) if self._reading is None else (self._reading.epoch, self._reading.start)
+
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iterator reads. The epoch of a loaded state keeps its position.
 
