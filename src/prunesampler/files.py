@@ -180,7 +180,7 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
         pass  # a missing or unreadable file is the system's error, not a damaged one
     try:
         with pq.ParquetFile(pa.memory_map(os.fspath(path)), page_checksum_verification=True) as file:
-            sealed = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"null"))
+            sealed = json.loads((file.metadata.metadata or {}).get(_KEY, b"null"))
             if not isinstance(sealed, dict):
                 raise CorruptFileError(f"{path} was not written by prunesampler")
             if type(sealed.get("format")) is int and sealed["format"] > FORMAT:

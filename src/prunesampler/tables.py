@@ -111,16 +111,16 @@ class ScoreTable:
         self.presentations: npt.NDArray[np.int32] | None = column("presentations", presentations, integers, lowest=0)
         self.key_column = column("keys", keys, identities)
         self.shard_column = column("shards", shards, identities)
-        self.directions = self._directions(directions or {})
+        self.directions = self._directions(json_object("directions", directions))
 
-    def _directions(self, given: Mapping[str, str]) -> dict[str, str]:
+    def _directions(self, given: dict[str, Any]) -> dict[str, str]:
         known = {name: "lower" if name in _LOWER_IS_HARDER else "higher" for name in self.scores}
         if self.forgetting_events is not None:
             known["forgetting"] = "higher"
         for name, direction in given.items():
             if name not in known or direction not in ("higher", "lower"):
                 raise ArgumentError("directions", f'must say "higher" or "lower" of any of {list(known)}', given)
-        return known | dict(given)
+        return known | given
 
     def __len__(self) -> int:
         return len(self.rows)
