@@ -154,4 +154,4 @@ def _groups(codes: _Array) -> Iterator[tuple[int, _Array]]:
     """Each distinct code, ascending, and the places where it stands, ascending."""
     order = np.argsort(codes, kind="stable")
     values, starts = np.unique(codes[order], return_index=True)
-    return zip(values.tolist(), np.split(order, starts[1:]), strict=True)
+    return zip(values.tolist(), np.split(order, starts)[1:], strict=True)
