@@ -1,0 +1,154 @@
+"""The few things that ranks tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from prunesampler.errors import UnsupportedError
+
+__all__ = ["Group"]
+
+_CHUNK = 1 << 24
+
+
+class Group:
+    """All ranks of a run, or this process alone; collectives of CPU tensors and plain data.
+
+    Every method but the constructors is a collective: all ranks call it, in the same order. In a group of one each
+    returns at once. The ranks talk over gloo in a process group of their own, so nothing of ours can fall between
+    the collectives of the training loop, nor occupy its device.
+
+    Attributes:
+        rank: of this process, from 0.
+        world_size: number of ranks.
+
+    >>> group = Group.create()
+    >>> group.rank, group.world_size
+    (0, 1)
+    """
+
+    def __init__(self, process_group: Any = None) -> None:
+        self._process_group = process_group
+        self.rank: int = 0 if process_group is None else dist.get_rank(process_group)
+        self.world_size: int = 1 if process_group is None else dist.get_world_size(process_group)
+
+    @classmethod
+    def create(cls) -> Group:
+        """A new group over all ranks of ``torch.distributed``, or of this process where there is only one.
+
+        All ranks call it together.
+
+        Raises:
+            UnsupportedError: several processes were started (WORLD_SIZE > 1) but have no process group yet, or their
+                build of torch lacks gloo.
+
+        >>> Group.create().world_size
+        1
+        """
+        if dist.is_available() and dist.is_initialized():
+            if dist.get_world_size() == 1:
+                return cls()
+            if not dist.is_gloo_available():
+                raise UnsupportedError("ranks talk over gloo, and this build of torch.distributed has none")
+            return cls(dist.new_group(backend="gloo"))
+        started = os.environ.get("WORLD_SIZE", "1")
+        if started.isdecimal() and int(started) > 1:
+            raise UnsupportedError(
+                f"WORLD_SIZE is {started} but torch.distributed is not initialised, so every rank would score and "
+                "prune for itself: call torch.distributed.init_process_group first"
+            )
+        return cls()
+
+    def broadcast_object(self, obj: Any) -> Any:
+        """Rank 0's ``obj``, on every rank.
+
+        Args:
+            obj: plain data, or an exception; of rank 0, that of the others is ignored.
+
+        >>> Group().broadcast_object({"keep": 0.5})
+        {'keep': 0.5}
+        """
+        if self.world_size == 1:
+            return obj
+        box = [obj if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=self._process_group)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank.
+
+        >>> Group().any(False)
+        False
+        """
+        return bool(self.max_(torch.tensor([flag], dtype=torch.int32)).item())
+
+    def union(self, names: Iterable[str]) -> list[str]:
+        """The names known to any rank, sorted: an order that all ranks agree on.
+
+        >>> Group().union({"b", "a"})
+        ['a', 'b']
+        """
+        mine = set(names)
+        if self.world_size > 1:
+            gathered: list[Any] = [None] * self.world_size
+            dist.all_gather_object(gathered, mine, group=self._process_group)
+            mine = set().union(*gathered)
+        return sorted(mine)
+
+    def max_(self, tensor: Tensor) -> Tensor:
+        """The elementwise largest value of any rank, on every rank, in place.
+
+        Args:
+            tensor: on the CPU, contiguous, of any numeric dtype that gloo knows; of the same shape on all ranks.
+
+        >>> Group().max_(torch.tensor([1, 2]))
+        tensor([1, 2])
+        """
+        return self._all_reduce_(tensor, dist.ReduceOp.MAX) if self.world_size > 1 else tensor
+
+    def owners(self, counts: Tensor) -> Tensor:
+        """Which rows are this rank's to report.
+
+        A row belongs to the lowest rank that has seen it: samplers give several ranks the same row to make their
+        shares equal, and of those padding duplicates one counts.
+
+        Args:
+            counts: (N,) integers on the CPU, how often this rank has seen each row.
+
+        Returns:
+            (N,) bool, set on one rank for each row that any rank has seen.
+
+        >>> Group().owners(torch.tensor([2, 0, 1]))
+        tensor([ True, False,  True])
+        """
+        seen = counts > 0
+        if self.world_size == 1:
+            return seen
+        nobody = torch.tensor(self.world_size, dtype=torch.int32)
+        lowest = torch.where(seen, torch.tensor(self.rank, dtype=torch.int32), nobody)
+        return self._all_reduce_(lowest, dist.ReduceOp.MIN).eq(self.rank)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """The elementwise sum over ranks, **on rank 0**, in place; the other ranks' tensors are spent.
+
+        Args:
+            tensor: on the CPU, contiguous; of the same shape and dtype on all ranks.
+
+        >>> Group().sum_(torch.tensor([1.5]))
+        tensor([1.5000])
+        """
+        if self.world_size > 1:
+            for part in tensor.view(-1).split(_CHUNK):
+                dist.reduce(part, dst=0, op=dist.ReduceOp.SUM, group=self._process_group)
+        return tensor
+
+    def _all_reduce_(self, tensor: Tensor, op: Any) -> Tensor:
+        for part in tensor.view(-1).split(_CHUNK):  # gloo copies what it reduces
+            dist.all_reduce(part, op=op, group=self._process_group)
+        return tensor
