@@ -140,6 +140,7 @@ class Binder:
         self._newest_bound = -1
         self._verified = 0
         self._unbound = 0
+        self._skips = 0
         self._depth = 1  # batches from the one bound to the newest one fetched, itself included
         self._history: deque[tuple[Token, list[_Input]]] = deque(maxlen=_HISTORY)
         self._pair: tuple[int, int] | None = None  # which input of the forward was which input of the batch
@@ -212,7 +213,7 @@ class Binder:
 
     def expect_skips(self, batches: int) -> None:
         """The loop may pass over so many batches before it trains again: it resumes."""
-        self._unbound = -batches
+        self._skips, self._unbound = batches, -batches
 
     def check(self) -> None:
         """Compare what could not be compared without synchronising.
@@ -245,8 +246,7 @@ class Binder:
         if not self._queue:
             return None
         if not self._history:
-            newest = self._queue[-1].of
-            self._depth = sum(token.of is newest for token in self._queue)
+            self._depth = max(1, self._queue[-1].of.fetched - self._skips)
         return max(0, len(self._queue) - self._depth)
 
     def _find(self, leaves: list[Tensor]) -> int | None:

@@ -1,0 +1,521 @@
+"""The handle of an attached loader: it follows a training run from scoring to the pruned epochs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from prunesampler.binding import Binder, Pass, Token
+from prunesampler.distributed import Group
+from prunesampler.errors import ArgumentError, BindingError, PruneSamplerError, PruneSamplerWarning, StateError
+from prunesampler.forward import ForwardHook, find_logits, find_targets, weight_gradient
+from prunesampler.plan import Plan
+from prunesampler.replacement import Replacement
+from prunesampler.rows import RowLoader, plain_class
+from prunesampler.rundir import RunDir
+from prunesampler.sampler import PrunedSampler
+from prunesampler.selection import resolve_keep
+from prunesampler.tables import Coreset, ScoreTable
+from prunesampler.tracker import ScoreTracker
+
+__all__ = ["Pruning"]
+
+_VERSION = 1
+_log = logging.getLogger("prunesampler")
+
+Phase = Literal["scoring", "pruned", "scored", "detached"]
+
+
+class Pruning:
+    """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand.
+
+    Attributes:
+        tracker: the scores so far; :meth:`ScoreTracker.record` adds columns of one's own.
+        coreset: the kept rows; None until they are selected.
+        sampler: what orders the loader now: the loader's own sampler, then a :class:`PrunedSampler`.
+    """
+
+    def __init__(
+        self,
+        loader: RowLoader[Any],
+        model: nn.Module | None,
+        plan: Plan,
+        *,
+        replacement: Replacement,
+        binder: Binder,
+        tracker: ScoreTracker | None,
+        rescore: Callable[[ScoreTable | None], ScoreTable] | None,
+        rundir: RunDir,
+        group: Group,
+        logits_fn: Callable[[Any], Tensor] | None,
+        target_fn: Callable[[Any], Any] | None,
+        fingerprint: str | None,
+        keys: Any,
+        train_on_all: bool,
+    ) -> None:
+        self._loader, self._plan, self._replacement, self._binder = loader, plan, replacement, binder
+        self._rescore, self._rundir, self._group = rescore, rundir, group
+        self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
+        self._fingerprint, self._keys, self._train_on_all = fingerprint, keys, train_on_all
+        self.tracker = tracker
+        self.coreset: Coreset | None = None
+        self.sampler: Sampler[int] = replacement.base
+        self._phase: Phase = "scoring"
+        self._origin: dict[str, Any] = {}  # where the pruned order began in this process
+        self._scored_epochs = plan.score_epochs
+        self._paused = False
+        self._failed = False
+        self._binder.following = tracker is not None
+        self._pass: Pass | None = None  # the one that was trained on last
+        self._rows_bound = 0
+        self._rows_open = 0  # of them, since the last merge
+        self._resumed = 0  # batches that the scoring epoch of a loaded state had trained on
+        self._forwards_unfetched = 0
+        self._watch: nn.Parameter | None = None
+        self._model = model
+        self._hook = None if model is None else ForwardHook(model, self)
+
+    # -- what a user reads and calls ---------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """``"scoring"``, then ``"pruned"`` (or ``"scored"`` under ``keep=None``); ``"detached"`` at the end."""
+        return self._phase
+
+    @property
+    def table(self) -> ScoreTable | None:
+        """The scores; None until the scoring epochs are over, and on ranks above 0."""
+        return None if self._phase == "scoring" else self._rundir.table
+
+    def total_steps(self, epochs: int) -> int:
+        """Batches that this rank's loader hands out over a whole run, scoring epochs included.
+
+        Args:
+            epochs: passes over the loader, >= 0.
+
+        Raises:
+            ArgumentError: epochs is not an int >= 0.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ArgumentError("epochs", "must be an int >= 0", epochs)
+        now = self._replacement.batches()
+        full = min(epochs, self._scored_epochs)
+        return full * now + (epochs - full) * self.batches_after
+
+    def observe(self, logits: Tensor, inputs: Any = None) -> None:
+        """Give the logits of the batch that waits, where no forward hook can see them.
+
+        Args:
+            logits: (B, classes), in the order of the batch; any device.
+            inputs: the batch's inputs as the loader gave them, needed where several batches wait.
+
+        Raises:
+            BindingError: no batch waits, or it cannot be told which.
+        """
+        if self._phase == "detached" or self._paused:
+            return
+        token = self._binder.take_waiting() if inputs is None else self._binder.match(inputs)
+        if token is None:
+            raise BindingError("observe(logits, inputs): these inputs are not a batch that waits for its logits")
+        self._bind(token, lambda: logits)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this context batches and forwards are not followed, and no set is switched."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def finish(self) -> Coreset | None:
+        """End the scoring now, select and write; the next pass is pruned. On all ranks, where there are several.
+
+        Returns:
+            The coreset; None under ``keep=None``.
+
+        Raises:
+            StateError: nothing has been scored yet.
+        """
+        if self._phase == "scoring":
+            if not self._rows_bound:
+                raise StateError("finish() has nothing to write: no batch has been trained on since attach")
+            self._end_epoch()
+            self._conclude()
+        return self.coreset
+
+    def detach(self) -> None:
+        """Leave the loader as it was before :func:`prunesampler.attach`, its own sampler included."""
+        if self._phase == "detached":
+            return
+        self._phase = "detached"
+        if self._hook is not None:
+            self._hook.remove()
+        self._binder.clear()
+        self._use(self._replacement.base)
+        self._loader.__class__ = plain_class(self._loader)
+
+    # -- what the loader and the model report ------------------------------------------------------------------
+
+    def before_pass(self) -> None:
+        """``iter(loader)``: the moment when the set may change."""
+        if self._paused or self._phase == "detached":
+            return
+        self._replacement.check_in_place(self._loader, self.sampler)
+        if not torch.is_grad_enabled():
+            return  # an evaluation
+        if self._phase == "scoring" and self._is_due() and not self._owes_rest():
+            with self._guard():
+                if self._group.world_size == 1 and (self._rows_open or self._open_pass()):
+                    self._end_epoch()
+                if not self._rows_open and (self._group.world_size == 1 or self._rescore is not None):
+                    self._conclude()
+        if self._phase == "pruned" and self._replacement.follows:
+            cast(PrunedSampler, self.sampler).set_epoch(cast(Any, self._replacement.base).epoch)
+
+    def started(self) -> Pass:
+        """An iterator begins."""
+        return self._binder.start()
+
+    def fetched(self, token: Pass, rows: NDArray[np.int64], batch: Any) -> None:
+        """A batch is handed out."""
+        if self._paused or self._phase in ("detached", "scored"):
+            return
+        self._forwards_unfetched = 0
+        if token.fetched == 0 and self._phase == "pruned":
+            token.position = cast(PrunedSampler, self.sampler).began
+        with self._guard():
+            targets = self._find_targets(batch) if self._scoring() else None
+            in_training = torch.is_grad_enabled() if self._hook is None else self._hook.in_training
+            self._binder.fetched(token, torch.from_numpy(rows), batch, targets, in_training)
+
+    def exhausted(self, token: Pass) -> None:
+        """An iterator ended."""
+        token.exhausted = True
+        with self._guard():
+            self._close(token)
+
+    def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
+        """A training forward has returned."""
+        if self._paused or self._phase in ("detached", "scored"):
+            return
+        with self._guard():
+            self._forwards_unfetched += 1
+            if self._forwards_unfetched > 64 and self._rows_bound == 0 and self._phase == "scoring":
+                raise BindingError(
+                    "the model trains, but the attached loader hands out no batches: call attach after the framework "
+                    "has prepared the loader (some build a new one), and before the loop begins"
+                )
+            token = self._binder.match(inputs)
+            if token is not None:
+                self._bind(token, lambda: self._find_logits(output))
+
+    # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
+
+    def _scoring(self) -> bool:
+        return self._phase == "scoring" and self.tracker is not None and not self._failed
+
+    def _bind(self, token: Token, logits: Callable[[], Tensor]) -> None:
+        before = self._open_pass()
+        if before is not None and before is not token.of and self._phase == "scoring":
+            self._close(before, abandoned=True)
+        if self._resumed:
+            self._settle_resumed(token)
+        self._pass = token.of
+        if self._phase == "scoring":
+            if self._scoring():
+                values = logits()
+                self._check_batch(token, values)
+                cast(ScoreTracker, self.tracker).update(token.rows, values, token.targets)
+            self._rows_bound += len(token.rows)
+            self._rows_open += len(token.rows)
+        elif self.coreset is not None and self.coreset.weights is not None:
+            self._weight(token, logits())
+        self._close(token.of)
+
+    def _check_batch(self, token: Token, logits: Tensor) -> None:
+        targets = token.targets
+        counts = {"rows": len(token.rows), "logits": len(logits)}
+        if isinstance(targets, Tensor) and targets.dim():
+            counts["targets"] = len(targets)
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise BindingError(
+                f"one batch has {found}: a collate function that drops or repeats samples, micro-batches, several "
+                "crops a sample or a batch mixed with another cannot be attributed; score in a pass of its own with "
+                "attach(..., rescore=plain_loader)"
+            )
+
+    def _open_pass(self) -> Pass | None:
+        return self._pass if self._pass is not None and not self._pass.closed else None
+
+    def _close(self, of: Pass, abandoned: bool = False) -> None:
+        """End the epoch if its last batch is bound."""
+        if of.closed or not of.bound or not (abandoned or (of.exhausted and not self._binder.waiting(of))):
+            return
+        of.closed = True
+        if self._phase == "scoring":
+            self._end_epoch()
+            if self._group.world_size > 1 and self._is_due() and self._rescore is None:
+                # Here, in a training forward, all ranks are together; in iter() they need not be.
+                self._conclude()
+
+    def _end_epoch(self) -> None:
+        if self._pass is not None:
+            self._pass.closed = True
+        self._rows_open = 0
+        if self._group.any(self._failed):
+            self._give_up("a rank failed")
+        elif self.tracker is not None:
+            self._binder.check()
+            self.tracker.end_epoch()
+
+    def _is_due(self) -> bool:
+        if 0 < self._resumed < self._replacement.batches():
+            return False  # the epoch that was cut off comes first
+        return self._rows_bound >= (self._plan.score_epochs - 0.5) * self._replacement.rows_per_pass
+
+    def _owes_rest(self) -> bool:
+        """Whether a StatefulDataLoader has yet to hand out the rest of an epoch that was cut off."""
+        state = getattr(self._loader, "next_iter_state", None)
+        if not state:
+            return False
+        if state.get("_iterator_finished"):
+            vars(self._loader)["next_iter_state"] = None  # nothing but the state of a sampler that is replaced now
+            return False
+        return True
+
+    def _conclude(self) -> None:
+        """Select and write; on several ranks all come here together."""
+        table = self._tracked()
+        if self._rescore is not None:
+            with self.paused():
+                table = self._rescore(table)
+        self._conclude_with(table)
+
+    def _tracked(self) -> ScoreTable | None:
+        if self.tracker is None:
+            return None
+        provenance = {"scoring": self._plan.scoring()}
+        return self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)
+
+    def begin(self, given: Coreset | None) -> None:
+        """Start on a given coreset, or on what an earlier run left; otherwise with scoring."""
+        if given is not None:
+            self._scored_epochs = 0
+            self._adopt(given)
+        elif self._rundir.finished:
+            found = self._rundir.take_up(self._plan.scoring(), self._plan.selection)
+            if found is None:
+                _log.info("selecting again from the scores in %s", self._rundir.scores_path)
+                self._conclude_with(None)
+            else:
+                self._adopt(found)
+
+    def _conclude_with(self, table: ScoreTable | None) -> None:
+        coreset = self._rundir.conclude(table, self._plan.selection, eligible=self._replacement.eligible)
+        if coreset is not None:
+            self._adopt(coreset)
+        else:
+            self._stop_scoring("scored")
+            _log.info("scored %d rows%s", self._replacement.num_rows, self._written())
+
+    def _adopt(self, coreset: Coreset) -> None:
+        self.coreset = coreset
+        self._prune()
+
+    def _prune(self) -> None:
+        coreset = cast(Coreset, self.coreset)
+        plan = self._plan
+        sampler = self._replacement.sampler(coreset, seed=plan.seed, epoch_length=plan.epoch_length)
+        self._use(sampler)
+        self._origin = sampler.state_dict()
+        self._stop_scoring("pruned")
+        options = coreset.selection.get("options", {})
+        _log.info(
+            "training on %d of %d rows (%s by %s)%s",
+            len(coreset),
+            self._replacement.num_eligible,
+            options.get("method", "a given coreset"),
+            options.get("by", "its maker"),
+            self._written(),
+        )
+
+    def _stop_scoring(self, phase: Phase) -> None:
+        self._phase = phase
+        weights = self.coreset is not None and self.coreset.weights is not None
+        self._binder.following = weights and phase == "pruned"
+        if self._model is not None and self._binder.following:
+            self._watch = next((p for p in self._model.parameters() if p.requires_grad), None)
+
+    def _written(self) -> str:
+        path = self._rundir.scores_path
+        return "" if path is None else f", written to {path.parent}"
+
+    def _use(self, sampler: Sampler[int]) -> None:
+        self._replacement.batch_sampler.sampler = sampler
+        self.sampler = sampler
+
+    def _weight(self, token: Token, logits: Tensor) -> None:
+        coreset = cast(Coreset, self.coreset)
+        places = np.searchsorted(coreset.rows, token.rows.numpy())
+        weights = torch.from_numpy(cast(NDArray[np.float32], coreset.weights)[places]).to(logits.device)
+        self._check_batch(token, logits)
+        weight_gradient(logits, weights, self._watch)
+        self._watch = None
+
+    @property
+    def batches_after(self) -> int:
+        """Batches of one pass once pruned, on this rank."""
+        selection = self._plan.selection
+        if self.coreset is not None:
+            kept = len(self.coreset)
+        elif selection is not None:
+            kept = resolve_keep(selection.keep, self._replacement.num_eligible)
+        else:
+            return self._replacement.batches()
+        return self._replacement.batches(self._replacement.draws_of(kept, self._plan.epoch_length))
+
+    # -- failure -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except PruneSamplerError as error:
+            if not self._train_on_all or self._phase == "pruned":
+                raise
+            self._failed = True
+            self._binder.following = False
+            if self._group.world_size == 1:
+                self._give_up(str(error))
+
+    def _give_up(self, why: str) -> None:
+        warnings.warn(f"scoring failed, so training goes on with all rows: {why}", PruneSamplerWarning, stacklevel=2)
+        self.detach()
+
+    # -- restart -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a restart needs, as tensors and plain Python; of this rank alone, without communication.
+
+        Save it beside the model that it belongs to, and load it with ``torch.load(..., weights_only=True)``.
+        """
+        open_pass = self._open_pass()
+        state: dict[str, Any] = {
+            "version": _VERSION,
+            "plan": self._plan.to_dict(),
+            "num_rows": self._replacement.num_rows,
+            "world_size": self._group.world_size,
+            "phase": self._phase,
+            "rows_bound": self._rows_bound,
+            "rows_open": self._rows_open,
+            "batches_open": self._resumed if open_pass is None else open_pass.trained,
+            "tracker": None if self.tracker is None or self._phase != "scoring" else self.tracker.state_dict(),
+            "coreset": None if self.coreset is None else _coreset_state(self.coreset),
+            "sampler": None,
+        }
+        if self._phase == "pruned":
+            state["sampler"] = self._position()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True) -> None:
+        """Go on where :meth:`state_dict` was taken; before the first pass.
+
+        Args:
+            state: what :meth:`state_dict` returned in a run with the same arguments, dataset and, while scoring,
+                world size.
+            mid_epoch: whether the next pass continues inside the epoch that was cut off. False where the loop or
+                its framework skips the batches that were trained itself.
+
+        Raises:
+            StateError: the state is of another version, plan, dataset or world size, or incomplete.
+        """
+        self._check_state(state)
+        self._binder.clear()
+        self._pass = None
+        self._rows_bound, self._rows_open = state["rows_bound"], state["rows_open"]
+        self.coreset = None if state["coreset"] is None else _coreset_of(state["coreset"])
+        if state["phase"] == "scoring":
+            self._use(self._replacement.base)
+            self._phase = "scoring"
+            self._binder.following = self.tracker is not None
+            if self.tracker is not None:
+                self.tracker.load_state_dict(state["tracker"])
+            self._resumed = state["batches_open"] if self._rows_open else 0
+            self._binder.expect_skips(state["batches_open"])
+        elif state["phase"] == "pruned":
+            self._prune()
+            sampler = cast(PrunedSampler, self.sampler)
+            sampler.load_state_dict(state["sampler"])
+            if not mid_epoch:
+                _, position = sampler.began
+                self._binder.expect_skips(position // self._replacement.batch_sampler.batch_size // sampler.num_replicas)
+                sampler.load_state_dict({**sampler.state_dict(), "position": 0})
+            self._origin = sampler.state_dict()
+        else:
+            self._stop_scoring(state["phase"])
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        expected = {
+            "version": _VERSION,
+            "plan": self._plan.to_dict(),
+            "num_rows": self._replacement.num_rows,
+        }
+        keys = {*expected, "world_size", "phase", "rows_bound", "rows_open", "batches_open", "tracker"}
+        if not isinstance(state, dict) or set(state) != keys | {"coreset", "sampler"}:
+            found = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise StateError(f"this is not a state of a pruned loader: its keys are {found}")
+        if state["phase"] == "scoring":
+            expected["world_size"] = self._group.world_size
+        for name, value in expected.items():
+            if state[name] != value:
+                raise StateError(f"the state was saved with {name} = {state[name]!r}, and this run has {value!r}")
+        if (state["phase"] == "scoring") and (state["tracker"] is None) != (self.tracker is None):
+            raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
+
+    def _settle_resumed(self, token: Token) -> None:
+        """The first batch after a restart inside a scoring epoch tells whether that epoch goes on or starts again."""
+        batches, self._resumed = self._resumed, 0
+        if batches >= self._replacement.batches():
+            self._end_epoch()  # it was complete
+        elif hasattr(self._loader, "load_state_dict"):
+            token.of.fetched += batches
+            token.of.trained += batches
+        elif token.index < batches:
+            self._rows_bound -= self._rows_open
+            self._rows_open = 0
+            if self.tracker is not None:
+                self.tracker.reset_epoch()
+
+    def _position(self) -> dict[str, Any]:
+        of = self._pass
+        if of is None or of.position is None:
+            return self._origin
+        sampler = cast(PrunedSampler, self.sampler)
+        epoch, start = of.position
+        trained = of.trained * self._replacement.batch_sampler.batch_size * sampler.num_replicas
+        return {**self._origin, "epoch": epoch, "position": start + trained}
+
+
+def _coreset_state(coreset: Coreset) -> dict[str, Any]:
+    return {
+        "rows": torch.from_numpy(coreset.rows.copy()),
+        "weights": None if coreset.weights is None else torch.from_numpy(coreset.weights.copy()),
+        "keys": coreset.keys,
+        **{name: getattr(coreset, name) for name in ("num_rows", "fingerprint", "scores_digest", "selection")},
+    }
+
+
+def _coreset_of(state: dict[str, Any]) -> Coreset:
+    weights = state["weights"]
+    return Coreset(**{**state, "rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()})

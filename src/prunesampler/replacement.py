@@ -1,0 +1,153 @@
+"""What takes the place of a loader's sampler once its set is pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from prunesampler.errors import StateError, UnsupportedError
+from prunesampler.order import rank_length
+from prunesampler.sampler import PrunedSampler
+from prunesampler.tables import Coreset
+
+__all__ = ["Replacement"]
+
+_STATEFUL = "torchdata.stateful_dataloader.sampler"
+
+
+@dataclass(eq=False)
+class Replacement:
+    """A loader's batch sampler and sampler as they were found, and how to order a coreset in their way.
+
+    Attributes:
+        batch_sampler: the loader's, whose ``sampler`` is exchanged.
+        base: the sampler that was found there.
+        num_rows: rows of the dataset.
+        eligible: int64, ascending, the rows that ``base`` can draw; None where that is all of them.
+        draws: rows that one epoch draws, over all ranks.
+        options: how a :class:`PrunedSampler` does what ``base`` does.
+        follows: whether ``base`` takes its epoch from ``set_epoch``.
+    """
+
+    batch_sampler: BatchSampler
+    base: Sampler[int]
+    num_rows: int
+    eligible: NDArray[np.int64] | None
+    draws: int
+    options: dict[str, Any] = field(default_factory=dict)
+    follows: bool = False
+
+    @classmethod
+    def of(cls, loader: DataLoader[Any]) -> Replacement:
+        """Understand the samplers of ``loader``.
+
+        Raises:
+            UnsupportedError: a batch sampler or a sampler whose order we cannot reproduce for a part of its rows.
+        """
+        batch_sampler: Any = loader.batch_sampler
+        if not _is(batch_sampler, BatchSampler, "BatchSampler"):
+            raise UnsupportedError(
+                f"the batch sampler {type(batch_sampler).__name__} makes up batches in a way of its own, which "
+                "pruning would break: use a plain torch.utils.data.BatchSampler, or score with with_rows() and "
+                "ScoreTracker and give your batch sampler the coreset's rows"
+            )
+        base: Any = batch_sampler.sampler
+        rows = len(loader.dataset)  # type: ignore[arg-type]
+        if _is(base, RandomSampler, "RandomSampler"):
+            return cls(batch_sampler, base, rows, None, len(base), {"replacement": base.replacement})
+        if type(base) is SequentialSampler:
+            return cls(batch_sampler, base, rows, None, len(base), {"shuffle": False})
+        if type(base) is SubsetRandomSampler:
+            drawn = np.asarray(base.indices, dtype=np.int64)
+            eligible = np.unique(drawn)
+            if len(eligible) < len(drawn):
+                raise UnsupportedError("SubsetRandomSampler.indices names a row more than once: name each row once")
+            return cls(batch_sampler, base, rows, eligible, len(base))
+        if type(base) is WeightedRandomSampler:
+            weights = base.weights.numpy()
+            options = {"sampling_weights": weights, "replacement": base.replacement}
+            return cls(batch_sampler, base, rows, np.flatnonzero(weights > 0), len(base), options)
+        if _is(base, DistributedSampler, "StatefulDistributedSampler"):
+            options = {"shuffle": base.shuffle, **_split(base)}
+            return cls(batch_sampler, base, rows, None, rows, options, follows=True)
+        if type(base) is PrunedSampler:
+            pruned = base.coreset.rows if base.coreset is not None else None
+            options = {"shuffle": base.shuffle, **_split(base)}
+            draws = rows if pruned is None else len(pruned)
+            return cls(batch_sampler, base, rows, pruned, draws, options, follows=base.num_replicas > 1)
+        raise UnsupportedError(
+            f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: use "
+            "a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and ScoreTracker "
+            "and give your sampler the coreset's rows"
+        )
+
+    @property
+    def num_eligible(self) -> int:
+        """How many rows the base sampler can draw."""
+        return self.num_rows if self.eligible is None else len(self.eligible)
+
+    @property
+    def num_replicas(self) -> int:
+        """Ranks that the base sampler splits its rows over."""
+        return int(self.options.get("num_replicas", 1))
+
+    @property
+    def rows_per_pass(self) -> int:
+        """Rows that one pass of this rank's loader hands out now."""
+        return min(self._local(self.draws), self.batches() * self.batch_sampler.batch_size)
+
+    def batches(self, draws: int | None = None) -> int:
+        """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks."""
+        local, size = self._local(self.draws if draws is None else draws), self.batch_sampler.batch_size
+        return local // size if self.batch_sampler.drop_last else -(-local // size)
+
+    def draws_of(self, kept: int, epoch_length: Literal["kept", "full"]) -> int:
+        """Rows that one epoch draws over all ranks, once so many rows are kept."""
+        return self.draws if epoch_length == "full" else max(1, round(self.draws * kept / self.num_eligible))
+
+    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"]) -> PrunedSampler:
+        """The sampler that draws the coreset in the way of the base sampler."""
+        options: dict[str, Any] = {"num_replicas": 1, **self.options, "seed": seed}
+        draws = self.draws_of(len(coreset), epoch_length)
+        return PrunedSampler(self.num_rows, rows=self.eligible, coreset=coreset, epoch_length=draws, **options)
+
+    def check_in_place(self, loader: DataLoader[Any], expected: Sampler[int]) -> None:
+        """Notice that somebody exchanged the samplers since.
+
+        Raises:
+            StateError: the loader's batch sampler or its sampler is another one.
+        """
+        found = getattr(loader.batch_sampler, "sampler", None)
+        if loader.batch_sampler is not self.batch_sampler or found is not expected:
+            raise StateError(
+                f"the loader's sampler was exchanged after attach ({type(found).__name__} instead of "
+                f"{type(expected).__name__}): call attach after the framework has prepared the loader"
+            )
+
+    def _local(self, draws: int) -> int:
+        return rank_length(
+            draws, num_replicas=self.num_replicas, drop_last=bool(self.options.get("drop_last", False))
+        )
+
+
+def _split(base: Any) -> dict[str, Any]:
+    return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
+
+
+def _is(value: Any, plain: type, stateful: str) -> bool:
+    # torchdata's StatefulDataLoader puts samplers of its own in the place of torch's.
+    kind = type(value)
+    return kind is plain or (kind.__module__ == _STATEFUL and kind.__name__ == stateful)

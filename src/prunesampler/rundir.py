@@ -1,0 +1,132 @@
+"""The folder of one run: its scores and its coreset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunesampler.coreset import Coreset
+from prunesampler.distributed import Group
+from prunesampler.errors import MismatchError, StateError
+from prunesampler.selection import Selection
+from prunesampler.tables import ScoreTable
+
+__all__ = ["RunDir"]
+
+
+class RunDir:
+    """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches.
+
+    Args:
+        path: the folder, made where it is missing; None keeps nothing.
+        resume: whether the files of an earlier run may be there, and are taken up.
+        fingerprint: of the dataset that they must belong to; None accepts any.
+        group: the ranks of the run.
+
+    Raises:
+        StateError: files are there and ``resume`` is false; on every rank.
+        FileError: ``resume``, and they are damaged or of another dataset; on every rank.
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None, *, resume: bool, fingerprint: str | None, group: Group
+    ) -> None:
+        self._folder = None if path is None else Path(path)
+        self._group = group
+        self.table: ScoreTable | None = None
+        self.coreset: Coreset | None = None
+        failure = None
+        if self._folder is not None and group.rank == 0:
+            try:
+                self._open(self._folder, resume, fingerprint)
+            except Exception as error:
+                failure = error
+        failure = group.broadcast_object(failure)
+        if failure is not None:
+            raise failure
+        self.finished = bool(group.broadcast_object(self.table is not None))
+
+    @property
+    def scores_path(self) -> Path | None:
+        """Where the scores are, or will be."""
+        return None if self._folder is None else self._folder / "scores.parquet"
+
+    def conclude(
+        self, table: ScoreTable | None, selection: Selection | None, *, eligible: NDArray[np.int64] | None
+    ) -> Coreset | None:
+        """Write the scores, select, and write the coreset, on rank 0; all ranks call it and get the coreset.
+
+        Args:
+            table: the scores; rank 0's count. None: those of the run that is taken up.
+            selection: how to select; None selects nothing.
+            eligible: the rows that may be kept; None: all.
+        """
+        coreset, failure = None, None
+        if self._group.rank == 0:
+            try:
+                new, self.table = table is not None, table if table is not None else self.table
+                assert self.table is not None
+                if selection is not None:
+                    coreset = selection(self.table, eligible=eligible)
+                if self._folder is not None:
+                    self._save(self._folder, self.table if new else None, coreset)
+            except Exception as error:
+                failure = error
+        failure, self.coreset = self._group.broadcast_object((failure, coreset))
+        if failure is not None:
+            raise failure
+        return self.coreset
+
+    def take_up(self, scoring: dict[str, Any], selection: Selection | None) -> Coreset | None:
+        """The coreset of the finished run; None where these options select another one from its scores.
+
+        Raises:
+            StateError: the run's scores were made under other options than ``scoring``; on every rank.
+        """
+        failure, same = None, False
+        if self.table is not None:
+            found = self.table.provenance.get("scoring")
+            if found != scoring:
+                failure = StateError(
+                    f"{self.scores_path} was scored with {found}, and this run asks for {scoring}: give the same "
+                    "scoring options, or another save_dir"
+                )
+            wanted = None if selection is None else selection.to_dict()
+            same = self.coreset is not None and self.coreset.selection.get("options") == wanted
+        failure, coreset = self._group.broadcast_object((failure, self.coreset if same else None))
+        if failure is not None:
+            raise failure
+        return cast("Coreset | None", coreset)
+
+    def _save(self, folder: Path, table: ScoreTable | None, coreset: Coreset | None) -> None:
+        if table is not None:
+            (folder / "coreset.parquet").unlink(missing_ok=True)  # it belongs to other scores
+            table.save(folder / "scores.parquet")
+        if coreset is not None:
+            coreset.save(folder / "coreset.parquet")
+
+    def _open(self, folder: Path, resume: bool, fingerprint: str | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"save_dir {folder} cannot be written to")
+        scores, coreset = folder / "scores.parquet", folder / "coreset.parquet"
+        found = [str(path) for path in (scores, coreset) if path.exists()]
+        if not found:
+            return
+        if not resume:
+            raise StateError(
+                f"save_dir holds the files of another run ({', '.join(found)}): give another folder, or resume=True "
+                "to take them up"
+            )
+        if not scores.exists():
+            raise MismatchError(f"{coreset} stands without the scores.parquet that it was selected from: remove it")
+        self.table = ScoreTable.load(scores, fingerprint=fingerprint)
+        if coreset.exists():
+            self.coreset = Coreset.load(coreset, fingerprint=fingerprint)
+            if self.coreset.scores_digest != self.table.digest:
+                self.coreset = None  # cut off between the two writes: select again

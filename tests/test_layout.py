@@ -1,0 +1,82 @@
+"""The shape of the package: who imports whom, what is public, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunesampler
+
+ROOT = Path(prunesampler.__file__).parent
+# A module imports from lower levels only; everyone may import errors and version.
+LEVELS = [
+    {"errors", "version"},
+    {"scores", "order", "files", "distributed", "forward", "rows"},
+    {"columns", "draws", "binding"},
+    {"coreset", "population", "fingerprint"},
+    {"tables", "reading"},
+    {"selection", "tracker", "sampler"},
+    {"plan", "replacement", "rundir", "rescore"},
+    {"pruning"},
+    {"attach"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunesampler"):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("prunesampler")}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_imports_flow_one_way(path: Path) -> None:
+    assert path.stem in LEVEL, f"{path.name} has no level yet"
+    for name in imported(path):
+        assert name != "prunesampler", f"{path.name} imports through the package root"
+        other = name.split(".")[1]
+        assert LEVEL[other] < LEVEL[path.stem], f"{path.stem} (level {LEVEL[path.stem]}) imports {other}"
+
+
+def test_no_level_names_a_module_that_is_gone() -> None:
+    assert set(LEVEL) == {path.stem for path in modules()}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_every_module_has_tests(path: Path) -> None:
+    if path.stem not in ("version", "__main__"):
+        assert (Path(__file__).parent / f"test_{path.stem}.py").exists()
+
+
+def test_the_public_surface() -> None:
+    assert prunesampler.__all__ == sorted(prunesampler.__all__)
+    for name in prunesampler.__all__:
+        assert getattr(prunesampler, name).__doc__
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, prunesampler; print([m for m in ('typer', 'rich', 'sklearn', 'torchvision', 'pandas', 'polars', "
+        "'duckdb', 'webdataset', 'torchdata', 'tqdm', 'safetensors', 'torch._dynamo') if m in sys.modules])"
+    )
+    before = "import sys, torch; print([m for m in ('torch._dynamo', 'tqdm') if m in sys.modules])"
+    found = [
+        subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True).stdout
+        for c in (code, before)
+    ]
+    assert set(ast.literal_eval(found[0])) <= set(ast.literal_eval(found[1]))

@@ -1,0 +1,118 @@
+"""Each known sampler's place is taken in its own way; unknown ones are refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from prunesampler.coreset import Coreset
+from prunesampler.errors import StateError, UnsupportedError
+from prunesampler.replacement import Replacement
+from prunesampler.sampler import PrunedSampler
+
+N = 20
+
+
+def of(sampler: Any = None, **options: Any) -> tuple[Any, Replacement]:
+    loader = DataLoader(range(N), batch_size=3, sampler=sampler, **options)
+    return loader, Replacement.of(loader)
+
+
+def drawn(replacement: Replacement, kept: list[int], epoch_length: Any = "kept") -> list[int]:
+    return list(replacement.sampler(Coreset(kept, num_rows=N), seed=0, epoch_length=epoch_length))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "eligible", "draws"),
+    [
+        (None, N, N),
+        (RandomSampler(range(N)), N, N),
+        (RandomSampler(range(N), num_samples=50), N, 50),
+        (RandomSampler(range(N), replacement=True, num_samples=7), N, 7),
+        (SubsetRandomSampler([4, 2, 19]), 3, 3),
+        (WeightedRandomSampler([0.0] * 15 + [1.0] * 5, 30), 5, 30),
+        (DistributedSampler(range(N), num_replicas=3, rank=1), N, N),
+        (PrunedSampler(N, coreset=Coreset([1, 2, 3, 4], num_rows=N)), 4, 4),
+    ],
+)
+def test_what_a_sampler_draws_is_understood(sampler: Any, eligible: int, draws: int) -> None:
+    loader, replacement = of(sampler)
+    assert (replacement.num_eligible, replacement.draws) == (eligible, draws)
+    assert replacement.batches() == len(loader)
+    assert replacement.rows_per_pass == sum(len(batch) for batch in loader)
+
+
+def test_order_and_length_follow_the_sampler() -> None:
+    kept = [1, 4, 9, 16]
+    assert drawn(of()[1], kept) == kept  # sequential
+    assert sorted(drawn(of(RandomSampler(range(N)))[1], kept)) == kept
+    assert len(drawn(of(RandomSampler(range(N)))[1], kept, "full")) == N
+    # Twice the rows a pass before, twice the kept rows after.
+    assert Counter(drawn(of(RandomSampler(range(N), num_samples=2 * N))[1], kept)) == dict.fromkeys(kept, 2)
+    weights = np.arange(N, dtype=float)
+    weighted = drawn(of(WeightedRandomSampler(weights.tolist(), 1000))[1], kept)
+    assert len(weighted) == round(1000 * len(kept) / (N - 1))
+    assert set(weighted) <= set(kept)
+
+
+def test_ranks_split_only_what_was_split() -> None:
+    shares = []
+    for rank in range(2):
+        replacement = of(DistributedSampler(range(N), num_replicas=2, rank=rank))[1]
+        assert replacement.follows
+        shares.append(drawn(replacement, list(range(10))))
+    assert sorted(shares[0] + shares[1]) == list(range(10))
+    assert not of(RandomSampler(range(N)))[1].follows
+
+
+def test_batches_count_drop_last_of_both_kinds() -> None:
+    sampler = DistributedSampler(range(N), num_replicas=3, rank=0, drop_last=True)
+    loader, replacement = of(sampler, drop_last=True)
+    assert replacement.batches() == len(loader) == 2
+    assert replacement.rows_per_pass == 6
+    assert replacement.batches(10) == 1
+
+
+class Mine(Sampler[int]):
+    def __iter__(self) -> Any:
+        return iter(range(N))
+
+
+class MyRandom(RandomSampler):
+    pass
+
+
+class MyBatches(BatchSampler):
+    pass
+
+
+def test_unknown_samplers_name_the_cure() -> None:
+    for sampler in (Mine(), MyRandom(range(N)), list(range(N))):
+        with pytest.raises(UnsupportedError, match="with_rows"):
+            of(sampler)
+    loader = DataLoader(range(N), batch_sampler=MyBatches(RandomSampler(range(N)), 3, False))
+    with pytest.raises(UnsupportedError, match="MyBatches"):
+        Replacement.of(loader)
+    with pytest.raises(UnsupportedError, match="more than once"):
+        of(SubsetRandomSampler([1, 1, 2]))
+
+
+def test_an_exchanged_sampler_is_noticed() -> None:
+    loader, replacement = of(RandomSampler(range(N)))
+    replacement.check_in_place(loader, replacement.base)
+    loader.batch_sampler.sampler = RandomSampler(range(N), generator=torch.Generator())
+    with pytest.raises(StateError, match="exchanged"):
+        replacement.check_in_place(loader, replacement.base)
