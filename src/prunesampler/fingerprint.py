@@ -59,7 +59,7 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
     if dataset is None:
         raise ArgumentError("dataset", "must be given unless keys are", None)
     state = hashlib.sha256()
-    known = _describe(state, dataset, ())
+    known = _describe(state, dataset, 0)
     length = _length(dataset)
     if known:
         return "sha256:" + state.hexdigest()
@@ -78,11 +78,11 @@ def matches(first: str | None, second: str | None) -> bool:
     return first is None or second is None or first == second
 
 
-def _describe(state: Any, dataset: object, outer: tuple[int, ...]) -> bool:
+def _describe(state: Any, dataset: object, depth: int) -> bool:
     """Add a dataset and those inside it; whether there was more than a type and a length."""
     length = _length(dataset)
     state.update(_encode(["dataset", type(dataset).__qualname__, length], ""))
-    if id(dataset) in outer or len(outer) >= _MAX_DEPTH:
+    if depth == _MAX_DEPTH:  # one that holds itself has no end
         return False
     hugging_face = _attribute(dataset, "_fingerprint")
     if isinstance(hugging_face, str):
@@ -97,7 +97,7 @@ def _describe(state: Any, dataset: object, outer: tuple[int, ...]) -> bool:
         known = True
     for name, inner in _inner(dataset):
         state.update(_encode(["inside", name], ""))
-        known |= _describe(state, inner, (*outer, id(dataset)))
+        known |= _describe(state, inner, depth + 1)
     return known
 
 
