@@ -1,0 +1,67 @@
+"""What a snapshot must look like before anything is taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from prunesampler.errors import StateError
+
+__all__ = ["check_identity", "check_layout", "names_in"]
+
+
+def check_layout(found: Any, expected: Any, where: str = "state") -> None:
+    """Refuse a snapshot of another layout.
+
+    Args:
+        found: nested dicts of tensors and plain Python.
+        expected: the same dicts; for a tensor ``(dtype, length)``, for plain Python its type, or None for None.
+        where: what ``found`` is called.
+
+    Raises:
+        StateError: a key is missing or unknown, or a value is of another type, dtype or length.
+
+    >>> import torch
+    >>> check_layout({"epochs": 3, "labels": torch.zeros(5)}, {"epochs": int, "labels": (torch.float32, 5)})
+    """
+    if isinstance(expected, Mapping):
+        if not isinstance(found, Mapping) or set(found) != set(expected):
+            names = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+            raise StateError(f"{where} must hold {sorted(expected)}, got {names}")
+        for key, value in expected.items():
+            check_layout(found[key], value, f"{where}[{key!r}]")
+    elif isinstance(expected, tuple):
+        dtype, length = expected
+        if not isinstance(found, Tensor) or found.dtype != dtype or found.shape != (length,):
+            got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise StateError(f"{where} must be a tensor of {dtype} ({length},), got {got}")
+    elif (expected is None) != (found is None) or (expected is not None and type(found) is not expected):
+        wanted = "None" if expected is None else f"of type {expected.__name__}"
+        raise StateError(f"{where} must be {wanted}, got {type(found).__name__}")
+
+
+def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse a snapshot that was taken under another configuration.
+
+    Raises:
+        StateError: naming the entry, its value there and its value here.
+
+    >>> check_identity({"num_rows": 7, "epochs": 3}, {"num_rows": 7})
+    """
+    for name, value in identity.items():
+        if state[name] != value:
+            raise StateError(f"the state was taken with {name} {state[name]!r}, and here it is {value!r}")
+
+
+def names_in(state: Any, *path: str) -> list[str]:
+    """The keys of a dict inside a snapshot that was not checked yet; none where there is no such dict.
+
+    >>> import torch
+    >>> names_in({"share": {"counts": {"mine": torch.zeros(2)}}}, "share", "counts")
+    ['mine']
+    """
+    for key in path:
+        state = state.get(key) if isinstance(state, Mapping) else None
+    return [name for name in state if isinstance(name, str)] if isinstance(state, Mapping) else []

@@ -1,0 +1,223 @@
+"""What all ranks have seen up to the last merge, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prunesampler.distributed import Group
+from prunesampler.errors import ArgumentError, StateError
+from prunesampler.share import BAD_CLASS, BAD_ROW, CHANGED_LABEL, Share
+from prunesampler.tables import ScoreTable
+
+__all__ = ["Reduction", "Totals"]
+
+Reduction = Literal["mean", "last"]
+
+
+class Totals:
+    """Merged sums and counts, held by rank 0; every rank holds the merged flags and labels.
+
+    Attributes:
+        epochs: merges that brought presentations; counted by rank 0.
+        followed: whether forgetting was followed.
+        presentations: (N,) int32.
+        forgetting_events: (N,) int32, or None.
+        flags: (N,) uint8, learned << 1 | correct at the last presentation, or None.
+        labels: (N,) int32, −1 for none.
+
+    >>> share, totals = Share(3, ("el2n",), forgetting=False), Totals(3, ("el2n",), "mean", forgetting=False)
+    >>> share.add(torch.tensor([0, 2, 0]), {"el2n": torch.tensor([0.5, 0.25, 1.0])})
+    >>> totals.merge(share, Group())
+    >>> totals.value("el2n").tolist()
+    [0.75, nan, 0.25]
+    """
+
+    def __init__(
+        self, num_rows: int, scores: Iterable[str], reduction: Reduction, *, forgetting: bool, first: bool = True
+    ) -> None:
+        self.epochs, self.followed = 0, False
+        self._num_rows, self._reduction, self._first = num_rows, reduction, first
+        size = self._size = num_rows if first else 0  # ranks above 0 hand their sums in and keep none
+        self._scores = tuple(scores)
+        self._sums = {name: self._column() for name in self._scores}
+        self._counts: dict[str, Tensor] = {}
+        self.presentations = torch.zeros(size, dtype=torch.int32)
+        self.forgetting_events = torch.zeros(size, dtype=torch.int32) if forgetting else None
+        self.flags = torch.zeros(num_rows, dtype=torch.uint8) if forgetting else None
+        self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
+
+    def _column(self) -> Tensor:
+        return torch.zeros(self._size, dtype=torch.float64)
+
+    def _allow(self, name: str) -> None:
+        self._sums[name] = self._column()
+        self._counts[name] = torch.zeros(self._size, dtype=torch.int32)
+
+    def merge(self, share: Share, group: Group) -> None:
+        """Add every rank's share, or nothing. A collective; all ranks raise together.
+
+        Of a row that several ranks have seen, the lowest one's counts are added.
+
+        Raises:
+            ArgumentError: a row or class index on the device was out of its range.
+            StateError: a row's label changed.
+        """
+        labels = share.labels.to("cpu", copy=True)
+        merged = group.max_(labels.clone())
+        problems = share.problems.to("cpu", copy=True)
+        conflict = ((labels >= 0) & (labels != merged)).nonzero()
+        if len(conflict):
+            problems[CHANGED_LABEL] = conflict[-1, 0]
+        _refuse(group.max_(problems), self._num_rows)
+        self.labels = merged
+        self._merge_columns(share, group)
+
+    def _merge_columns(self, share: Share, group: Group) -> None:
+        recorded = group.union(share.counts)
+        seen = share.presentations.cpu()
+        owned = group.owners(seen)
+
+        def summed(mine: Tensor) -> Tensor:
+            return group.sum_(torch.where(owned, mine.cpu(), 0))
+
+        presented = summed(seen)
+        sums = {name: summed(share.sums[name]) for name in self._scores}
+        counts = {}
+        if share.packed is not None:
+            self.followed = group.any(share.followed) or self.followed
+            self._merge_flags(share.packed.cpu(), owned, group)
+            events = summed(share.packed.cpu() >> 2)
+        for name in recorded:
+            mine = share.counts[name].cpu() if name in share.counts else torch.zeros_like(seen)
+            owned = group.owners(mine)
+            sums[name] = summed(share.sums[name] if name in share.counts else torch.zeros(len(seen)))
+            counts[name] = summed(mine)
+        if group.rank == 0:
+            self.epochs += bool(presented.any())
+            self.presentations += presented
+            if self.forgetting_events is not None:
+                self.forgetting_events += events
+            for name, total in sums.items():
+                self._add(name, total, counts.get(name, presented), counted=name in counts)
+
+    def _merge_flags(self, packed: Tensor, owned: Tensor, group: Group) -> None:
+        merged = group.max_(torch.where(owned, packed & 3, -1).to(torch.int8))
+        self.flags = torch.where(merged < 0, self.flags, merged).to(torch.uint8)  # type: ignore[arg-type]
+
+    def _add(self, name: str, total: Tensor, count: Tensor, *, counted: bool) -> None:
+        if name not in self._sums:
+            self._allow(name)
+        if counted:
+            self._counts[name] += count
+        if self._reduction == "mean":
+            self._sums[name] += total
+        else:
+            self._sums[name] = torch.where(count > 0, total / count.double(), self._sums[name])
+
+    def _seen(self, name: str) -> Tensor:
+        return self._counts.get(name, self.presentations)
+
+    def value(self, name: str) -> Tensor:
+        """(N,) float32, a column's mean, or that of the last epoch in which the row was seen; NaN for no value."""
+        seen = self._seen(name)
+        value = self._sums[name] / seen if self._reduction == "mean" else self._sums[name]
+        value = value.float()
+        return torch.where((seen > 0) & value.isfinite(), value, torch.nan)
+
+    def non_finite(self) -> dict[str, int]:
+        """By column, how many rows were seen and have no value all the same; columns without such rows left out."""
+        counts = {name: int((self.value(name).isnan() & (self._seen(name) > 0)).sum()) for name in self._sums}
+        return {name: count for name, count in counts.items() if count}
+
+    def table(self, *, kind: Literal["online", "rescored"], **identity: Any) -> ScoreTable:
+        """All of it as a table; ``identity`` is handed on (keys, fingerprint, provenance).
+
+        Raises:
+            StateError: nothing was merged yet.
+        """
+        counts = (self.presentations, *self._counts.values())
+        if not any(bool(count.any()) for count in counts):
+            raise StateError("nothing was scored yet: call end_epoch() after the batches of an epoch, then table()")
+        names = list(self._sums)
+        columns: dict[str, Any] = {}
+        if self.followed and self.forgetting_events is not None and self.flags is not None:
+            names.append("forgetting")
+            columns = {
+                "forgetting_events": self.forgetting_events.numpy(),
+                "learned": (self.flags & 2).bool().numpy(),
+            }
+        protocol = {"kind": kind, "epochs": self.epochs, "reduction": self._reduction, "runs": 1}
+        return ScoreTable(
+            {name: self.value(name).numpy() for name in self._sums},
+            num_rows=self._num_rows,
+            labels=self.labels.numpy() if bool((self.labels >= 0).any()) else None,
+            presentations=self.presentations.numpy(),
+            protocols=dict.fromkeys(names, protocol),
+            **columns,
+            **identity,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of everything; ``held`` is None on ranks above 0."""
+        held = {
+            "sums": {name: tensor.clone() for name, tensor in self._sums.items()},
+            "counts": {name: tensor.clone() for name, tensor in self._counts.items()},
+            "presentations": self.presentations.clone(),
+            "forgetting_events": None if self.forgetting_events is None else self.forgetting_events.clone(),
+        }
+        return {
+            "epochs": self.epochs,
+            "followed": self.followed,
+            "flags": None if self.flags is None else self.flags.clone(),
+            "labels": self.labels.clone(),
+            "held": held if self._first else None,
+        }
+
+    def layout(self, recorded: Iterable[str], *, held: bool) -> dict[str, Any]:
+        """What a state with these recorded columns looks like, for :func:`~prunesampler.layouts.check_layout`."""
+        n, recorded = self._num_rows, list(recorded)
+        columns = {
+            "sums": dict.fromkeys((*self._scores, *recorded), (torch.float64, n)),
+            "counts": dict.fromkeys(recorded, (torch.int32, n)),
+            "presentations": (torch.int32, n),
+            "forgetting_events": None if self.flags is None else (torch.int32, n),
+        }
+        return {
+            "epochs": int,
+            "followed": bool,
+            "flags": None if self.flags is None else (torch.uint8, n),
+            "labels": (torch.int32, n),
+            "held": columns if held else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state whose layout was checked; on rank 0 one that holds the sums."""
+
+        def copied(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.clone()
+
+        self.epochs, self.followed = state["epochs"], state["followed"]
+        self.flags, self.labels = copied(state["flags"]), copied(state["labels"])
+        if self._first:
+            held = state["held"]
+            self._sums = {name: copied(tensor) for name, tensor in held["sums"].items()}
+            self._counts = {name: copied(tensor) for name, tensor in held["counts"].items()}
+            self.presentations = copied(held["presentations"])
+            self.forgetting_events = copied(held["forgetting_events"])
+
+
+def _refuse(problems: Tensor, num_rows: int) -> None:
+    rows = problems.tolist()
+    if rows[BAD_ROW] >= 0:
+        raise ArgumentError("rows", f"must be in [0, {num_rows})", "rows outside of it, on the device")
+    if rows[BAD_CLASS] >= 0:
+        raise ArgumentError("targets", "must be class indices in [0, classes)", f"another one at row {rows[BAD_CLASS]}")
+    if rows[CHANGED_LABEL] >= 0:
+        raise StateError(
+            f"row {rows[CHANGED_LABEL]} came with two different labels: the dataset changed while it was being "
+            "scored, or rows do not name the same samples in every epoch"
+        )
