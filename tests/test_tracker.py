@@ -298,7 +298,12 @@ def test_own_columns_have_their_own_counts(epochs: list[list[int]], reduction: A
 
 
 def test_works_in_and_out_of_inference_mode() -> None:
-    tracker, oracle = ScoreTracker(N), Oracle()
+    with torch.inference_mode():
+        tracker, oracle = ScoreTracker(N), Oracle()
+        tracker.record([5], mine=[1.0])
+    tracker.record([5], mine=[3.0])
+    for value in (1.0, 3.0):
+        oracle.see("mine", 5, value)
     for seed in range(4):
         batch = batch_of([seed, 5], seed)
         with torch.inference_mode(seed % 2 == 0):
@@ -599,8 +604,8 @@ def scoring_rank(rank: int, world_size: int, reduction: str) -> dict[str, Any]:
     for epoch in range(4):
         for step, batch in enumerate(rank_batches(rank, world_size, epoch)):
             tracker.update(*batch)
-            if rank == 1:
-                tracker.record(batch[0][:1], mine=[10.0 * epoch + batch[0][0]])
+            if rank + epoch:  # in the first epoch rank 0 does not know of this column
+                tracker.record(batch[0][:1], mine=[100.0 * rank + 10.0 * epoch + batch[0][0]])
             if (epoch, step) == (2, 1):  # on the way into a new process
                 state = through_a_file(tracker.state_dict())
                 tracker = ScoreTracker(N, reduction=reduction)  # type: ignore[arg-type]
@@ -654,14 +659,14 @@ def test_ranks_together_score_what_one_process_would(world_size: int, reduction:
     oracle = Oracle()
     for epoch in range(4):
         owner: dict[int, int] = {}
-        recorded: set[int] = set()
+        recorder: dict[int, int] = {}
         for rank in range(world_size):
             for batch in rank_batches(rank, world_size, epoch):
                 for row, z, y in zip(*batch, strict=True):
                     if owner.setdefault(row, rank) == rank:
                         oracle.update(([row], z[None], y[None]))
-                if rank == 1 and batch[0][0] not in recorded:
-                    oracle.see("mine", batch[0][0], 10.0 * epoch + batch[0][0])
+                if rank + epoch and recorder.setdefault(batch[0][0], rank) == rank:
+                    oracle.see("mine", batch[0][0], 100.0 * rank + 10.0 * epoch + batch[0][0])
         oracle.end_epoch()
     found = results[0]
     table = ScoreTable(

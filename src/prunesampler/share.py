@@ -35,14 +35,12 @@ class Share:
     def __init__(self, num_rows: int, scores: Iterable[str], *, forgetting: bool) -> None:
         self.num_rows = num_rows
         self.device = torch.device("cpu")
-        # In-place updates of a tensor that was born under inference_mode fail outside of it.
-        with torch.inference_mode(False):
-            self.sums = {name: torch.zeros(num_rows) for name in scores}
-            self.counts: dict[str, Tensor] = {}
-            self.presentations = torch.zeros(num_rows, dtype=torch.int32)
-            self.packed = torch.zeros(num_rows, dtype=torch.int32) if forgetting else None
-            self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
-            self.problems = torch.full((3,), -1)
+        self.sums = {name: torch.zeros(num_rows) for name in scores}
+        self.counts: dict[str, Tensor] = {}
+        self.presentations = torch.zeros(num_rows, dtype=torch.int32)
+        self.packed = torch.zeros(num_rows, dtype=torch.int32) if forgetting else None
+        self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
+        self.problems = torch.full((3,), -1)
         self.followed = False
 
     @property

@@ -96,8 +96,10 @@ class ScoreTracker:
         forgetting = "forgetting" in self.scores or (score_fn is not None and scores is None)
         computed = () if score_fn else tuple(name for name in self.scores if name != "forgetting")
         self._wanted = (*computed, "correct") if forgetting else computed
-        self._share = Share(self.num_rows, computed, forgetting=forgetting)
-        self._totals = Totals(self.num_rows, computed, reduction, forgetting=forgetting, first=self._group.rank == 0)
+        first = self._group.rank == 0
+        with torch.inference_mode(False):  # what is born under it can never be updated outside of it
+            self._share = Share(self.num_rows, computed, forgetting=forgetting)
+            self._totals = Totals(self.num_rows, computed, reduction, forgetting=forgetting, first=first)
         if device is not None:
             self._share.move(torch_device(device))
         self._pending = Pending()
@@ -180,7 +182,7 @@ class ScoreTracker:
                 :meth:`reset_epoch` drops it.
         """
         self._score(self._pending.take())
-        with torch.inference_mode(False):  # what is born under it can never be updated outside of it
+        with torch.inference_mode(False):
             self._totals.merge(self._share, self._group)
         self._share.clear(self._totals.flags, self._totals.labels)
 
