@@ -19,6 +19,8 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+
+import prunesampler as ps
 from training import (
     Journal,
     Leaky,
@@ -30,8 +32,6 @@ from training import (
     hardest,
     lookahead,
 )
-
-import prunesampler as ps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:method=.top.:prunesampler.PruneSamplerWarning"),

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_attach import BATCH, EPOCHS, N, attach, make_loader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
-from training import Journal, Leaky, Net, Trainer, lookahead
 
 import prunesampler as ps
+from test_attach import BATCH, EPOCHS, N, attach, make_loader
+from training import Journal, Leaky, Net, Trainer, lookahead
 
 
 @pytest.fixture
@@ -323,5 +323,7 @@ def test_non_finite_scores_are_null_and_kept() -> None:
             model(x)
     with pytest.warns(ps.PruneSamplerWarning, match="finite"):
         loader.pruning.finish()
-    assert [row for row in range(N) if loader.pruning.table.scores["el2n"][row] != loader.pruning.table.scores["el2n"][row]] == [7]
+    assert [
+        row for row in range(N) if loader.pruning.table.scores["el2n"][row] != loader.pruning.table.scores["el2n"][row]
+    ] == [7]
     assert 7 in loader.pruning.coreset.rows

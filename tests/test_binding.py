@@ -192,7 +192,6 @@ def test_wrong_options_are_refused() -> None:
         Binder(forwards="matching", inputs_changed="augmented")
 
 
-
 def test_what_was_not_compared_at_once_is_compared_at_the_end_of_the_epoch() -> None:
     loop = Loop()
     assert loop.bind(loop.fetch(0)) == rows(0)

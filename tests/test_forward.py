@@ -1,4 +1,4 @@
-"""Finding logits and targets, the forward hook, and weighted gradients."""
+"""Finding logits and targets, and the forward hook."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from prunesampler.errors import BindingError, UnsupportedError
+from prunesampler.errors import UnsupportedError
 from prunesampler.forward import (
     ForwardHook,
     find_logits,
     find_targets,
     tensor_leaves,
     to_device,
-    weight_gradient,
 )
 
 LOGITS = torch.zeros(2, 3)
@@ -110,24 +109,3 @@ def test_copies_and_pickles_of_the_model_are_deaf() -> None:
     assert ear.heard == []
     model(torch.zeros(1, 2))
     assert len(ear.heard) == 1
-
-
-def test_weighted_gradients_equal_weighted_losses() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(5, 4, generator=generator), torch.tensor([0, 1, 2, 1, 0])
-    weights = torch.tensor([0.0, 1.0, 2.5, 0.5, 4.0])
-    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
-    theirs.load_state_dict(ours.state_dict())
-    logits = ours(x)
-    weight_gradient(logits, weights, ours.weight)
-    nn.functional.cross_entropy(logits, y).backward()
-    (weights * nn.functional.cross_entropy(theirs(x), y, reduction="none")).mean().backward()
-    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
-
-
-def test_a_loss_that_passes_the_logits_by_is_noticed() -> None:
-    model = nn.Linear(4, 3)
-    hidden = model(torch.ones(2, 4))
-    weight_gradient(hidden * 1.0, torch.ones(2), model.weight)
-    with pytest.raises(BindingError, match="weights were not applied"):
-        hidden.sum().backward()

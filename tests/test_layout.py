@@ -15,14 +15,16 @@ ROOT = Path(prunesampler.__file__).parent
 # A module imports from lower levels only; everyone may import errors and version.
 LEVELS = [
     {"errors", "version"},
-    {"scores", "order", "files", "distributed", "forward", "rows"},
-    {"columns", "draws", "binding"},
-    {"coreset", "population", "fingerprint"},
-    {"tables", "reading"},
-    {"selection", "tracker", "sampler"},
-    {"plan", "replacement", "rundir", "rescore"},
+    {"scores", "order", "files", "columns", "distributed", "layouts"},  # pure, or nearly
+    {"forward", "rows", "probes", "progress", "pending", "share"},
+    {"coreset", "draws", "fingerprint", "pool", "binding"},
+    {"tables", "population", "snapshot", "weights"},
+    {"selection", "reading", "arguments", "totals"},
+    {"sampler", "tracker", "plan", "rundir"},
+    {"replacement", "rescore"},
     {"pruning"},
     {"attach"},
+    {"demo_data", "demo_training"},
     {"demo"},
     {"cli"},
     {"__main__"},

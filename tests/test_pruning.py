@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_attach import BATCH, EPOCHS, N, attach, make_loader
 from torch.utils.data import DataLoader
-from training import Journal, Leaky, Net, Trainer, lookahead
 
 import prunesampler as ps
+from test_attach import BATCH, EPOCHS, N, attach, make_loader
+from training import Journal, Leaky, Net, Trainer, lookahead
 
 STEPS_SCORED = EPOCHS * -(-N // BATCH)
 TOTAL_EPOCHS = EPOCHS + 3

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from prunesampler.binding import Binder
 from prunesampler.distributed import Group
-from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.plan import Plan
 from prunesampler.pruning import Pruning
@@ -21,7 +21,7 @@ from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
 from prunesampler.rows import RowLoader, check_map_style, row_loader_class
 from prunesampler.rundir import RunDir
-from prunesampler.selection import Selection
+from prunesampler.selection import Method, Selection
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
 
@@ -44,11 +44,11 @@ def attach(
     keep: float | int | None = 0.5,
     score_epochs: int = 10,
     by: str = "el2n",
-    method: str = "stratified",
+    method: Method = "stratified",
     offset: float | int | None = None,
     class_balanced: bool = False,
     min_per_class: int | None = None,
-    unscored: str = "keep",
+    unscored: Literal["keep", "drop"] = "keep",
     seed: int = 0,
     scores: Sequence[str] | None = None,
     reduction: Literal["mean", "last"] = "mean",
@@ -61,6 +61,7 @@ def attach(
     fingerprint: str | None = None,
     inputs_changed: Literal["augmented"] | None = None,
     forwards: Literal["all", "matching"] = "all",
+    input_fn: Callable[[Any], Any] | None = None,
     logits_fn: Callable[[Any], Tensor] | None = None,
     target_fn: Callable[[Any], Any] | None = None,
     score_fn: Callable[[Tensor, Any], Mapping[str, Tensor]] | None = None,
@@ -100,7 +101,11 @@ def attach(
         inputs_changed: ``"augmented"`` says that the loop changes the inputs on their way to the model, and that the
             labels still hold.
         forwards: ``"matching"`` passes over training forwards on anything but the loader's batches.
-        logits_fn: model output → (B, classes). target_fn: batch → (B,).
+        input_fn: batch → what the model is called with, for ``rescore``: a tuple of arguments, a dict of keywords, or
+            one argument; by default found as :func:`prunesampler.score` says.
+        logits_fn: model output → (B, classes), where they are no tensor, ``.logits``, ``["logits"]`` or first of a
+            tuple.
+        target_fn: batch → (B,), where they are not second in a tuple, or ``labels`` and the like in a dict.
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
         device: where the tracker's buffers lie (16 bytes a row for EL2N and forgetting); by default with the logits.
         on_error: ``"train_on_all"`` turns a failure while scoring into a warning and training on all rows.
@@ -172,6 +177,7 @@ def attach(
             cast(nn.Module, model),
             cast(Any, rescore),
             scores=None if scores is None else [name for name in scores if name != "forgetting"],
+            input_fn=input_fn,
             logits_fn=logits_fn,
             target_fn=target_fn,
             score_fn=score_fn,
@@ -244,7 +250,9 @@ def _given(
     elif None not in (coreset.fingerprint, fingerprint) and coreset.fingerprint != fingerprint:
         raise MismatchError(f"coreset is of dataset {coreset.fingerprint}, and loader has {fingerprint}")
     if coreset.num_rows != replacement.num_rows:
-        raise MismatchError(f"coreset is of {coreset.num_rows} rows, and the loader's dataset has {replacement.num_rows}")
+        raise MismatchError(
+            f"coreset is of {coreset.num_rows} rows, and the loader's dataset has {replacement.num_rows}"
+        )
     return coreset
 
 

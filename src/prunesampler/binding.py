@@ -7,21 +7,19 @@ told by the values at some positions of the inputs, never by which batch happene
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError, BindingError
 from prunesampler.forward import tensor_leaves
+from prunesampler.probes import Input, Probe, likeness, sample
 
 __all__ = ["Binder", "Pass", "Token"]
 
-_PROBES = 256  # values compared of each input
 _LEAVES = 4  # inputs compared of each batch
 _VERIFIED = 8  # first batches whose inputs are compared at the price of a host synchronisation
 _HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation
@@ -46,23 +44,6 @@ class Pass:
     closed: bool = False
 
 
-class _Probe(NamedTuple):
-    """Some values of one input of a batch, on its device."""
-
-    numel: int
-    values: Tensor
-
-    def equals(self, numel: int, values: Tensor) -> bool:
-        if self.numel != numel:
-            return False
-        expected = self.values.to(values.device, values.dtype)  # casts round alike here and in the loop
-        return torch.equal(expected, values) or torch.equal(expected.nan_to_num(), values.nan_to_num())
-
-    @property
-    def constant(self) -> bool:
-        return bool((self.values == self.values[0]).all())
-
-
 @dataclass(eq=False)
 class Token:
     """What remains of a batch until its logits come: its rows (int64, CPU), its targets, some of its values."""
@@ -72,37 +53,24 @@ class Token:
     of: Pass
     index: int
     in_training: bool
-    probes: list[_Probe] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
 
+    def check_counts(self, logits: Tensor) -> None:
+        """As many logits and targets as rows.
 
-class _Input(NamedTuple):
-    """The tensor that a forward was given, as it was then."""
-
-    tensor: weakref.ref[Tensor]
-    address: int
-    version: int
-    numel: int
-
-    @classmethod
-    def of(cls, leaf: Tensor) -> _Input:
-        return cls(weakref.ref(leaf), leaf.data_ptr(), leaf._version, leaf.numel())
-
-    def is_still(self, leaf: Tensor) -> bool:
-        # Once the tensor is garbage its memory may hold another batch.
-        return self.tensor() is not None and self[1:] == (leaf.data_ptr(), leaf._version, leaf.numel())
-
-
-@lru_cache(maxsize=64)
-def _positions(numel: int, device: torch.device) -> Tensor:
-    if numel <= _PROBES:
-        return torch.arange(numel, device=device)
-    # Multiples of the golden ratio are even at every length and in step with no image width.
-    fractions = torch.arange(1, _PROBES + 1, dtype=torch.float64).mul_(0.6180339887498949).frac_()
-    return (fractions * numel).long().to(device)
-
-
-def _sample(leaf: Tensor) -> Tensor:
-    return leaf.detach().take(_positions(leaf.numel(), leaf.device))
+        Raises:
+            BindingError: their numbers differ.
+        """
+        counts = {"rows": len(self.rows), "logits": len(logits)}
+        if isinstance(self.targets, Tensor) and self.targets.dim():
+            counts["targets"] = len(self.targets)
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise BindingError(
+                f"one batch has {found}: a collate function that drops or repeats samples, micro-batches, several "
+                "crops a sample or a batch mixed with another cannot be attributed; score in a pass of its own with "
+                "attach(..., rescore=plain_loader)"
+            )
 
 
 class Binder:
@@ -142,7 +110,7 @@ class Binder:
         self._unbound = 0
         self._skips = 0
         self._depth = 1  # batches from the one bound to the newest one fetched, itself included
-        self._history: deque[tuple[Token, list[_Input]]] = deque(maxlen=_HISTORY)
+        self._history: deque[tuple[Token, list[Input]]] = deque(maxlen=_HISTORY)
         self._pair: tuple[int, int] | None = None  # which input of the forward was which input of the batch
         self._suspects: Tensor | None = None
         self.following = True  # whether scores or weights hang on the binding, or only the count of trained batches
@@ -170,7 +138,7 @@ class Binder:
         if self.following and not self._augmented:
             leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())
             for leaf, _ in zip(leaves, range(_LEAVES), strict=False):
-                token.probes.append(_Probe(leaf.numel(), _sample(leaf)))
+                token.probes.append(Probe(leaf.numel(), sample(leaf)))
         self._queue.append(token)
         self._unbound += in_training
         if self.following and self._unbound > _UNBOUND:
@@ -239,7 +207,7 @@ class Binder:
 
     def _is_repeated(self, leaves: list[Tensor]) -> bool:
         return any(
-            len(inputs) == len(leaves) > 0 and all(map(_Input.is_still, inputs, leaves)) for _, inputs in self._history
+            len(inputs) == len(leaves) > 0 and all(map(Input.is_still, inputs, leaves)) for _, inputs in self._history
         )
 
     def _by_depth(self) -> int | None:
@@ -256,17 +224,17 @@ class Binder:
         if settled and not self._matching and any(leaf.device.type != "cpu" for leaf in leaves):
             self._suspect(leaves)
             return 0
-        samples = [(leaf.numel(), _sample(leaf)) for leaf in leaves]
-        likenesses = [_likeness(token, samples) for token in self._queue]
-        likeness = max(likenesses, key=len, default=[])
-        if likeness:
-            index = likenesses.index(likeness)
-            self._pair = likeness[0]
+        samples = [(leaf.numel(), sample(leaf)) for leaf in leaves]
+        likenesses = [likeness(token.probes, samples) for token in self._queue]
+        best = max(likenesses, key=len, default=[])
+        if best:
+            index = likenesses.index(best)
+            self._pair = best[0]
             self._verified += 1
             if not self._queue[index].of.exhausted:
                 self._depth = len(self._queue) - index
             return index
-        if self._matching or any(_likeness(token, samples) for token, _ in self._history):
+        if self._matching or any(likeness(token.probes, samples) for token, _ in self._history):
             return None
         if not self._queue:
             raise BindingError(
@@ -275,7 +243,7 @@ class Binder:
             )
         raise BindingError(
             "a training forward was given inputs that are not a batch of the loader. If they were changed on the way: "
-            'augmentation that leaves the labels right (on the GPU, say) wants attach(..., inputs_changed="augmented"); '
+            'augmentation that leaves labels right (on the GPU, say) wants attach(..., inputs_changed="augmented"); '
             "mixup, CutMix or micro-batches want scores of a pass of their own, attach(..., rescore=plain_loader). If "
             'the model is also trained on other data, attach(..., forwards="matching")'
         )
@@ -290,7 +258,7 @@ class Binder:
                 f"may have one training forward; {_OBSERVE} instead, or give rescore="
             )
         raise BindingError(
-            f"{len(waiting)} batches wait for their logits and inputs_changed= keeps the inputs from telling which this "
+            f"{len(waiting)} batches wait for their logits and inputs_changed= keeps inputs from telling which this "
             f"forward belongs to (a skipped batch, or a framework that looks ahead): {_OBSERVE}, or give rescore="
         )
 
@@ -298,7 +266,7 @@ class Binder:
         probes, (i, j) = self._queue[0].probes, self._pair or (0, 0)
         if i < len(leaves) and j < len(probes) and leaves[i].numel() == probes[j].numel:
             expected = probes[j].values.to(leaves[i].device, leaves[i].dtype, non_blocking=True)
-            differs = (expected.nan_to_num() != _sample(leaves[i]).nan_to_num()).any().int()
+            differs = (expected.nan_to_num() != sample(leaves[i]).nan_to_num()).any().int()
         else:
             differs = torch.ones((), dtype=torch.int32, device=leaves[0].device)
         self._suspects = differs if self._suspects is None else self._suspects + differs
@@ -307,22 +275,9 @@ class Binder:
         for _ in range(index):
             self._queue.popleft()  # fetched, and passed over by the loop
         token = self._queue.popleft()
-        self._history.appendleft((token, [_Input.of(leaf) for leaf in leaves]))
+        self._history.appendleft((token, [Input.of(leaf) for leaf in leaves]))
         self._unbound = 0
         self._newest_bound = token.of.number
         token.of.bound += 1
         token.of.trained = token.index + 1
         return token
-
-
-def _likeness(token: Token, samples: list[tuple[int, Tensor]]) -> list[tuple[int, int]]:
-    """Which inputs of a forward are which of the token's; a constant one (a mask of ones) tells nothing."""
-    pairs = [
-        (i, j)
-        for i, (numel, values) in enumerate(samples)
-        for j, probe in enumerate(token.probes)
-        if probe.equals(numel, values)
-    ]
-    return [pair for pair in pairs if not token.probes[pair[1]].constant] or (
-        pairs if all(probe.constant for probe in token.probes) else []
-    )

@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: finding logits, targets and inputs, and hooking a module's forward."""
+"""What goes into a model and what comes out: finding logits and targets, and hooking a module's forward."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from prunesampler.errors import BindingError, UnsupportedError
+from prunesampler.errors import UnsupportedError
 
 __all__ = [
+    "TARGET_KEYS",
     "ForwardHook",
     "ForwardListener",
     "find_logits",
     "find_targets",
     "tensor_leaves",
     "to_device",
-    "weight_gradient",
 ]
 
-_TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
 
 def find_logits(output: Any) -> Tensor:
@@ -66,14 +66,14 @@ def find_targets(batch: Any) -> Any:
     tensor([1, 0])
     """
     if isinstance(batch, Mapping):
-        for key in _TARGET_KEYS:
+        for key in TARGET_KEYS:
             if key in batch:
                 return batch[key]
     elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return batch[1]
     raise UnsupportedError(
         f"no targets in a batch of type {type(batch).__name__}: expected them second in a tuple, or under one of "
-        f"{', '.join(_TARGET_KEYS)} in a dict; give target_fn=, a function from the batch to the targets"
+        f"{', '.join(TARGET_KEYS)} in a dict; give target_fn=, a function from the batch to the targets"
     )
 
 
@@ -153,6 +153,7 @@ class ForwardHook:
         self._handle = module.register_forward_hook(self, with_kwargs=True)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """What the module calls after each forward."""
         if module.training and torch.is_grad_enabled():
             self._tell((*args, kwargs), output)
 
@@ -176,44 +177,3 @@ class ForwardHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _pickled_hook, ()
-
-
-def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | None = None) -> None:
-    """Scale the gradient that reaches each sample's logits by that sample's weight.
-
-    This equals weighting the samples' losses wherever the loss reaches the parameters through the logits, and needs
-    no per-sample loss.
-
-    Args:
-        logits: (B, …) with a gradient.
-        weights: (B,) non-negative floats on the logits' device.
-        parameter: watched in the next backward: its gradient arriving without the logits' means that the loss goes
-            another way.
-
-    Raises:
-        BindingError: in the backward, when the loss does not come through ``logits``.
-
-    >>> logits = torch.ones(2, 1, requires_grad=True)
-    >>> weight_gradient(logits, torch.tensor([2.0, 0.5]))
-    >>> logits.sum().backward()
-    >>> logits.grad.flatten().tolist()
-    [2.0, 0.5]
-    """
-    reached = False
-
-    def scale(gradient: Tensor) -> Tensor:
-        nonlocal reached
-        reached = True
-        return gradient * weights.to(gradient.dtype).reshape(-1, *[1] * (gradient.dim() - 1))
-
-    def check(_: Tensor) -> None:
-        watch.remove()
-        if not reached:
-            raise BindingError(
-                "a backward reached the parameters but not the model's logits, so the coreset's weights were not "
-                "applied: the loss is computed from something else inside forward; use a coreset without weights"
-            )
-
-    logits.register_hook(scale)
-    if parameter is not None:
-        watch = parameter.register_post_accumulate_grad_hook(check)

@@ -17,15 +17,18 @@ from torch.utils.data import Sampler
 from prunesampler.binding import Binder, Pass, Token
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, BindingError, PruneSamplerError, PruneSamplerWarning, StateError
-from prunesampler.forward import ForwardHook, find_logits, find_targets, weight_gradient
+from prunesampler.forward import ForwardHook, find_logits, find_targets
 from prunesampler.plan import Plan
+from prunesampler.progress import Progress
 from prunesampler.replacement import Replacement
 from prunesampler.rows import RowLoader, plain_class
 from prunesampler.rundir import RunDir
 from prunesampler.sampler import PrunedSampler
 from prunesampler.selection import resolve_keep
+from prunesampler.snapshot import check_state, coreset_state, load_coreset
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
+from prunesampler.weights import SampleWeights
 
 __all__ = ["Pruning"]
 
@@ -76,11 +79,9 @@ class Pruning:
         self._failed = False
         self._binder.following = tracker is not None
         self._pass: Pass | None = None  # the one that was trained on last
-        self._rows_bound = 0
-        self._rows_open = 0  # of them, since the last merge
-        self._resumed = 0  # batches that the scoring epoch of a loaded state had trained on
+        self._progress = Progress(plan.score_epochs, replacement.rows_per_pass, replacement.batches())
         self._forwards_unfetched = 0
-        self._watch: nn.Parameter | None = None
+        self._weights: SampleWeights | None = None
         self._model = model
         self._hook = None if model is None else ForwardHook(model, self)
 
@@ -147,7 +148,7 @@ class Pruning:
             StateError: nothing has been scored yet.
         """
         if self._phase == "scoring":
-            if not self._rows_bound:
+            if not self._progress.rows:
                 raise StateError("finish() has nothing to write: no batch has been trained on since attach")
             self._end_epoch()
             self._conclude()
@@ -173,11 +174,11 @@ class Pruning:
         self._replacement.check_in_place(self._loader, self.sampler)
         if not torch.is_grad_enabled():
             return  # an evaluation
-        if self._phase == "scoring" and self._is_due() and not self._owes_rest():
+        if self._phase == "scoring" and self._progress.is_due and not self._owes_rest():
             with self._guard():
-                if self._group.world_size == 1 and (self._rows_open or self._open_pass()):
+                if self._group.world_size == 1 and (self._progress.rows_open or self._open_pass()):
                     self._end_epoch()
-                if not self._rows_open and (self._group.world_size == 1 or self._rescore is not None):
+                if not self._progress.rows_open and (self._group.world_size == 1 or self._rescore is not None):
                     self._conclude()
         if self._phase == "pruned" and self._replacement.follows:
             cast(PrunedSampler, self.sampler).set_epoch(cast(Any, self._replacement.base).epoch)
@@ -210,7 +211,7 @@ class Pruning:
             return
         with self._guard():
             self._forwards_unfetched += 1
-            if self._forwards_unfetched > 64 and self._rows_bound == 0 and self._phase == "scoring":
+            if self._forwards_unfetched > 64 and self._progress.rows == 0 and self._phase == "scoring":
                 raise BindingError(
                     "the model trains, but the attached loader hands out no batches: call attach after the framework "
                     "has prepared the loader (some build a new one), and before the loop begins"
@@ -228,32 +229,20 @@ class Pruning:
         before = self._open_pass()
         if before is not None and before is not token.of and self._phase == "scoring":
             self._close(before, abandoned=True)
-        if self._resumed:
+        if self._progress.cut_off:
             self._settle_resumed(token)
         self._pass = token.of
         if self._phase == "scoring":
             if self._scoring():
                 values = logits()
-                self._check_batch(token, values)
+                token.check_counts(values)
                 cast(ScoreTracker, self.tracker).update(token.rows, values, token.targets)
-            self._rows_bound += len(token.rows)
-            self._rows_open += len(token.rows)
-        elif self.coreset is not None and self.coreset.weights is not None:
-            self._weight(token, logits())
+            self._progress.train(len(token.rows))
+        elif self._weights is not None and token.of.position is not None:
+            values = logits()
+            token.check_counts(values)
+            self._weights.apply(token.rows, values)
         self._close(token.of)
-
-    def _check_batch(self, token: Token, logits: Tensor) -> None:
-        targets = token.targets
-        counts = {"rows": len(token.rows), "logits": len(logits)}
-        if isinstance(targets, Tensor) and targets.dim():
-            counts["targets"] = len(targets)
-        if len(set(counts.values())) > 1:
-            found = ", ".join(f"{count} {name}" for name, count in counts.items())
-            raise BindingError(
-                f"one batch has {found}: a collate function that drops or repeats samples, micro-batches, several "
-                "crops a sample or a batch mixed with another cannot be attributed; score in a pass of its own with "
-                "attach(..., rescore=plain_loader)"
-            )
 
     def _open_pass(self) -> Pass | None:
         return self._pass if self._pass is not None and not self._pass.closed else None
@@ -265,24 +254,19 @@ class Pruning:
         of.closed = True
         if self._phase == "scoring":
             self._end_epoch()
-            if self._group.world_size > 1 and self._is_due() and self._rescore is None:
+            if self._group.world_size > 1 and self._progress.is_due and self._rescore is None:
                 # Here, in a training forward, all ranks are together; in iter() they need not be.
                 self._conclude()
 
     def _end_epoch(self) -> None:
         if self._pass is not None:
             self._pass.closed = True
-        self._rows_open = 0
+        self._progress.end_epoch()
         if self._group.any(self._failed):
             self._give_up("a rank failed")
         elif self.tracker is not None:
             self._binder.check()
             self.tracker.end_epoch()
-
-    def _is_due(self) -> bool:
-        if 0 < self._resumed < self._replacement.batches():
-            return False  # the epoch that was cut off comes first
-        return self._rows_bound >= (self._plan.score_epochs - 0.5) * self._replacement.rows_per_pass
 
     def _owes_rest(self) -> bool:
         """Whether a StatefulDataLoader has yet to hand out the rest of an epoch that was cut off."""
@@ -352,10 +336,10 @@ class Pruning:
 
     def _stop_scoring(self, phase: Phase) -> None:
         self._phase = phase
-        weights = self.coreset is not None and self.coreset.weights is not None
-        self._binder.following = weights and phase == "pruned"
-        if self._model is not None and self._binder.following:
-            self._watch = next((p for p in self._model.parameters() if p.requires_grad), None)
+        self._weights = None
+        if phase == "pruned" and self.coreset is not None and self.coreset.weights is not None:
+            self._weights = SampleWeights(self.coreset, self._model)
+        self._binder.following = self._weights is not None
 
     def _written(self) -> str:
         path = self._rundir.scores_path
@@ -364,14 +348,6 @@ class Pruning:
     def _use(self, sampler: Sampler[int]) -> None:
         self._replacement.batch_sampler.sampler = sampler
         self.sampler = sampler
-
-    def _weight(self, token: Token, logits: Tensor) -> None:
-        coreset = cast(Coreset, self.coreset)
-        places = np.searchsorted(coreset.rows, token.rows.numpy())
-        weights = torch.from_numpy(cast(NDArray[np.float32], coreset.weights)[places]).to(logits.device)
-        self._check_batch(token, logits)
-        weight_gradient(logits, weights, self._watch)
-        self._watch = None
 
     @property
     def batches_after(self) -> int:
@@ -417,11 +393,11 @@ class Pruning:
             "num_rows": self._replacement.num_rows,
             "world_size": self._group.world_size,
             "phase": self._phase,
-            "rows_bound": self._rows_bound,
-            "rows_open": self._rows_open,
-            "batches_open": self._resumed if open_pass is None else open_pass.trained,
+            "rows_bound": self._progress.rows,
+            "rows_open": self._progress.rows_open,
+            "batches_open": self._progress.cut_off if open_pass is None else open_pass.trained,
             "tracker": None if self.tracker is None or self._phase != "scoring" else self.tracker.state_dict(),
-            "coreset": None if self.coreset is None else _coreset_state(self.coreset),
+            "coreset": None if self.coreset is None else coreset_state(self.coreset),
             "sampler": None,
         }
         if self._phase == "pruned":
@@ -443,15 +419,15 @@ class Pruning:
         self._check_state(state)
         self._binder.clear()
         self._pass = None
-        self._rows_bound, self._rows_open = state["rows_bound"], state["rows_open"]
-        self.coreset = None if state["coreset"] is None else _coreset_of(state["coreset"])
+        self._progress.rows, self._progress.rows_open = state["rows_bound"], state["rows_open"]
+        self.coreset = None if state["coreset"] is None else load_coreset(state["coreset"])
         if state["phase"] == "scoring":
             self._use(self._replacement.base)
             self._phase = "scoring"
             self._binder.following = self.tracker is not None
             if self.tracker is not None:
                 self.tracker.load_state_dict(state["tracker"])
-            self._resumed = state["batches_open"] if self._rows_open else 0
+            self._progress.cut_off = state["batches_open"] if state["rows_open"] else 0
             self._binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
             self._prune()
@@ -459,41 +435,34 @@ class Pruning:
             sampler.load_state_dict(state["sampler"])
             if not mid_epoch:
                 _, position = sampler.began
-                self._binder.expect_skips(position // self._replacement.batch_sampler.batch_size // sampler.num_replicas)
+                self._binder.expect_skips(
+                    position // self._replacement.batch_sampler.batch_size // sampler.num_replicas
+                )
                 sampler.load_state_dict({**sampler.state_dict(), "position": 0})
             self._origin = sampler.state_dict()
+        elif state["phase"] == "scored":
+            self._stop_scoring("scored")
         else:
-            self._stop_scoring(state["phase"])
+            self.detach()
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        expected = {
-            "version": _VERSION,
-            "plan": self._plan.to_dict(),
-            "num_rows": self._replacement.num_rows,
-        }
-        keys = {*expected, "world_size", "phase", "rows_bound", "rows_open", "batches_open", "tracker"}
-        if not isinstance(state, dict) or set(state) != keys | {"coreset", "sampler"}:
-            found = sorted(state) if isinstance(state, dict) else type(state).__name__
-            raise StateError(f"this is not a state of a pruned loader: its keys are {found}")
-        if state["phase"] == "scoring":
-            expected["world_size"] = self._group.world_size
-        for name, value in expected.items():
-            if state[name] != value:
-                raise StateError(f"the state was saved with {name} = {state[name]!r}, and this run has {value!r}")
-        if (state["phase"] == "scoring") and (state["tracker"] is None) != (self.tracker is None):
+        own = self.state_dict()
+        names = ["version", "plan", "num_rows"]
+        scoring = isinstance(state, dict) and state.get("phase") == "scoring"
+        check_state(state, set(own), {name: own[name] for name in [*names, *["world_size"] * scoring]})
+        if scoring and (state["tracker"] is None) != (self.tracker is None):
             raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
 
     def _settle_resumed(self, token: Token) -> None:
         """The first batch after a restart inside a scoring epoch tells whether that epoch goes on or starts again."""
-        batches, self._resumed = self._resumed, 0
-        if batches >= self._replacement.batches():
+        batches, self._progress.cut_off = self._progress.cut_off, 0
+        if batches >= self._progress.batches_per_pass:
             self._end_epoch()  # it was complete
         elif hasattr(self._loader, "load_state_dict"):
             token.of.fetched += batches
             token.of.trained += batches
         elif token.index < batches:
-            self._rows_bound -= self._rows_open
-            self._rows_open = 0
+            self._progress.restart_epoch()
             if self.tracker is not None:
                 self.tracker.reset_epoch()
 
@@ -505,17 +474,3 @@ class Pruning:
         epoch, start = of.position
         trained = of.trained * self._replacement.batch_sampler.batch_size * sampler.num_replicas
         return {**self._origin, "epoch": epoch, "position": start + trained}
-
-
-def _coreset_state(coreset: Coreset) -> dict[str, Any]:
-    return {
-        "rows": torch.from_numpy(coreset.rows.copy()),
-        "weights": None if coreset.weights is None else torch.from_numpy(coreset.weights.copy()),
-        "keys": coreset.keys,
-        **{name: getattr(coreset, name) for name in ("num_rows", "fingerprint", "scores_digest", "selection")},
-    }
-
-
-def _coreset_of(state: dict[str, Any]) -> Coreset:
-    weights = state["weights"]
-    return Coreset(**{**state, "rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()})

@@ -138,9 +138,7 @@ class Replacement:
             )
 
     def _local(self, draws: int) -> int:
-        return rank_length(
-            draws, num_replicas=self.num_replicas, drop_last=bool(self.options.get("drop_last", False))
-        )
+        return rank_length(draws, num_replicas=self.num_replicas, drop_last=bool(self.options.get("drop_last", False)))
 
 
 def _split(base: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -213,7 +213,7 @@ class RowLoader(DataLoader[T]):
         # Private in torch, yet the one place that every DataLoader subclass reaches, at its own time.
         with _carrying_rows(self):
             iterator = super()._get_iterator()
-        iterator.__class__ = _row_iterator_class(type(iterator))
+        iterator.__class__ = _row_iterator_class(cast(Any, type(iterator)))
         vars(iterator).update(_row_listener=self._row_listener, _row_pass=self._row_listener.started())
         return iterator
 
@@ -246,8 +246,8 @@ def _row_iterator_class(plain: type) -> type:
 
 
 @cache
-def row_loader_class(base: type[RowLoader[Any]], plain: type) -> type:
-    """The subclass of ``plain`` that reports rows, made once for each pair.
+def row_loader_class(base: Any, plain: Any) -> type:
+    """The subclass of ``plain`` that is a ``base``, a kind of :class:`RowLoader`; made once for each pair.
 
     >>> from torch.utils.data import DataLoader
     >>> row_loader_class(RowLoader, DataLoader).__mro__[1:3] == (RowLoader, DataLoader)

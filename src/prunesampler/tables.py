@@ -215,6 +215,24 @@ class ScoreTable:
             provenance={**self.provenance, "aligned_from": self.digest},
         )
 
+    def replace(self, **changes: Any) -> ScoreTable:
+        """This table with other columns or provenance.
+
+        Args:
+            changes: arguments of the constructor, in the order of this table's rows; ``provenance`` is added to.
+
+        >>> ScoreTable({"el2n": [0.5, 0.25]}).replace(labels=[1, 0]).labels
+        array([1, 0], dtype=int32)
+        """
+        names = ("num_rows", "rows", "labels", "forgetting_events", "learned", "presentations", "fingerprint")
+        same = {name: getattr(self, name) for name in (*names, "scores", "protocols")}
+        columns = {"keys": self.key_column, "shards": self.shard_column}
+        provenance = {**self.provenance, **changes.pop("provenance", {})}
+        directions = {"directions": self.directions}
+        if "scores" in changes or "forgetting_events" in changes:
+            directions = {}
+        return ScoreTable(**{**same, **columns, **directions, "provenance": provenance, **changes})
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``scores.parquet``: all of it or nothing.
 

@@ -1,0 +1,57 @@
+"""How far the scoring epochs have come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Progress"]
+
+
+@dataclass
+class Progress:
+    """Counts of one rank, in rows that were trained on, so that early exits and skipped batches count as they should.
+
+    Attributes:
+        epochs: passes to score.
+        rows_per_pass: rows that one whole pass of the loader hands out.
+        batches_per_pass: and batches.
+        rows: trained on since scoring began.
+        rows_open: of them, since the last epoch ended.
+        cut_off: batches that the epoch of a loaded state had trained on; 0 once it is known how it goes on.
+
+    >>> progress = Progress(epochs=2, rows_per_pass=10, batches_per_pass=3)
+    >>> progress.train(14)
+    >>> progress.is_due
+    False
+    >>> progress.train(1)
+    >>> progress.is_due
+    True
+    """
+
+    epochs: int
+    rows_per_pass: int
+    batches_per_pass: int
+    rows: int = 0
+    rows_open: int = 0
+    cut_off: int = 0
+
+    def train(self, rows: int) -> None:
+        """So many rows were trained on."""
+        self.rows += rows
+        self.rows_open += rows
+
+    def end_epoch(self) -> None:
+        """What was trained on since the last epoch is one epoch."""
+        self.rows_open = 0
+
+    def restart_epoch(self) -> None:
+        """What was trained on since the last epoch will be trained on again."""
+        self.rows -= self.rows_open
+        self.rows_open = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the scoring epochs are over, half a pass of tolerance allowed for skipped batches."""
+        if 0 < self.cut_off < self.batches_per_pass:
+            return False  # the epoch that was cut off comes first
+        return self.rows >= (self.epochs - 0.5) * self.rows_per_pass

@@ -1,0 +1,58 @@
+"""The state of an attached run as tensors and plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from prunesampler.coreset import Coreset
+from prunesampler.errors import StateError
+
+__all__ = ["check_state", "coreset_state", "load_coreset"]
+
+_PLAIN = ("num_rows", "fingerprint", "scores_digest", "selection")
+
+
+def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None:
+    """Refuse a state that is not one of this run.
+
+    Args:
+        state: what was given to ``load_state_dict``.
+        keys: that it must have, no more and no fewer.
+        expected: values that it must have.
+
+    Raises:
+        StateError: it has others.
+
+    >>> check_state({"version": 1, "rows": 5}, {"version", "rows"}, {"version": 1})
+    """
+    if not isinstance(state, Mapping) or set(state) != keys:
+        found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+        raise StateError(f"this is not a state of an attached loader: its keys are {found}")
+    for name, value in expected.items():
+        if state[name] != value:
+            raise StateError(f"the state was saved with {name} = {state[name]!r}, and this run has {value!r}")
+
+
+def coreset_state(coreset: Coreset) -> dict[str, Any]:
+    """A coreset for ``torch.save``, to be loaded with ``weights_only=True``.
+
+    >>> coreset = Coreset([1, 4], num_rows=5, weights=[0.5, 2.0], keys=["a", "b"])
+    >>> load_coreset(coreset_state(coreset)) == coreset
+    True
+    """
+    return {
+        "rows": torch.from_numpy(coreset.rows.copy()),
+        "weights": None if coreset.weights is None else torch.from_numpy(coreset.weights.copy()),
+        "keys": coreset.keys,
+        **{name: getattr(coreset, name) for name in _PLAIN},
+    }
+
+
+def load_coreset(state: Mapping[str, Any]) -> Coreset:
+    """The coreset that :func:`coreset_state` was given."""
+    weights = state["weights"]
+    arrays = {"rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()}
+    return Coreset(**{**state, **arrays})
