@@ -209,6 +209,15 @@ def test_tuples_of_three_and_functions_of_ones_own() -> None:
     check(DataLoader(dataset, 8), Deep(), logits_fn=lambda output: output[0][0])
 
 
+def test_no_gradients_are_kept() -> None:
+    class Watched(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not torch.is_grad_enabled()
+            return super().forward(x)
+
+    run(Watched(), DataLoader(images(), 8))
+
+
 def test_soft_targets_by_a_function() -> None:
     x, y = images().tensors
     soft = nn.functional.one_hot(y, C).float()
