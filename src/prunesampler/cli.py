@@ -110,7 +110,7 @@ def demo(
     """
     from rich.console import Console
 
-    from prunesampler import demo as arms
+    from prunesampler.demo import check_free, print_report, run
     from prunesampler.demo_data import load_cifar10, load_digits
     from prunesampler.demo_training import CIFAR10, DIGITS
     from prunesampler.selection import Selection
@@ -119,7 +119,7 @@ def demo(
     given = {name: number for name, number in given.items() if number is not None}
     recipe = dataclasses.replace(CIFAR10 if data is Data.cifar10 else DIGITS, **given)
     share = Selection(keep=_keep(keep)).keep
-    arms.check_free(out, force)
+    check_free(out, force)
     if data is Data.cifar10:
         if root is None:
             raise ArgumentError("root", "must be given with --data cifar10: its folder", root)
@@ -128,8 +128,8 @@ def demo(
         if root is not None or download:
             raise ArgumentError("root", "and download belong to --data cifar10", root)
         split = load_digits().first(rows)
-    results = arms.run(split, recipe, share, out, quiet=quiet)
-    arms.print_report(results, split, recipe, share, out, Console())
+    results = run(split, recipe, share, out, quiet=quiet)
+    print_report(results, split, recipe, share, out, Console())
 
 
 if __name__ == "__main__":
