@@ -34,7 +34,6 @@ from training import (
 )
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:method=.top.:prunesampler.PruneSamplerWarning"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata on current PyTorch
 ]
 N, BATCH, EPOCHS = 40, 6, 3  # 40 rows leave a last batch of 4

@@ -424,8 +424,6 @@ def test_top_warns_below_six_tenths_and_points_at_its_caller() -> None:
         with pytest.warns(PruneSamplerWarning, match="stratified") as caught:
             call()
         assert caught[0].filename == __file__
-    with pytest.warns(PruneSamplerWarning) as caught:
-        Selection(0.5, method="top")(table)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         select(table, 0.6, method="top")

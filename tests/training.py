@@ -90,7 +90,7 @@ class Journal:
             p = [value / sum(exponentials) for value in exponentials]
             error = sum((value - (k == label)) ** 2 for k, value in enumerate(p)) ** 0.5
             right = all(z[label] > value for k, value in enumerate(z) if k != label)
-            self.seen[row].append((error, right))
+            self.seen[row].append((float(error), right))
 
     def end_epoch(self) -> None:
         self.epochs.append([])

@@ -153,7 +153,7 @@ def attach(
             unscored=unscored,
             seed=seed,
         )
-        selection.check(replacement.num_eligible)
+        selection.warn(replacement.num_eligible, stacklevel=2)
         if method != "random" and score_fn is None and by not in cast("Sequence[str]", scores):
             raise ArgumentError("by", f"must be one of the scores tracked, {scores}", by)
     plan = Plan(score_epochs, tuple(scores or ()), reduction, rescore is not None, selection, epoch_length, seed)
@@ -203,7 +203,7 @@ def attach(
         keys=keys,
         train_on_all=on_error == "train_on_all",
     )
-    loader_.__class__ = row_loader_class(AttachedLoader, type(loader_))
+    loader_.__class__ = row_loader_class(AttachedLoader, cast(Any, type(loader_)))
     loader_._row_listener = loader_.pruning = pruning
     try:
         pruning.begin(given)

@@ -80,6 +80,7 @@ class Pruning:
         self._binder.following = tracker is not None
         self._pass: Pass | None = None  # the one that was trained on last
         self._progress = Progress(plan.score_epochs, replacement.rows_per_pass, replacement.batches())
+        self._due_on_all = False  # what several ranks agreed on at the end of their last epoch
         self._forwards_unfetched = 0
         self._weights: SampleWeights | None = None
         self._model = model
@@ -174,12 +175,16 @@ class Pruning:
         self._replacement.check_in_place(self._loader, self.sampler)
         if not torch.is_grad_enabled():
             return  # an evaluation
-        if self._phase == "scoring" and self._progress.is_due and not self._owes_rest():
+        alone = self._group.world_size == 1
+        if (
+            self._phase == "scoring"
+            and (self._progress.is_due if alone else self._due_on_all)
+            and not self._owes_rest()
+        ):
             with self._guard():
-                if self._group.world_size == 1 and (self._progress.rows_open or self._open_pass()):
+                if alone and (self._progress.rows_open or self._open_pass()):
                     self._end_epoch()
-                if not self._progress.rows_open and (self._group.world_size == 1 or self._rescore is not None):
-                    self._conclude()
+                self._conclude()
         if self._phase == "pruned" and self._replacement.follows:
             cast(PrunedSampler, self.sampler).set_epoch(cast(Any, self._replacement.base).epoch)
 
@@ -254,9 +259,11 @@ class Pruning:
         of.closed = True
         if self._phase == "scoring":
             self._end_epoch()
-            if self._group.world_size > 1 and self._progress.is_due and self._rescore is None:
+            if self._group.world_size > 1 and self._phase == "scoring":
                 # Here, in a training forward, all ranks are together; in iter() they need not be.
-                self._conclude()
+                self._due_on_all = self._group.any(self._progress.is_due)
+                if self._due_on_all and self._rescore is None:
+                    self._conclude()
 
     def _end_epoch(self) -> None:
         if self._pass is not None:
@@ -287,7 +294,7 @@ class Pruning:
         self._conclude_with(table)
 
     def _tracked(self) -> ScoreTable | None:
-        if self.tracker is None:
+        if self.tracker is None or self._group.rank:
             return None
         provenance = {"scoring": self._plan.scoring()}
         return self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)

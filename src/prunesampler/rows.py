@@ -205,7 +205,7 @@ class RowLoader(DataLoader[T]):
 
     _row_listener: RowListener
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch says that batches are Any
         self._row_listener.before_pass()
         return super().__iter__()
 

@@ -144,7 +144,8 @@ class Selection:
         chosen.sort()
         kept, score = where[chosen], score[chosen]
         without = int(np.isnan(score).sum())
-        self._warn(budget, len(where), without)
+        if without == budget:
+            warnings.warn(f"none of the {budget} kept rows has a score", PruneSamplerWarning, stacklevel=3)
         finite = score[np.isfinite(score)]
         return Coreset(
             table.rows[kept],
@@ -185,16 +186,21 @@ class Selection:
             return self.offset
         return 0.01 if self.method == "window" else 0.4 * (1 - kept_share) ** 2
 
-    def _warn(self, budget: int, eligible: int, without: int) -> None:
-        if self.method == "top" and budget < _TOP_IS_SAFE_FROM * eligible:
+    def warn(self, eligible_count: int, *, stacklevel: int = 1) -> None:
+        """Say before the work what the method is known to do badly at this ``keep``.
+
+        Args:
+            eligible_count: number of rows that may be kept.
+            stacklevel: of the warning, counted from the caller.
+        """
+        share = self.check(eligible_count) / eligible_count
+        if self.method == "top" and share < _TOP_IS_SAFE_FROM:
             warnings.warn(
-                f'method="top" at keep {budget / eligible:.2g}: below {_TOP_IS_SAFE_FROM} the hardest rows alone '
-                'usually train worse than a random set of the same size; method="stratified" does not',
+                f'method="top" at keep {share:.2g}: below {_TOP_IS_SAFE_FROM} the hardest rows alone usually train '
+                'worse than a random set of the same size; method="stratified" does not',
                 PruneSamplerWarning,
-                stacklevel=4,
+                stacklevel=stacklevel + 1,
             )
-        if without == budget:
-            warnings.warn(f"none of the {budget} kept rows has a score", PruneSamplerWarning, stacklevel=4)
 
 
 def select(
@@ -258,7 +264,9 @@ def select(
     array([1, 3, 4])
     """
     selection = Selection(keep, by, method, offset, class_balanced, min_per_class, seed, unscored, strata)
-    return selection(table, eligible=eligible)
+    coreset = selection(table, eligible=eligible)
+    selection.warn(coreset.selection["eligible"], stacklevel=2)
+    return coreset
 
 
 def _where(table: ScoreTable, eligible: npt.ArrayLike | None) -> _Array:

@@ -1,0 +1,46 @@
+"""What mypy tells a user's script about the loader that attach returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mypy import api
+
+SCRIPT = """
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+import prunesampler
+
+dataset = TensorDataset(torch.zeros(8, 2), torch.zeros(8, dtype=torch.long))
+plain: DataLoader[tuple[Tensor, ...]] = DataLoader(dataset, batch_size=4)
+loader = prunesampler.attach(plain, nn.Linear(2, 2), keep=0.5, score_epochs=1)
+reveal_type(loader)
+again: DataLoader[tuple[Tensor, ...]] = loader
+for batch in loader:
+    reveal_type(batch)
+reveal_type(loader.pruning.phase)
+reveal_type(loader.pruning.coreset)
+steps: int = loader.pruning.total_steps(3)
+for rows, plain_batch in prunesampler.with_rows(plain):
+    reveal_type(plain_batch)
+prunesampler.attach(plain, nn.Linear(2, 2), method="hardest")
+"""
+
+
+def test_a_users_script_is_typed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    output, _, _ = api.run([str(script), "--strict", "--no-incremental", "--config-file=", "--follow-imports=silent"])
+    lines = [line.split(": ", 1)[1] for line in output.splitlines() if ": " in line]
+    notes = [line for line in lines if line.startswith("note: Revealed")]
+    assert [note.split('"')[1].replace("builtins.", "").replace("torch._tensor.", "") for note in notes] == [
+        "prunesampler.attach.AttachedLoader[tuple[Tensor, ...]]",
+        "tuple[Tensor, ...]",
+        "Literal['scoring'] | Literal['pruned'] | Literal['scored'] | Literal['detached']",
+        "prunesampler.coreset.Coreset | None",
+        "tuple[Tensor, ...]",
+    ], output
+    errors = [line for line in lines if line.startswith("error")]
+    assert len(errors) == 1, output
+    assert '"method"' in errors[0]
