@@ -126,7 +126,7 @@ def demo(
         split = load_cifar10(root, download=download, rows=rows, quiet=quiet)
     else:
         if root is not None or download:
-            raise ArgumentError("root", "and download belong to --data cifar10", root)
+            raise ArgumentError("root", "and download belong to --data cifar10", data.value)
         split = load_digits().first(rows)
     results = run(split, recipe, share, out, quiet=quiet)
     print_report(results, split, recipe, share, out, Console())
