@@ -21,7 +21,7 @@ LEVELS = [
     {"tables", "population", "snapshot", "weights"},
     {"selection", "reading", "arguments", "totals"},
     {"sampler", "tracker", "plan", "rundir"},
-    {"replacement", "rescore"},
+    {"replacement", "rescore", "scoring"},
     {"pruning"},
     {"attach"},
     {"demo_data"},

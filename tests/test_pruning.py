@@ -180,7 +180,7 @@ def test_states_of_other_runs_are_refused() -> None:
     refuse("version", {**state, "version": 99})
     refuse("plan", state, keep=0.6)
     refuse("plan", state, score_epochs=EPOCHS + 1)
-    refuse("keys", {name: value for name, value in state.items() if name != "tracker"})
+    refuse("keys", {name: value for name, value in state.items() if name != "scoring"})
     refuse("keys", {**state, "extra": 1})
     refuse("keys", {})
     refuse("world_size", {**state, "world_size": 2})

@@ -16,11 +16,13 @@ from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.plan import Plan
+from prunesampler.progress import Progress
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
 from prunesampler.rows import RowLoader, check_map_style, row_loader_class
 from prunesampler.rundir import RunDir
+from prunesampler.scoring import Scoring
 from prunesampler.selection import Method, Selection
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
@@ -187,20 +189,26 @@ def attach(
         counts = {} if tracked is None else {name: getattr(tracked, name)[table.rows] for name in _COUNTS}
         return table.replace(provenance={"scoring": plan.scoring()}, **counts)
 
+    scoring = Scoring(
+        plan,
+        Progress(score_epochs, replacement.rows_per_pass, replacement.batches()),
+        tracker=tracker,
+        rescore=None if rescore is None else scored_apart,
+        group=group,
+        keys=keys,
+        fingerprint=fingerprint,
+    )
     pruning = Pruning(
         loader_,
         model,
         plan,
+        scoring=scoring,
         replacement=replacement,
         binder=Binder(inputs_changed=inputs_changed, forwards=forwards),
-        tracker=tracker,
-        rescore=None if rescore is None else scored_apart,
         rundir=rundir,
         group=group,
         logits_fn=logits_fn,
         target_fn=target_fn,
-        fingerprint=fingerprint,
-        keys=keys,
         train_on_all=on_error == "train_on_all",
     )
     loader_.__class__ = row_loader_class(AttachedLoader, cast(Any, type(loader_)))

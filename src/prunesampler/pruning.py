@@ -19,11 +19,11 @@ from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, BindingError, PruneSamplerError, PruneSamplerWarning, StateError
 from prunesampler.forward import ForwardHook, find_logits, find_targets
 from prunesampler.plan import Plan
-from prunesampler.progress import Progress
 from prunesampler.replacement import Replacement
 from prunesampler.rows import RowLoader, plain_class
 from prunesampler.rundir import RunDir
 from prunesampler.sampler import PrunedSampler
+from prunesampler.scoring import Scoring
 from prunesampler.selection import resolve_keep
 from prunesampler.snapshot import check_state, coreset_state, load_coreset
 from prunesampler.tables import Coreset, ScoreTable
@@ -42,7 +42,6 @@ class Pruning:
     """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand.
 
     Attributes:
-        tracker: the scores so far; :meth:`ScoreTracker.record` adds columns of one's own.
         coreset: the kept rows; None until they are selected.
         sampler: what orders the loader now: the loader's own sampler, then a :class:`PrunedSampler`.
     """
@@ -53,34 +52,27 @@ class Pruning:
         model: nn.Module | None,
         plan: Plan,
         *,
+        scoring: Scoring,
         replacement: Replacement,
         binder: Binder,
-        tracker: ScoreTracker | None,
-        rescore: Callable[[ScoreTable | None], ScoreTable] | None,
         rundir: RunDir,
         group: Group,
         logits_fn: Callable[[Any], Tensor] | None,
         target_fn: Callable[[Any], Any] | None,
-        fingerprint: str | None,
-        keys: Any,
         train_on_all: bool,
     ) -> None:
-        self._loader, self._plan, self._replacement, self._binder = loader, plan, replacement, binder
-        self._rescore, self._rundir, self._group = rescore, rundir, group
+        self._loader, self._plan, self._scoring = loader, plan, scoring
+        self._replacement, self._binder, self._rundir, self._group = replacement, binder, rundir, group
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
-        self._fingerprint, self._keys, self._train_on_all = fingerprint, keys, train_on_all
-        self.tracker = tracker
+        self._train_on_all = train_on_all
         self.coreset: Coreset | None = None
         self.sampler: Sampler[int] = replacement.base
         self._phase: Phase = "scoring"
         self._origin: dict[str, Any] = {}  # where the pruned order began in this process
         self._scored_epochs = plan.score_epochs
         self._paused = False
-        self._failed = False
-        self._binder.following = tracker is not None
+        self._binder.following = scoring.online
         self._pass: Pass | None = None  # the one that was trained on last
-        self._progress = Progress(plan.score_epochs, replacement.rows_per_pass, replacement.batches())
-        self._due_on_all = False  # what several ranks agreed on at the end of their last epoch
         self._forwards_unfetched = 0
         self._weights: SampleWeights | None = None
         self._model = model
@@ -92,6 +84,11 @@ class Pruning:
     def phase(self) -> Phase:
         """``"scoring"``, then ``"pruned"`` (or ``"scored"`` under ``keep=None``); ``"detached"`` at the end."""
         return self._phase
+
+    @property
+    def tracker(self) -> ScoreTracker | None:
+        """The online scores so far; :meth:`ScoreTracker.record` adds columns of one's own."""
+        return self._scoring.tracker
 
     @property
     def table(self) -> ScoreTable | None:
@@ -149,7 +146,7 @@ class Pruning:
             StateError: nothing has been scored yet.
         """
         if self._phase == "scoring":
-            if not self._progress.rows:
+            if not self._scoring.progress.rows:
                 raise StateError("finish() has nothing to write: no batch has been trained on since attach")
             self._end_epoch()
             self._conclude()
@@ -175,14 +172,9 @@ class Pruning:
         self._replacement.check_in_place(self._loader, self.sampler)
         if not torch.is_grad_enabled():
             return  # an evaluation
-        alone = self._group.world_size == 1
-        if (
-            self._phase == "scoring"
-            and (self._progress.is_due if alone else self._due_on_all)
-            and not self._owes_rest()
-        ):
+        if self._phase == "scoring" and self._scoring.due and not self._owes_rest():
             with self._guard():
-                if alone and (self._progress.rows_open or self._open_pass()):
+                if self._scoring.progress.rows_open and self._group.world_size == 1:
                     self._end_epoch()
                 self._conclude()
         if self._phase == "pruned" and self._replacement.follows:
@@ -200,7 +192,8 @@ class Pruning:
         if token.fetched == 0 and self._phase == "pruned":
             token.position = cast(PrunedSampler, self.sampler).began
         with self._guard():
-            targets = self._find_targets(batch) if self._scoring() else None
+            online = self._phase == "scoring" and self._scoring.online
+            targets = self._find_targets(batch) if online else None
             in_training = torch.is_grad_enabled() if self._hook is None else self._hook.in_training
             self._binder.fetched(token, torch.from_numpy(rows), batch, targets, in_training)
 
@@ -216,7 +209,7 @@ class Pruning:
             return
         with self._guard():
             self._forwards_unfetched += 1
-            if self._forwards_unfetched > 64 and self._progress.rows == 0 and self._phase == "scoring":
+            if self._forwards_unfetched > 64 and self._scoring.progress.rows == 0 and self._phase == "scoring":
                 raise BindingError(
                     "the model trains, but the attached loader hands out no batches: call attach after the framework "
                     "has prepared the loader (some build a new one), and before the loop begins"
@@ -227,22 +220,17 @@ class Pruning:
 
     # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
 
-    def _scoring(self) -> bool:
-        return self._phase == "scoring" and self.tracker is not None and not self._failed
-
     def _bind(self, token: Token, logits: Callable[[], Tensor]) -> None:
         before = self._open_pass()
         if before is not None and before is not token.of and self._phase == "scoring":
             self._close(before, abandoned=True)
-        if self._progress.cut_off:
-            self._settle_resumed(token)
+        if self._scoring.progress.cut_off:
+            loader_resumes = hasattr(self._loader, "load_state_dict")
+            if self._scoring.resume(token, loader_resumes=loader_resumes):
+                self._end_epoch()
         self._pass = token.of
         if self._phase == "scoring":
-            if self._scoring():
-                values = logits()
-                token.check_counts(values)
-                cast(ScoreTracker, self.tracker).update(token.rows, values, token.targets)
-            self._progress.train(len(token.rows))
+            self._scoring.present(token, logits)
         elif self._weights is not None and token.of.position is not None:
             values = logits()
             token.check_counts(values)
@@ -257,23 +245,13 @@ class Pruning:
         if of.closed or not of.bound or not (abandoned or (of.exhausted and not self._binder.waiting(of))):
             return
         of.closed = True
-        if self._phase == "scoring":
-            self._end_epoch()
-            if self._group.world_size > 1 and self._phase == "scoring":
-                # Here, in a training forward, all ranks are together; in iter() they need not be.
-                self._due_on_all = self._group.any(self._progress.is_due)
-                if self._due_on_all and self._rescore is None:
-                    self._conclude()
+        if self._phase == "scoring" and self._end_epoch():
+            self._conclude()
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self) -> bool:
         if self._pass is not None:
             self._pass.closed = True
-        self._progress.end_epoch()
-        if self._group.any(self._failed):
-            self._give_up("a rank failed")
-        elif self.tracker is not None:
-            self._binder.check()
-            self.tracker.end_epoch()
+        return self._scoring.end_epoch(self._binder)
 
     def _owes_rest(self) -> bool:
         """Whether a StatefulDataLoader has yet to hand out the rest of an epoch that was cut off."""
@@ -287,17 +265,9 @@ class Pruning:
 
     def _conclude(self) -> None:
         """Select and write; on several ranks all come here together."""
-        table = self._tracked()
-        if self._rescore is not None:
-            with self.paused():
-                table = self._rescore(table)
+        with self.paused():
+            table = self._scoring.table()
         self._conclude_with(table)
-
-    def _tracked(self) -> ScoreTable | None:
-        if self.tracker is None or self._group.rank:
-            return None
-        provenance = {"scoring": self._plan.scoring()}
-        return self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)
 
     def begin(self, given: Coreset | None) -> None:
         """Start on a given coreset, or on what an earlier run left; otherwise with scoring."""
@@ -377,14 +347,12 @@ class Pruning:
         except PruneSamplerError as error:
             if not self._train_on_all or self._phase == "pruned":
                 raise
-            self._failed = True
+            self._scoring.failed = True
             self._binder.following = False
-            if self._group.world_size == 1:
-                self._give_up(str(error))
-
-    def _give_up(self, why: str) -> None:
-        warnings.warn(f"scoring failed, so training goes on with all rows: {why}", PruneSamplerWarning, stacklevel=2)
-        self.detach()
+            if self._group.world_size == 1 or self._scoring.abandoned:
+                message = f"scoring failed, so training goes on with all rows: {error}"
+                warnings.warn(message, PruneSamplerWarning, stacklevel=3)
+                self.detach()
 
     # -- restart -----------------------------------------------------------------------------------------------
 
@@ -400,10 +368,8 @@ class Pruning:
             "num_rows": self._replacement.num_rows,
             "world_size": self._group.world_size,
             "phase": self._phase,
-            "rows_bound": self._progress.rows,
-            "rows_open": self._progress.rows_open,
-            "batches_open": self._progress.cut_off if open_pass is None else open_pass.trained,
-            "tracker": None if self.tracker is None or self._phase != "scoring" else self.tracker.state_dict(),
+            "batches_open": self._scoring.progress.cut_off if open_pass is None else open_pass.trained,
+            "scoring": self._scoring.state_dict() if self._phase == "scoring" else None,
             "coreset": None if self.coreset is None else coreset_state(self.coreset),
             "sampler": None,
         }
@@ -426,15 +392,12 @@ class Pruning:
         self._check_state(state)
         self._binder.clear()
         self._pass = None
-        self._progress.rows, self._progress.rows_open = state["rows_bound"], state["rows_open"]
         self.coreset = None if state["coreset"] is None else load_coreset(state["coreset"])
         if state["phase"] == "scoring":
             self._use(self._replacement.base)
             self._phase = "scoring"
-            self._binder.following = self.tracker is not None
-            if self.tracker is not None:
-                self.tracker.load_state_dict(state["tracker"])
-            self._progress.cut_off = state["batches_open"] if state["rows_open"] else 0
+            self._scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
+            self._binder.following = self._scoring.online
             self._binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
             self._prune()
@@ -457,21 +420,6 @@ class Pruning:
         names = ["version", "plan", "num_rows"]
         scoring = isinstance(state, dict) and state.get("phase") == "scoring"
         check_state(state, set(own), {name: own[name] for name in [*names, *["world_size"] * scoring]})
-        if scoring and (state["tracker"] is None) != (self.tracker is None):
-            raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
-
-    def _settle_resumed(self, token: Token) -> None:
-        """The first batch after a restart inside a scoring epoch tells whether that epoch goes on or starts again."""
-        batches, self._progress.cut_off = self._progress.cut_off, 0
-        if batches >= self._progress.batches_per_pass:
-            self._end_epoch()  # it was complete
-        elif hasattr(self._loader, "load_state_dict"):
-            token.of.fetched += batches
-            token.of.trained += batches
-        elif token.index < batches:
-            self._progress.restart_epoch()
-            if self.tracker is not None:
-                self.tracker.reset_epoch()
 
     def _position(self) -> dict[str, Any]:
         of = self._pass
