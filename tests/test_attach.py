@@ -162,6 +162,18 @@ def test_an_early_break_ends_the_epoch(workers: int) -> None:
     check_scores(loader.pruning.table, before, N)
 
 
+def test_the_last_epoch_alone_is_that_of_each_row() -> None:
+    model = Net()
+    loader = attach(make_loader(), model, reduction="last")
+    trainer = BreakingTrainer(model, Journal())
+    for _ in range(EPOCHS):
+        trainer.epoch(loader)
+    loader.pruning.finish()
+    expected = [trainer.journal.seen[row][-1][0] if trainer.journal.seen[row] else None for row in range(N)]
+    found = [None if score != score else score for score in loader.pruning.table.scores["el2n"].tolist()]
+    assert found == [value if value is None else pytest.approx(value, abs=1e-6) for value in expected]
+
+
 class SkippingTrainer(Trainer):
     skips = (1, 4)
 
@@ -246,8 +258,11 @@ def test_evaluation_between_and_over_the_train_loader() -> None:
         trainer.journal.end_epoch()
         evaluate(model, loader)
         with torch.no_grad():  # as batch-norm statistics are brought up to date
+            seen = 0
             for x, _ in loader:
                 model(x)
+                seen += len(x)
+        assert seen == N  # the set is switched for training alone
     kept = hardest(trainer.journal, N, 28)
     check_pruned_epochs(loader, trainer, kept)
     check_scores(loader.pruning.table, trainer.journal, N)

@@ -122,6 +122,26 @@ def test_all_ranks_give_up_together() -> None:
     assert run_ranks(2, fail_on_one, "train_on_all") == ["detached 6", "detached 6"]
 
 
+def split_elsewhere(rank: int, world_size: int) -> list[int]:
+    warnings.simplefilter("ignore", ps.PruneSamplerWarning)
+    model = Net()
+    loader = ps.attach(
+        DataLoader(Leaky(N), batch_size=BATCH, shuffle=True), model, keep=0.5, score_epochs=1, method="random"
+    )
+    for _ in range(2):
+        drawn = []
+        for x, y in loader:
+            nn.functional.cross_entropy(model(x), y).backward()
+            drawn += x[:, 0].long().tolist()
+    return drawn
+
+
+def test_ranks_that_were_not_split_are_not_split_afterwards() -> None:
+    first, second = run_ranks(2, split_elsewhere)
+    assert first == second  # whoever splits batches needs the same order on every rank
+    assert len(set(first)) == len(first) == round(N * 0.5)
+
+
 def occupied(rank: int, world_size: int, folder: str) -> str:
     warnings.simplefilter("ignore", ps.PruneSamplerWarning)
     own = Path(folder, str(rank))

@@ -147,7 +147,10 @@ def test_nested_training_passes_are_refused_and_nested_evaluations_are_not() -> 
     assert loop.bind(loop.fetch(0)) == rows(0)
     inner = loop.binder.start()
     loop.fetch(5, training=False, of=inner)
-    assert loop.bind(loop.fetch(1)) == rows(1)
+    assert loop.binder.waiting(inner)
+    x = loop.fetch(1)
+    assert not loop.binder.waiting(inner)
+    assert loop.bind(x) == rows(1)
     second = loop.binder.start()
     assert loop.bind(loop.fetch(6, of=second)) == rows(6)
     with pytest.raises(BindingError, match="interleaved"):

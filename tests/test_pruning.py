@@ -144,6 +144,25 @@ def test_a_scoring_epoch_that_starts_again_counts_once() -> None:
     assert resumed.loader.pruning.table.presentations.tolist() == [EPOCHS] * N
 
 
+def test_a_resumed_loop_may_pass_over_a_long_beginning() -> None:
+    def make() -> tuple[Any, Trainer]:
+        model = Net()
+        return attach(make_loader(batch_size=1, shuffle=False, dataset=Leaky(100)), model), Trainer(model, Journal())
+
+    loader, trainer = make()
+    for number, batch in enumerate(loader):
+        trainer.step(batch)
+        if number == 90:
+            break
+    state = loader.pruning.state_dict()
+    loader, trainer = make()
+    loader.pruning.load_state_dict(state)
+    for number, batch in enumerate(loader):
+        if number > 90:
+            trainer.step(batch)
+    assert loader.pruning.tracker.table().presentations.tolist() == [1] * 100
+
+
 def test_a_finished_run_starts_pruned_and_other_options_select_again(tmp_path: Path, caplog: Any) -> None:
     model = Net()
     loader = attach(make_loader(), model, save_dir=tmp_path)
