@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import prunesampler
+from prunesampler.coreset import Coreset
+from prunesampler.errors import PruneSamplerWarning
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def stand_ins() -> dict[str, Any]:
+    """What a reader has already: data, a model, and a loop around them."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1000, 8, generator=generator)
+    model = torch.nn.Linear(8, 4)
+    return {
+        "torch": torch,
+        "cross_entropy": cross_entropy,
+        "DataLoader": DataLoader,
+        "dataset": TensorDataset(inputs, inputs[:, :4].argmax(1)),
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "epochs": 12,
+    }
+
+
+def test_the_python_blocks_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = stand_ins()
+    one_line, reading, elsewhere, parts, resume = blocks("python")
+    with caplog.at_level(logging.INFO, "prunesampler"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruneSamplerWarning)  # "attach warns"
+        exec(one_line, names)
+        assert [record.getMessage() for record in caplog.records] == [blocks("text")[0].strip()]
+        assert names["schedule"].last_epoch == names["steps"] == 10 * 32 + 2 * 16
+        attached = names["loader"]
+
+        exec(reading, names)
+
+        exec(elsewhere, names)
+        assert len(names["subset"]) == len(names["sampler"]) == 500
+        assert names["loader"].pruning.phase == "pruned"
+        assert len(names["loader"].pruning.coreset) == 700
+
+        exec(parts, names)
+        assert len(names["sampler"]) == 500
+        assert set(names["table"].scores) == {"el2n", "confidence"}
+
+        names["loader"] = attached
+        exec(resume, names)
+        assert names["loader"] is not attached
+        assert names["loader"].pruning.coreset == attached.pruning.coreset
+        assert len(list(names["loader"])) == 16
+
+
+def test_the_columns_are_those_that_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruneSamplerWarning)
+        exec(blocks("python")[0], stand_ins())
+    told = dict(re.findall(r"^\| `runs/a/(\w+)\.parquet` \| (.*) \|$", README, re.MULTILINE))
+    for file, text in told.items():
+        found = pq.read_schema(f"runs/a/{file}.parquet").names
+        assert set(found) <= set(re.findall(r"`(\w+)`", text))
+    assert set(told) == {"scores", "coreset"}
+    assert len(Coreset.load("runs/a/coreset.parquet")) == 500
+
+
+def test_ci_runs_the_test_command_that_is_told() -> None:
+    commands = [block.strip() for block in blocks("sh")]
+    assert len(commands) == 2
+    assert all("\n" not in command for command in commands)
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    steps = [step.replace(".venv", '"$venv"') for step in commands[1].split(" && ")]
+    assert [line for line in ci if line in steps] == steps
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+def test_every_argument_that_is_told_exists() -> None:
+    known = {
+        name
+        for function in (prunesampler.attach, prunesampler.select, prunesampler.PrunedSampler, DataLoader)
+        for name in inspect.signature(function).parameters
+    }
+    told = set(re.findall(r"`(\w+)=", README))
+    assert told
+    assert told <= known
