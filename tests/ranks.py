@@ -26,7 +26,6 @@ def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any],
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    try:
-        torch.save(function(rank, world_size, *args), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    torch.save(function(rank, world_size, *args), f"{folder}/{rank}.pt")
+    # destroy_process_group() of torch 2.6 hangs now and then; a rank that has met the others can just end.
+    dist.barrier()
