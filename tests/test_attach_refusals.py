@@ -208,6 +208,8 @@ OPTIONS: list[tuple[str, Any]] = [
     ("on_error", "ignore"),
     ("unscored", "maybe"),
     ("model", "net"),
+    ("keys", ["a"]),
+    ("keys", [0.5] * N),
     ("rescore", DataLoader(Leaky(N + 1), batch_size=2)),
 ]
 
@@ -219,7 +221,7 @@ def test_wrong_arguments(folder: Path, name: str, value: Any) -> None:
     options = {} if name == "model" else {name: value}
     kind = type(loader)
     with pytest.raises(ps.ArgumentError, match=rf"^{name}\b"):
-        attach(loader, model, save_dir=folder, **options)
+        attach(loader, model, save_dir=folder / "run", **options)
     assert type(loader) is kind
     assert not isinstance(model, nn.Module) or not model._forward_hooks
 

@@ -8,7 +8,7 @@ import pytest
 
 from prunesampler.coreset import Coreset
 from prunesampler.distributed import Group
-from prunesampler.errors import CorruptFileError, MismatchError, StateError
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError
 from prunesampler.rundir import RunDir
 from prunesampler.selection import Selection
 from prunesampler.tables import ScoreTable
@@ -63,6 +63,13 @@ def test_a_run_cut_off_between_its_two_files_selects_again(tmp_path: Path) -> No
     assert run.coreset is None
     opened(tmp_path, resume=True).conclude(table(), None, eligible=None)
     assert not (tmp_path / "coreset.parquet").exists()
+
+
+def test_scores_are_kept_where_nothing_can_be_selected_from_them(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="labels"):
+        opened(tmp_path).conclude(table(), Selection(keep=2, class_balanced=True), eligible=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert opened(tmp_path, resume=True).conclude(None, KEEP_TWO, eligible=None) is not None
 
 
 def test_what_cannot_be_taken_up_is_refused(tmp_path: Path) -> None:

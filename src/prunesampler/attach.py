@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prunesampler.binding import Binder
+from prunesampler.columns import identities
+from prunesampler.coreset import Coreset
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
@@ -24,7 +26,7 @@ from prunesampler.rows import RowLoader, check_map_style, row_loader_class
 from prunesampler.rundir import RunDir
 from prunesampler.scoring import Scoring
 from prunesampler.selection import Method, Selection
-from prunesampler.tables import Coreset, ScoreTable
+from prunesampler.tables import ScoreTable
 from prunesampler.tracker import ScoreTracker
 
 __all__ = ["AttachedLoader", "attach"]
@@ -141,6 +143,9 @@ def attach(
     replacement = Replacement.of(loader_)
     if replacement.rows_per_pass < 1:
         raise ArgumentError("loader", "must hand out at least one batch", loader_)
+    binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
+    if keys is not None:
+        keys = identities("keys", keys, replacement.num_rows)
     if scores is None and score_fn is None:
         scores = ("el2n",) if rescore is not None else ("el2n", "forgetting")
     selection = None
@@ -204,7 +209,7 @@ def attach(
         plan,
         scoring=scoring,
         replacement=replacement,
-        binder=Binder(inputs_changed=inputs_changed, forwards=forwards),
+        binder=binder,
         rundir=rundir,
         group=group,
         logits_fn=logits_fn,

@@ -61,6 +61,8 @@ class RunDir:
     ) -> Coreset | None:
         """Write the scores, select, and write the coreset, on rank 0; all ranks call it and get the coreset.
 
+        Scores are safe before anything can go wrong in selecting from them.
+
         Args:
             table: the scores; rank 0's count. None: those of the run that is taken up.
             selection: how to select; None selects nothing.
@@ -69,12 +71,13 @@ class RunDir:
         coreset, failure = None, None
         if self._group.rank == 0:
             try:
-                new, self.table = table is not None, table if table is not None else self.table
-                assert self.table is not None
-                if selection is not None:
+                if table is not None:
+                    self.table = table
+                    self._save("coreset.parquet", None)  # the one that is there belongs to other scores
+                    self._save("scores.parquet", table)
+                if selection is not None and self.table is not None:
                     coreset = selection(self.table, eligible=eligible)
-                if self._folder is not None:
-                    self._save(self._folder, self.table if new else None, coreset)
+                    self._save("coreset.parquet", coreset)
             except Exception as error:
                 failure = error
         failure, self.coreset = self._group.broadcast_object((failure, coreset))
@@ -103,12 +106,13 @@ class RunDir:
             raise failure
         return cast("Coreset | None", coreset)
 
-    def _save(self, folder: Path, table: ScoreTable | None, coreset: Coreset | None) -> None:
-        if table is not None:
-            (folder / "coreset.parquet").unlink(missing_ok=True)  # it belongs to other scores
-            table.save(folder / "scores.parquet")
-        if coreset is not None:
-            coreset.save(folder / "coreset.parquet")
+    def _save(self, name: str, what: ScoreTable | Coreset | None) -> None:
+        if self._folder is None:
+            return
+        if what is None:
+            (self._folder / name).unlink(missing_ok=True)
+        else:
+            what.save(self._folder / name)
 
     def _open(self, folder: Path, resume: bool, fingerprint: str | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
