@@ -475,6 +475,21 @@ def test_a_distributed_sampler_keeps_its_split_and_its_epochs() -> None:
     assert ranks[0][EPOCHS] != ranks[0][EPOCHS + 1]
 
 
+def test_scoring_changes_nothing_in_the_run() -> None:
+    def run(attached: bool) -> tuple[Any, Any, Any]:
+        torch.manual_seed(11)
+        model = Net()
+        loader = DataLoader(Leaky(N), batch_size=BATCH, shuffle=True)  # shuffled by the global generator
+        if attached:
+            attach(loader, model)
+        trainer = Trainer(model, Journal())
+        for _ in range(EPOCHS):
+            trainer.epoch(loader)
+        return trainer.journal.epochs, [p.tolist() for p in model.parameters()], torch.rand(3).tolist()
+
+    assert run(attached=True) == run(attached=False)
+
+
 def test_full_epoch_length_keeps_the_number_of_steps() -> None:
     model = Net()
     loader = attach(make_loader(), model, epoch_length="full", keep=0.5)
@@ -740,7 +755,8 @@ def test_a_sequential_base_stays_sequential() -> None:
 
 
 def test_accelerate_prepares_then_attach() -> None:
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     accelerator = accelerate.Accelerator(cpu=True)
     model = Net()
     loader = accelerator.prepare(make_loader())
