@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,10 +30,9 @@ def test_the_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
-    steps = {
-        line[:25].strip(): line[25:].split()[0] for line in lines if line.startswith(("  full", "  kept", "  random"))
-    }
-    assert steps == {"full data": "8", "kept half": "6", "random half": "6", "full data, fewer steps": "6"}
+    rows = (re.match(r"  ((?:full|kept|random).*?)  +(\d+) +(\d+) ", line) for line in lines)
+    steps = {row[1]: row[3] for row in rows if row}
+    assert steps == {"full data": "8", "kept half": "6", "random half": "6", "full data, shorter": "6"}
     assert lines[-2:] == ["scores:  prunesampler-demo/scores.parquet", "coreset: prunesampler-demo/coreset.parquet"]
     assert len(Coreset.load(here / "prunesampler-demo/coreset.parquet")) == 100
     assert len(ScoreTable.load(here / "prunesampler-demo/scores.parquet")) == 200

@@ -32,6 +32,7 @@ def test_the_arms_and_their_steps(split: Split, tmp_path: Path) -> None:
     assert [(each.seed, each.arm) for each in results] == [(seed, arm) for seed in (0, 1) for arm in ARMS]
     # 300 rows are 5 batches of 64, 150 are 3: one scored epoch and three pruned ones.
     assert [each.steps for each in results] == [20, 14, 14, 14] * 2
+    assert [each.rows for each in results] == [300, 150, 150, 300] * 2
     assert all(0 <= each.worst_class <= each.accuracy <= 1 and each.seconds > 0 for each in results)
 
 
@@ -91,7 +92,7 @@ def report(results: list[Result], split: Split, recipe: Recipe, keep: float) -> 
 def test_the_report_says_what_was_measured(split: Split) -> None:
     accuracy = {arm: (0.9 + i / 100, 0.92 + i / 100) for i, arm in enumerate(ARMS)}
     results = [
-        Result(arm, seed, 14, 1.5 + seed, accuracy[arm][seed], accuracy[arm][seed] - 0.1)
+        Result(arm, seed, 150, 14, 1.5 + seed, accuracy[arm][seed], accuracy[arm][seed] - 0.1)
         for seed in (0, 1)
         for arm in ARMS
     ]
@@ -112,12 +113,25 @@ def test_the_report_says_what_was_measured(split: Split) -> None:
         str(Path("somewhere/coreset.parquet")),
     ):
         assert expected in text
-    (row,) = [line for line in text.splitlines() if "full data, fewer steps" in line]
-    assert row.split() == ["full", "data,", "fewer", "steps", "14", "2.0", "94.0", "±", spread, "84.0", "±", spread]
+    (row,) = [line for line in text.splitlines() if "full data, shorter" in line]
+    assert row.split() == [
+        "full",
+        "data,",
+        "shorter",
+        "150",
+        "14",
+        "2.0",
+        "94.0",
+        "±",
+        spread,
+        "84.0",
+        "±",
+        spread,
+    ]
 
 
 def test_one_seed_has_no_spread(split: Split) -> None:
-    results = [Result(arm, 0, 14, 1.5, 0.9, 0.8) for arm in ARMS]
+    results = [Result(arm, 0, 150, 14, 1.5, 0.9, 0.8) for arm in ARMS]
     text = report(results, split, dataclasses.replace(TINY, seeds=1), 100)
     assert "±" not in text
     assert "kept 33%" in text

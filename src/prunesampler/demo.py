@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
-from prunesampler.attach import attach
+from prunesampler.attach import AttachedLoader, attach
 from prunesampler.demo_data import Split, train_loader
 from prunesampler.demo_training import Recipe, accuracies, threads, train
 from prunesampler.errors import PruneSamplerWarning, StateError
@@ -24,15 +24,18 @@ from prunesampler.selection import Selection, resolve_keep
 
 __all__ = ["Result", "check_free", "print_report", "run"]
 
-ARMS = FULL, KEPT, RANDOM, SHORTER = "full data", "kept", "random", "full data, fewer steps"
+ARMS = FULL, KEPT, RANDOM, SHORTER = "full data", "kept", "random", "full data, shorter"
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one arm ended under one seed: steps of the optimizer, seconds, shares of right answers on the test set."""
+    """How one arm ended under one seed: rows of its last epoch, steps of the optimizer, seconds, shares of right
+    answers on the test set.
+    """
 
     arm: str
     seed: int
+    rows: int
     steps: int
     seconds: float
     accuracy: float
@@ -86,7 +89,9 @@ def run(split: Split, recipe: Recipe, keep: float, out: Path, *, quiet: bool = F
             bar.set_description(f"seed {each.seed}, {each.arm}")
             seconds = train(each.model, each.loader, recipe, each.steps, bar.update)
             accuracy, worst = accuracies(each.model, split.test, recipe)
-            results.append(Result(each.arm, each.seed, each.steps, seconds, accuracy, worst))
+            coreset = each.loader.pruning.coreset if isinstance(each.loader, AttachedLoader) else None
+            rows = len(split.train if coreset is None else coreset)
+            results.append(Result(each.arm, each.seed, rows, each.steps, seconds, accuracy, worst))
     return results
 
 
@@ -152,12 +157,13 @@ def _table(results: Sequence[Result], split: Split, recipe: Recipe, part: str) -
         box=box.SIMPLE_HEAD,
     )
     table.add_column("arm")
-    for heading in ("steps", "seconds", "test accuracy, %", "worst class, %"):
+    for heading in ("rows", "steps", "seconds", "test acc., %", "worst class, %"):
         table.add_column(heading, justify="right")
     for arm in ARMS:
         of = [each for each in results if each.arm == arm]
         table.add_row(
             names.get(arm, arm),
+            f"{of[0].rows:,}",
             f"{of[0].steps:,}",
             f"{statistics.mean(each.seconds for each in of):.1f}",
             _spread([each.accuracy for each in of]),
