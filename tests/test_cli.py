@@ -30,7 +30,7 @@ def test_the_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
-    rows = (re.match(r"  ((?:full|kept|random).*?)  +(\d+) +(\d+) ", line) for line in lines)
+    rows = (re.match(r" +((?:full|kept|random).*?)  +(\d+) +(\d+) ", line) for line in lines)
     steps = {row[1]: row[3] for row in rows if row}
     assert steps == {"full data": "8", "kept half": "6", "random half": "6", "full data, shorter": "6"}
     assert lines[-2:] == ["scores:  prunesampler-demo/scores.parquet", "coreset: prunesampler-demo/coreset.parquet"]

@@ -155,6 +155,7 @@ def _table(results: Sequence[Result], split: Split, recipe: Recipe, part: str) -
         title=f"{split.name}: {len(split.train):,} training and {len(split.test):,} test images",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("arm")
     for heading in ("rows", "steps", "seconds", "test acc., %", "worst class, %"):
