@@ -312,6 +312,16 @@ def test_failure_can_fall_back_to_all_rows(folder: Path) -> None:
     assert loader.pruning.phase == "detached"
 
 
+def test_a_folder_that_vanished_can_fall_back_to_all_rows(tmp_path: Path) -> None:
+    model = Net()
+    loader = attach(make_loader(), model, save_dir=tmp_path / "run", score_epochs=1, on_error="train_on_all")
+    train(loader, model, lambda x, y: (x, y))
+    (tmp_path / "run").rmdir()
+    with pytest.warns(ps.PruneSamplerWarning, match="training goes on with all rows"):
+        train(loader, model, lambda x, y: (x, y))
+    assert len(loader) == -(-N // BATCH)
+
+
 def test_non_finite_scores_are_null_and_kept() -> None:
     class Blows(Net):
         def forward(self, x: Any) -> Any:

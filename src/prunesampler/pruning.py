@@ -122,10 +122,11 @@ class Pruning:
         """
         if self._phase == "detached" or self._paused:
             return
-        token = self._binder.take_waiting() if inputs is None else self._binder.match(inputs)
-        if token is None:
-            raise BindingError("observe(logits, inputs): these inputs are not a batch that waits for its logits")
-        self._bind(token, lambda: logits)
+        with self._guard():
+            token = self._binder.take_waiting() if inputs is None else self._binder.match(inputs)
+            if token is None:
+                raise BindingError("observe(logits, inputs): these inputs are not a batch that waits for its logits")
+            self._bind(token, lambda: logits)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -224,7 +225,7 @@ class Pruning:
         before = self._open_pass()
         if before is not None and before is not token.of and self._phase == "scoring":
             self._close(before, abandoned=True)
-        if self._scoring.progress.cut_off:
+        if self._phase == "scoring" and self._scoring.progress.cut_off:
             loader_resumes = hasattr(self._loader, "load_state_dict")
             if self._scoring.resume(token, loader_resumes=loader_resumes):
                 self._end_epoch()
@@ -273,30 +274,25 @@ class Pruning:
         """Start on a given coreset, or on what an earlier run left; otherwise with scoring."""
         if given is not None:
             self._scored_epochs = 0
-            self._adopt(given)
+            self._prune(given)
         elif self._rundir.finished:
             found = self._rundir.take_up(self._plan.scoring(), self._plan.selection)
             if found is None:
                 _log.info("selecting again from the scores in %s", self._rundir.scores_path)
                 self._conclude_with(None)
             else:
-                self._adopt(found)
+                self._prune(found)
 
     def _conclude_with(self, table: ScoreTable | None) -> None:
         coreset = self._rundir.conclude(table, self._plan.selection, eligible=self._replacement.eligible)
         if coreset is not None:
-            self._adopt(coreset)
+            self._prune(coreset)
         else:
             self._stop_scoring("scored")
             _log.info("scored %d rows%s", self._replacement.num_rows, self._written())
 
-    def _adopt(self, coreset: Coreset) -> None:
-        self.coreset = coreset
-        self._prune()
-
-    def _prune(self) -> None:
-        coreset = cast(Coreset, self.coreset)
-        plan = self._plan
+    def _prune(self, coreset: Coreset) -> None:
+        self.coreset, plan = coreset, self._plan
         sampler = self._replacement.sampler(coreset, seed=plan.seed, epoch_length=plan.epoch_length)
         self._use(sampler)
         self._origin = sampler.state_dict()
@@ -344,7 +340,7 @@ class Pruning:
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except PruneSamplerError as error:
+        except (PruneSamplerError, OSError) as error:  # a full disk is no reason to lose the run either
             if not self._train_on_all or self._phase == "pruned":
                 raise
             self._scoring.failed = True
@@ -392,7 +388,7 @@ class Pruning:
         self._check_state(state)
         self._binder.clear()
         self._pass = None
-        self.coreset = None if state["coreset"] is None else load_coreset(state["coreset"])
+        self.coreset = None
         if state["phase"] == "scoring":
             self._use(self._replacement.base)
             self._phase = "scoring"
@@ -400,7 +396,7 @@ class Pruning:
             self._binder.following = self._scoring.online
             self._binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
-            self._prune()
+            self._prune(load_coreset(state["coreset"]))
             sampler = cast(PrunedSampler, self.sampler)
             sampler.load_state_dict(state["sampler"])
             if not mid_epoch:

@@ -207,6 +207,8 @@ class RowLoader(DataLoader[T]):
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch says that batches are Any
         self._row_listener.before_pass()
+        if not isinstance(self, RowLoader):  # the listener has let go of the loader
+            return iter(self)
         return super().__iter__()
 
     def _get_iterator(self) -> Any:
