@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from prunesampler.commands.options import keep_option
+from prunesampler.errors import ArgumentError
+
+
+@pytest.mark.parametrize(("text", "keep"), [("0.5", 0.5), ("1.0", 1.0), ("300", 300), ("1", 1), ("1e-3", 0.001)])
+def test_a_point_makes_it_a_fraction(text: str, keep: float | int) -> None:
+    assert keep_option(text) == keep
+    assert type(keep_option(text)) is type(keep)
+
+
+@pytest.mark.parametrize("text", ["", "half", "0,5", "50%"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match="keep must be a fraction in"):
+        keep_option(text)
