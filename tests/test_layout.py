@@ -16,7 +16,7 @@ ROOT = Path(prunesampler.__file__).parent
 LEVELS = [
     {"errors", "version"},
     {"scores", "order", "files", "columns", "distributed", "layouts"},  # pure, or nearly
-    {"forward", "rows", "probes", "progress", "pending", "share"},
+    {"forward", "rows", "probes", "progress", "pending", "share", "agreement"},
     {"coreset", "draws", "fingerprint", "pool", "binding"},
     {"tables", "population", "snapshot", "weights"},
     {"selection", "reading", "arguments", "totals"},

@@ -1,0 +1,103 @@
+"""How far two measurements of the same rows agree."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler.errors import ArgumentError
+from prunesampler.order import hash64, mix
+
+__all__ = ["overlap", "spearman"]
+
+_Array = npt.NDArray[Any]
+
+
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Spearman's rank correlation over the rows that have a value in both; equal values share their mean rank.
+
+    Args:
+        a: (N,) floats, NaN where a row has no value; infinite ones rank at the ends.
+        b: (N,) floats, likewise.
+
+    Returns:
+        A float in [−1, 1]; NaN where fewer than two rows have both, or where either is the same for all of them.
+
+    Raises:
+        ArgumentError: not two vectors of numbers of one length.
+
+    >>> spearman([0.1, 0.2, 0.4, float("nan")], [1.0, 3.0, 2.0, 0.0])
+    0.5
+    """
+    left, right = (_ranks(values) for values in _in_both(a, b))
+    for ranks in (left, right):
+        ranks -= (len(ranks) - 1) / 2
+    scale = math.sqrt((left @ left) * (right @ right))
+    return min(1.0, max(-1.0, float(left @ right) / scale)) if scale else float("nan")
+
+
+def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int = 0) -> float:
+    """How many of the highest rows by ``a`` are among as many of the highest by ``b``.
+
+    Two unrelated measurements overlap by about ``share``. Rows without a value in both are left out. Equal values
+    are told apart by one key of seed and position, so of rows that are tied in both the same ones are taken.
+
+    Args:
+        a: (N,) floats, NaN where a row has no value; infinite ones are allowed. Negate what is harder when lower.
+        b: (N,) floats, likewise.
+        share: in (0, 1], how much of the rows counts as the highest; rounded to at least one row.
+        seed: an int, of the key.
+
+    Returns:
+        A float in [0, 1]; NaN where no row has both values.
+
+    Raises:
+        ArgumentError: not two vectors of numbers of one length, or a share outside of (0, 1].
+
+    >>> overlap([0.1, 0.9, 0.8, 0.2], [1.0, 4.0, 2.0, 3.0])
+    0.5
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float | np.floating) or not 0 < share <= 1:
+        raise ArgumentError("share", "must be in (0, 1]", share)
+    left, right = _in_both(a, b)
+    if not len(left):
+        return float("nan")
+    count = max(1, round(share * len(left)))
+    return int((_highest(left, count, seed) & _highest(right, count, seed)).sum()) / count
+
+
+def _in_both(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[_Array, _Array]:
+    columns = []
+    for name, values in (("a", a), ("b", b)):
+        column = np.asarray(values)
+        if column.ndim != 1 or column.dtype.kind not in "fiu":
+            raise ArgumentError(name, "must be numbers in one dimension", f"{column.dtype} of shape {column.shape}")
+        columns.append(column)
+    left, right = columns
+    if len(left) != len(right):
+        raise ArgumentError("b", f"must be as long as a, {len(left)}", len(right))
+    both = ~(np.isnan(left) | np.isnan(right))
+    return (left, right) if both.all() else (left[both], right[both])
+
+
+def _ranks(values: _Array) -> npt.NDArray[np.float64]:
+    """From 0 on; equal values share the mean of theirs."""
+    order = np.argsort(values)
+    ascending = values[order]
+    first = np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]])) if len(values) else order
+    lengths = np.diff(first, append=len(values))
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat(first + (lengths - 1) / 2, lengths)
+    return ranks
+
+
+def _highest(values: _Array, count: int, seed: int) -> npt.NDArray[np.bool_]:
+    limit = np.partition(values, len(values) - count)[len(values) - count]
+    chosen: npt.NDArray[np.bool_] = values > limit
+    tied = np.flatnonzero(values == limit)
+    wanted = count - int(chosen.sum())
+    chosen[tied[np.argsort(hash64(mix(seed), tied))[:wanted]]] = True
+    return chosen
