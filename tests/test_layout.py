@@ -27,7 +27,7 @@ LEVELS = [
     {"demo_data"},
     {"demo_training"},
     {"demo"},
-    {"commands.options"},
+    {"commands.options", "commands.files"},
     {"commands.demo"},
     {"cli"},
     {"__main__"},
