@@ -17,6 +17,7 @@ from prunesampler.errors import (
     StateError,
     UnsupportedError,
 )
+from prunesampler.merging import merge
 from prunesampler.pruning import Pruning
 from prunesampler.rescore import score
 from prunesampler.rows import with_rows
@@ -44,6 +45,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "attach",
+    "merge",
     "score",
     "select",
     "with_rows",
