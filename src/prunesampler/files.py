@@ -24,7 +24,16 @@ import pyarrow.parquet as pq
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.version import __version__
 
-__all__ = ["FORMAT", "atomic_write", "content_digest", "load_checked", "read_columns", "write_columns"]
+__all__ = [
+    "FORMAT",
+    "atomic_write",
+    "content_digest",
+    "load_checked",
+    "read_columns",
+    "seal",
+    "unseal",
+    "write_columns",
+]
 
 FORMAT = 1
 """Version of the file format; files of a newer one are refused."""
@@ -34,6 +43,7 @@ Column = Any
 
 _Loaded = TypeVar("_Loaded")
 _KEY = b"prunesampler"
+_NOT_INTACT = "was damaged or edited: its content is not what was written"
 _ROW_GROUP = 1_000_000
 _ENCODINGS = {
     pa.int64(): "DELTA_BINARY_PACKED",
@@ -113,6 +123,48 @@ def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column]) -
     return "sha256:" + state.hexdigest()
 
 
+def seal(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The schema metadata of a file: what :func:`unseal` gives back, if nobody changed it.
+
+    Args:
+        metadata: JSON values. Added to them are ``format``, ``library`` (its version) and ``checksum`` (of all).
+
+    >>> sorted(unseal("a.parquet", seal({"kind": "scores"}), "scores"))
+    ['checksum', 'format', 'kind', 'library']
+    """
+    sealed = {**metadata, "format": FORMAT, "library": __version__}
+    return {_KEY: _canonical({**sealed, "checksum": content_digest(sealed, {})})}
+
+
+def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None, kind: str) -> dict[str, Any]:
+    """What :func:`seal` was given and what it added.
+
+    Args:
+        path: the file, for messages.
+        metadata: its schema metadata.
+        kind: the kind of table that the caller wants.
+
+    Raises:
+        CorruptFileError: damaged, edited, or not of ours.
+        MismatchError: of a newer format, or of another kind.
+    """
+    try:
+        sealed = json.loads((metadata or {}).get(_KEY, b"null"))
+    except ValueError as error:
+        raise CorruptFileError(f"{path} {_NOT_INTACT}") from error
+    if not isinstance(sealed, dict):
+        raise CorruptFileError(f"{path} was not written by prunesampler")
+    if type(sealed.get("format")) is int and sealed["format"] > FORMAT:
+        raise MismatchError(
+            f"{path} has format {sealed['format']}, this version reads up to {FORMAT}: update prunesampler"
+        )
+    if sealed.get("checksum") != content_digest({k: v for k, v in sealed.items() if k != "checksum"}, {}):
+        raise CorruptFileError(f"{path} {_NOT_INTACT}")
+    if sealed.get("kind") != kind:
+        raise MismatchError(f"{path} holds {sealed.get('kind')!r}, not {kind!r}")
+    return sealed
+
+
 def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
     """Write columns and metadata as one Parquet file, atomically.
 
@@ -134,13 +186,11 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
     ...     pq.read_table(path).to_pylist()
     [{'row': 0, 'el2n': 0.5}, {'row': 1, 'el2n': None}]
     """
-    sealed = {**metadata, "format": FORMAT, "library": __version__, "digest": content_digest(metadata, columns)}
-    sealed["checksum"] = content_digest(sealed, {})
     table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
     names = {field.name: _ENCODINGS[field.type] for field in table.schema}
     with atomic_write(path) as file:
         pq.write_table(
-            table.replace_schema_metadata({_KEY: _canonical(sealed)}),
+            table.replace_schema_metadata(seal({**metadata, "digest": content_digest(metadata, columns)})),
             file,
             row_group_size=_ROW_GROUP,
             compression="zstd",
@@ -180,27 +230,16 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
         pass  # a missing or unreadable file is the system's error, not a damaged one
     try:
         with pq.ParquetFile(pa.memory_map(os.fspath(path)), page_checksum_verification=True) as file:
-            sealed = json.loads((file.metadata.metadata or {}).get(_KEY, b"null"))
-            if not isinstance(sealed, dict):
-                raise CorruptFileError(f"{path} was not written by prunesampler")
-            if type(sealed.get("format")) is int and sealed["format"] > FORMAT:
-                raise MismatchError(
-                    f"{path} has format {sealed['format']}, this version reads up to {FORMAT}: update prunesampler"
-                )
+            sealed = unseal(path, file.metadata.metadata, kind)
             table = file.read()
             columns = {name: _from_arrow(table[name]) for name in table.column_names}
-            checksum = sealed.pop("checksum", None)
-            intact = checksum == content_digest(sealed, {})
-            added = {name: sealed.pop(name, None) for name in ("format", "library", "digest")}
-            intact = intact and added["digest"] == content_digest(sealed, columns)
+            added = {name: sealed.pop(name, None) for name in ("format", "library", "digest", "checksum")}
+            if added["digest"] != content_digest(sealed, columns):
+                raise CorruptFileError(f"{path} {_NOT_INTACT}")
     except (CorruptFileError, MismatchError):
         raise
     except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
         raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
-    if not intact:
-        raise CorruptFileError(f"{path} was damaged or edited: its content is not what was written")
-    if sealed.get("kind") != kind:
-        raise MismatchError(f"{path} holds {sealed.get('kind')!r}, not {kind!r}")
     return sealed, columns
 
 

@@ -1,0 +1,5 @@
+"""Tar shards as webdataset reads them: an index that gives every sample a row."""
+
+from prunesampler.shards.index import Member, ShardIndex
+
+__all__ = ["Member", "ShardIndex"]
