@@ -7,7 +7,9 @@ import io
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -506,6 +508,95 @@ def test_full_epoch_length_keeps_the_number_of_steps() -> None:
     assert loader.pruning.total_steps(10) == 70
 
 
+AUTO: dict[str, Any] = {"keep": "auto", "method": "stratified", "threshold": 0.4}
+
+
+def check_spread(table: Any, journal: Journal) -> None:
+    odd, even = np.array([journal.halves(row) for row in range(N)]).T
+    np.testing.assert_allclose(table.scores["el2n_spread"], np.abs(odd - even), rtol=0, atol=1e-6)
+    protocol = table.protocols["el2n"]
+    assert protocol["split_half"] == pytest.approx(scipy.stats.spearmanr(odd, even).statistic, abs=1e-9)
+    assert table.protocols["el2n_spread"] == {**protocol, "spread_of": "el2n"}
+
+
+@pytest.mark.parametrize("epoch_length", ["kept", "full"])
+def test_auto_trains_on_all_but_the_superfluous_rows(epoch_length: Any, tmp_path: Any, caplog: Any) -> None:
+    model = Net()
+    options = {**AUTO, "save_dir": tmp_path, "epoch_length": epoch_length}
+    loader = attach(make_loader(), model, **options)
+    trainer = Trainer(model, Journal())
+    for _ in range(EPOCHS):
+        trainer.epoch(loader)
+    check_scores(table := loader.pruning.tracker.table(), trainer.journal, N)
+    check_spread(table, trainer.journal)
+    gone = trainer.journal.superfluous(N, 0.4)
+    with caplog.at_level("INFO", "prunesampler"):
+        trainer.journal.recording = False
+        trainer.epoch(loader)
+        trainer.epoch(loader)
+    (line,) = [record.getMessage() for record in caplog.records if "training on" in record.getMessage()]
+    told = f"training on {N - len(gone)} of {N} rows ({len(gone)} are superfluous by el2n)"
+    assert line == f"{told}, written to {tmp_path}"
+    coreset = loader.pruning.coreset
+    assert coreset.rows.tolist() == sorted(set(range(N)) - gone)
+    assert coreset.selection["superfluous"] == len(gone)
+    stream = trainer.journal.epochs[-3] + trainer.journal.epochs[-2]
+    first = stream[: len(coreset)]
+    assert sorted(first) == coreset.rows.tolist()
+    assert len(stream) == 2 * (N if epoch_length == "full" else len(coreset))
+    assert not gone & set(stream)
+
+    again = attach(make_loader(), Net(), resume=True, **options)
+    assert again.pruning.phase == "pruned"
+    assert again.pruning.coreset == coreset
+    other = attach(make_loader(), Net(), resume=True, **{**options, "threshold": 0.01})
+    assert other.pruning.coreset.selection["options"]["threshold"] == 0.01
+    assert len(other.pruning.coreset) == N - other.pruning.coreset.selection["superfluous"] > len(coreset)
+
+
+def test_auto_does_not_say_how_many_steps_before_it_knows() -> None:
+    model, loader = Net(), make_loader()
+    with pytest.warns(
+        ps.PruneSamplerWarning, match=r'len\(loader\) is 7 and .* keep="auto" .*epoch_length="full"'
+    ) as seen:
+        ps.attach(loader, model, keep="auto", score_epochs=EPOCHS, threshold=0.4)
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    assert loader.pruning.total_steps(EPOCHS) == 7 * EPOCHS
+    with pytest.raises(ps.StateError, match=r'ask again.*epoch_length="full"'):
+        loader.pruning.total_steps(EPOCHS + 1)
+    trainer = Trainer(model, Journal())
+    for _ in range(EPOCHS + 1):
+        trainer.epoch(loader)
+    assert loader.pruning.total_steps(EPOCHS + 2) == 7 * EPOCHS + 2 * len(loader)
+    assert len(loader) < 7
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        full = ps.attach(make_loader(), Net(), keep="auto", score_epochs=EPOCHS, epoch_length="full")
+    assert full.pruning.total_steps(10) == 70
+
+
+def test_auto_that_finds_nothing_superfluous_keeps_all() -> None:
+    model = Net()
+    loader = attach(make_loader(), model, **{**AUTO, "threshold": 1e-6})
+    trainer = Trainer(model, Journal())
+    for _ in range(EPOCHS + 1):
+        trainer.epoch(loader)
+    assert loader.pruning.phase == "pruned"
+    assert sorted(trainer.journal.epochs[-2]) == list(range(N))
+    assert len(loader) == 7
+
+
+def test_auto_needs_the_second_epoch_that_finish_cut_off(tmp_path: Any) -> None:
+    model = Net()
+    loader = attach(make_loader(), model, save_dir=tmp_path, **AUTO)
+    Trainer(model, Journal()).epoch(loader)
+    with pytest.raises(ps.ArgumentError, match="el2n_spread, which means over two scoring epochs"):
+        loader.pruning.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
+
 def test_files_are_written_and_hold_what_was_found(tmp_path: Any, caplog: Any) -> None:
     model = Net()
     loader = attach(make_loader(), model, save_dir=tmp_path / "run", keys=[f"img/{i}" for i in range(N)])
@@ -638,6 +729,21 @@ def test_scores_of_a_pass_of_its_own() -> None:
     torch.testing.assert_close(torch.from_numpy(table.scores["el2n"].copy()), expected.float(), atol=1e-6, rtol=0)
     assert table.protocols["el2n"]["kind"] == "rescored"
     assert table.forgetting_events is None
+    assert list(table.scores) == ["el2n"]
+
+
+def test_no_spread_of_the_batches_stands_beside_the_score_of_a_pass_of_its_own() -> None:
+    model = Net()
+    loader = attach(
+        make_loader(), model, rescore=DataLoader(Leaky(N), batch_size=16), scores=("el2n", "loss", "forgetting")
+    )
+    trainer = Trainer(model, Journal())
+    for _ in range(EPOCHS + 1):
+        trainer.epoch(loader)
+    table = loader.pruning.table
+    assert table.forgetting_events is not None
+    assert set(table.scores) == {"el2n", "loss"}
+    assert all("split_half" not in protocol for protocol in table.protocols.values())
 
 
 def test_weights_of_a_coreset_weight_the_loss() -> None:

@@ -30,7 +30,8 @@ def train(rank: int, world_size: int, folder: str, options: dict[str, Any]) -> d
     loader = ps.attach(
         DataLoader(Leaky(N), batch_size=BATCH, sampler=sampler),
         model,
-        keep=0.5,
+        keep=options.get("keep", 0.5),
+        threshold=0.4 if options.get("keep") == "auto" else None,
         score_epochs=EPOCHS,
         save_dir=own,
         rescore=rescore,
@@ -47,7 +48,7 @@ def train(rank: int, world_size: int, folder: str, options: dict[str, Any]) -> d
                 next(iter(loader))  # rank 0 alone looks at its data
         trainer.epoch(lookahead(loader) if options.get("ahead") else loader)
         batches.append(len(trainer.journal.epochs[-2]))
-    coreset = loader.pruning.coreset
+    coreset, table = loader.pruning.coreset, loader.pruning.table
     assert coreset is not None
     return {
         "epochs": trainer.journal.epochs[:-1],
@@ -55,10 +56,9 @@ def train(rank: int, world_size: int, folder: str, options: dict[str, Any]) -> d
         "batches": batches,
         "coreset": coreset.rows.tolist(),
         "files": sorted(os.listdir(own)) if own.exists() else [],
-        "el2n": None if loader.pruning.table is None else loader.pruning.table.scores["el2n"].tolist(),
-        "forgetting": []
-        if loader.pruning.table is None or loader.pruning.table.forgetting_events is None
-        else loader.pruning.table.forgetting_events.tolist(),
+        "el2n": None if table is None else table.scores["el2n"].tolist(),
+        "spread": None if table is None or "el2n_spread" not in table.scores else table.scores["el2n_spread"].tolist(),
+        "forgetting": [] if table is None or table.forgetting_events is None else table.forgetting_events.tolist(),
     }
 
 
@@ -102,6 +102,19 @@ def test_a_pass_of_its_own_gives_all_ranks_one_coreset() -> None:
     assert first["coreset"] == second["coreset"]
     assert first["batches"] == second["batches"]
     assert second["files"] == []
+
+
+def test_two_ranks_find_the_same_rows_superfluous() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = results = run_ranks(2, train, folder, {"keep": "auto"})
+    journal = union(results)
+    halves = [journal.halves(row) for row in range(N)]
+    assert first["spread"] == pytest.approx([abs(odd - even) for odd, even in halves], abs=1e-6)
+    gone = journal.superfluous(N, 0.4)
+    assert first["coreset"] == second["coreset"] == sorted(set(range(N)) - gone)
+    assert first["batches"] == second["batches"]
+    for epoch in range(EPOCHS, EPOCHS + 2):
+        assert set(first["epochs"][epoch] + second["epochs"][epoch]) == set(first["coreset"])
 
 
 def fail_on_one(rank: int, world_size: int, on_error: str) -> str:

@@ -226,6 +226,39 @@ def test_wrong_arguments(folder: Path, name: str, value: Any) -> None:
     assert not isinstance(model, nn.Module) or not model._forward_hooks
 
 
+AUTO_OPTIONS: list[tuple[str, Any]] = [
+    ("score_epochs", 1),
+    ("reduction", "last"),
+    ("scores", ("el2n",)),
+    ("by", "margin"),
+    ("by", "forgetting"),
+    ("rescore", DataLoader(Leaky(N), batch_size=2)),
+    ("score_fn", lambda logits, targets: {"el2n": logits[:, 0]}),
+    ("method", "random"),
+    ("offset", 0.1),
+    ("class_balanced", True),
+    ("unscored", "drop"),
+    ("threshold", 0.0),
+    ("threshold", True),
+    ("keep", "automatic"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), AUTO_OPTIONS, ids=str)
+def test_what_auto_cannot_work_with_is_known_at_once(folder: Path, name: str, value: Any) -> None:
+    scores = ("el2n", "margin", "forgetting")
+    if name in ("rescore", "score_fn"):
+        scores = None  # type: ignore[assignment]
+    with pytest.raises(ps.ArgumentError, match=rf"^{name}\b"):
+        ps.attach(make_loader(), Net(), save_dir=folder / "run", **{"keep": "auto", "scores": scores, name: value})
+
+
+@pytest.mark.parametrize("keep", [0.5, 20, None])
+def test_a_threshold_belongs_to_auto(folder: Path, keep: Any) -> None:
+    with pytest.raises(ps.ArgumentError, match=r'^threshold belongs to keep="auto"'):
+        attach(make_loader(), Net(), keep=keep, threshold=0.1, save_dir=folder / "run")
+
+
 class Odd(Leaky):
     def __init__(self, label: Any) -> None:
         super().__init__(N)

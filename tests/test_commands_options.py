@@ -12,7 +12,11 @@ def test_a_point_makes_it_a_fraction(text: str, keep: float | int) -> None:
     assert type(keep_option(text)) is type(keep)
 
 
-@pytest.mark.parametrize("text", ["", "half", "0,5", "50%"])
+def test_auto_is_itself() -> None:
+    assert keep_option("auto") == "auto"
+
+
+@pytest.mark.parametrize("text", ["Auto", "", "half", "0,5", "50%"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError, match="keep must be a fraction in"):
         keep_option(text)

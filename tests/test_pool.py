@@ -99,6 +99,21 @@ def test_offsets_that_leave_too_little_give_back_the_easiest() -> None:
     assert sorted(pool_of(hardness, "window", 2).choose(np.arange(10), 3).tolist()) == [5, 6, 7]
 
 
+@given(pool=pools(), data=st.data(), floor=st.integers(0, 4))
+@settings(max_examples=100, deadline=None)
+def test_spare_rows_stay_only_where_their_class_needs_them(pool: Pool, data: st.DataObject, floor: int) -> None:
+    n = len(pool.key)
+    assert pool.labels is not None
+    spare = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) & ~np.isnan(pool.hardness)
+    expected = {i for i in range(n) if not spare[i]}
+    for label in set(pool.labels.tolist()) - {-1}:
+        of_class = [i for i in range(n) if pool.labels[i] == label]
+        back = sorted((i for i in of_class if spare[i]), key=lambda i: (-pool.hardness[i], pool.key[i]))
+        expected |= set(back[: max(0, floor - sum(not spare[i] for i in of_class))])
+    found = pool.without(spare.copy(), floor)
+    assert found.tolist() == sorted(expected)
+
+
 def test_a_share_is_counted_as_written() -> None:
     for share, count in ((0.29, 29), (0.57, 57), (0.1, 10), (0.999, 99), (0.009, 0)):
         left = sorted(pool_of(np.arange(100), "window", share).choose(np.arange(100), 1).tolist())

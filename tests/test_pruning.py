@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import prunesampler as ps
-from test_attach import BATCH, EPOCHS, N, attach, make_loader
+from test_attach import AUTO, BATCH, EPOCHS, N, attach, make_loader
 from training import Journal, Leaky, Net, Trainer, lookahead
 
 STEPS_SCORED = EPOCHS * -(-N // BATCH)
@@ -76,7 +76,7 @@ def finished(run: Run) -> tuple[Any, Any]:
     return run.loader.pruning.coreset, [parameter.tolist() for parameter in run.model.parameters()]
 
 
-@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"ahead": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, AUTO, {"workers": 2}, {"ahead": True}], ids=str)
 def test_a_loop_that_skips_what_it_trained_resumes_anywhere(options: dict[str, Any]) -> None:
     whole = Run(loop_skips=True, **options)
     steps, checkpoints = [], []
@@ -84,7 +84,8 @@ def test_a_loop_that_skips_what_it_trained_resumes_anywhere(options: dict[str, A
         steps.append(rows)
         checkpoints.append(whole.checkpoint())
     assert len(steps) > STEPS_SCORED + 5
-    for cut in range(0, len(steps) - 1, 7 if options else 1):
+    assert len(whole.loader.pruning.coreset) < N
+    for cut in range(0, len(steps) - 1, 1 if options in ({}, AUTO) else 7):
         resumed = Run(loop_skips=True, **options)
         resumed.restore(checkpoints[cut])
         assert list(resumed.steps()) == steps[cut + 1 :], cut
@@ -114,15 +115,15 @@ def test_a_run_that_is_cut_off_again_and_again(ahead: bool) -> None:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("epoch_length", ["kept", "full"])
-def test_the_pruned_order_continues_by_itself(ahead: bool, epoch_length: str) -> None:
-    whole = Run(loop_skips=False, ahead=ahead, epoch_length=epoch_length)
+@pytest.mark.parametrize("options", [{}, {"epoch_length": "full"}, AUTO], ids=str)
+def test_the_pruned_order_continues_by_itself(ahead: bool, options: dict[str, Any]) -> None:
+    whole = Run(loop_skips=False, ahead=ahead, **options)
     steps, checkpoints = [], []
     for rows in whole.steps():
         steps.append(rows)
         checkpoints.append(whole.checkpoint())
     for cut in range(STEPS_SCORED, len(steps) - 1):
-        resumed = Run(loop_skips=False, ahead=ahead, epoch_length=epoch_length)
+        resumed = Run(loop_skips=False, ahead=ahead, **options)
         resumed.restore(checkpoints[cut])
         assert list(resumed.steps()) == steps[cut + 1 :], cut
         assert finished(resumed) == finished(whole)
@@ -198,6 +199,7 @@ def test_states_of_other_runs_are_refused() -> None:
 
     refuse("version", {**state, "version": 99})
     refuse("plan", state, keep=0.6)
+    refuse("plan", state, **AUTO)
     refuse("plan", state, score_epochs=EPOCHS + 1)
     refuse("keys", {name: value for name, value in state.items() if name != "scoring"})
     refuse("keys", {**state, "extra": 1})

@@ -63,7 +63,7 @@ def test_the_python_blocks_run_in_order(
 
         exec(parts, names)
         assert len(names["sampler"]) == 500
-        assert set(names["table"].scores) == {"el2n", "confidence"}
+        assert set(names["table"].scores) == {"el2n", "el2n_spread", "confidence"}
 
         names["loader"] = attached
         exec(resume, names)

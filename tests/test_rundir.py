@@ -55,6 +55,24 @@ def test_a_run_is_taken_up_only_when_asked_and_under_the_same_options(tmp_path: 
     assert ScoreTable.load(folder / "scores.parquet") == table()
 
 
+def test_another_threshold_selects_again(tmp_path: Path) -> None:
+    scored = ScoreTable(
+        {"el2n": [0.05, 0.2, 0.9], "el2n_spread": [0.0] * 3},
+        forgetting_events=[0] * 3,
+        learned=[True] * 3,
+        provenance={"scoring": {"epochs": 2}},
+    )
+    first = opened(tmp_path).conclude(scored, Selection("auto", threshold=0.1), eligible=None)
+    assert first is not None
+    assert first.rows.tolist() == [1, 2]
+    run = opened(tmp_path, resume=True)
+    assert run.take_up({"epochs": 2}, Selection("auto", threshold=0.1)) == first
+    assert run.take_up({"epochs": 2}, Selection("auto", threshold=0.2)) is None
+    again = run.conclude(None, Selection("auto", threshold=0.2), eligible=None)
+    assert again is not None
+    assert again.rows.tolist() == [2]
+
+
 def test_a_run_cut_off_between_its_two_files_selects_again(tmp_path: Path) -> None:
     saved(tmp_path)
     table(0.9).save(tmp_path / "scores.parquet")  # as though the coreset's turn had not come yet

@@ -14,6 +14,7 @@ from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.order import hash64, mix
 from prunesampler.selection import Selection, resolve_keep, select
+from prunesampler.superfluous import THRESHOLD
 from prunesampler.tables import ScoreTable
 
 METHODS: tuple[Any, ...] = ("stratified", "top", "bottom", "window", "random")
@@ -331,6 +332,120 @@ def test_eligible_rows_are_rows_of_the_table(eligible: Any) -> None:
     table = ScoreTable({"el2n": [0.1, 0.2, 0.3]}, rows=[0, 4, 9], num_rows=12)
     with pytest.raises(ArgumentError, match=r"^eligible must"):
         select(table, 0.5, eligible=eligible)
+
+
+# -- as many as are of use ----------------------------------------------------------------------------------------
+
+
+def scored_twice(n: int = 60, seed: int = 0, **columns: Any) -> ScoreTable:
+    generator = np.random.default_rng(seed)
+    score, spread = generator.random(n) * 0.3, generator.random(n) * 0.2
+    score[[3, n - 1]], spread[[3, 5]] = np.nan, np.nan
+    events, learned = generator.integers(0, 2, n), generator.random(n) < 0.9
+    scores = {"el2n": score, "el2n_spread": spread}
+    return ScoreTable(scores, **{"forgetting_events": events, "learned": learned, **columns})
+
+
+def useless(table: ScoreTable, threshold: float) -> set[int]:
+    """The rule, row by row in plain Python."""
+    gone = set()
+    assert table.forgetting_events is not None
+    assert table.learned is not None
+    for place, row in enumerate(table.rows.tolist()):
+        higher = float(table.scores["el2n"][place]) + float(table.scores["el2n_spread"][place]) / 2
+        if table.learned[place] and table.forgetting_events[place] == 0 and higher <= threshold:
+            gone.add(row)
+    return gone
+
+
+@pytest.mark.parametrize("threshold", [None, 0.05, 0.2, 1])
+def test_auto_removes_the_superfluous_rows_and_no_others(threshold: Any) -> None:
+    rows = np.random.default_rng(1).permutation(90)[:60]
+    table = scored_twice(rows=rows, num_rows=90)
+    limit = THRESHOLD if threshold is None else threshold
+    gone = useless(table, limit)
+    assert gone
+    coreset = select(table, "auto", threshold=threshold)
+    assert coreset.rows.tolist() == sorted(set(rows.tolist()) - gone)
+    assert coreset.selection == {
+        "options": {**Selection(0.5).to_dict(), "keep": "auto", "threshold": limit},
+        "eligible": 60,
+        "kept": 60 - len(gone),
+        "superfluous": len(gone),
+        "unscored": 2,
+        "offset": None,
+        "threshold": coreset.selection["threshold"],
+    }
+    eligible = sorted(rows.tolist())[::2]
+    part = select(table, "auto", threshold=threshold, eligible=eligible)
+    assert part.rows.tolist() == sorted(set(eligible) - gone)
+    assert part.selection["superfluous"] == len(set(eligible) & gone)
+
+
+def test_auto_takes_the_hardest_back_where_a_class_would_vanish() -> None:
+    labels = np.arange(60) % 3
+    table = scored_twice(labels=labels, forgetting_events=np.where(labels == 2, 0, 1), learned=[True] * 60)
+    gone = useless(table, 0.35)
+    assert all(row % 3 == 2 for row in gone)
+    rest = [row for row in range(60) if row % 3 == 2 and row not in gone]
+    floor = len(rest) + 4
+    back = sorted(gone, key=lambda row: -table.scores["el2n"][row])[:4]
+    coreset = select(table, "auto", threshold=0.35, min_per_class=floor)
+    assert coreset.rows.tolist() == sorted((set(range(60)) - gone) | set(back))
+    assert coreset.selection["superfluous"] == len(gone)
+    assert len(select(table, "auto", threshold=0.35, min_per_class=20)) == 60
+    with pytest.raises(ArgumentError, match="min_per_class needs a table with labels"):
+        select(scored_twice(), "auto", min_per_class=2)
+
+
+def test_auto_leaves_at_least_one_row() -> None:
+    easy = ScoreTable(
+        {"el2n": [0.01] * 4, "el2n_spread": [0.0] * 4},
+        forgetting_events=[0] * 4,
+        learned=[True] * 4,
+        labels=[0, 0, 1, 1],
+    )
+    with pytest.raises(ArgumentError, match="threshold must leave one of the 4 eligible rows"):
+        select(easy, "auto", threshold=0.1)
+    assert len(select(easy, "auto", min_per_class=1)) == 2
+    assert select(easy, "auto", threshold=0.001).rows.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"keep": "all"}, "keep"),
+        ({"method": "top"}, "method"),
+        ({"method": "random"}, "method"),
+        ({"offset": 0.1}, "offset"),
+        ({"offset": 0}, "offset"),
+        ({"class_balanced": True}, "class_balanced"),
+        ({"unscored": "drop"}, "unscored"),
+        ({"strata": 10}, "strata"),
+        ({"threshold": 0}, "threshold"),
+        ({"threshold": math.nan}, "threshold"),
+        ({"threshold": "low"}, "threshold"),
+        ({"threshold": 0.1, "keep": 0.5}, "threshold"),
+        ({"by": "forgetting"}, "by"),
+        ({"by": "el2n_spread"}, "by"),
+        ({"by": "loss"}, "by"),
+        ({"min_per_class": 0}, "min_per_class"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_what_auto_does_not_go_with(options: dict[str, Any], argument: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        select(scored_twice(labels=[0] * 60), **{"keep": "auto", **options})
+    assert caught.value.argument == argument
+
+
+def test_auto_is_a_value_too() -> None:
+    selection = Selection("auto")
+    assert selection.threshold == THRESHOLD
+    assert Selection(**json.loads(json.dumps(selection.to_dict()))) == selection == Selection(np.str_("auto"))  # type: ignore[arg-type]
+    assert selection.check(10) is None
+    selection.warn(10)
+    assert Selection("auto", threshold=np.float32(0.25)).to_dict()["threshold"] == 0.25  # type: ignore[arg-type]
 
 
 # -- options, provenance, warnings --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,11 @@ class Oracle:
         self.correct: dict[int, list[bool]] = defaultdict(list)
         self.labels: dict[int, int] = {}
         self.epoch: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.halves: list[dict[str, dict[int, list[float]]]] = [
+            defaultdict(lambda: defaultdict(list)),
+            defaultdict(lambda: defaultdict(list)),
+        ]
+        self.epochs = 0
 
     def see(self, name: str, row: int, value: float) -> None:
         self.epoch[name][row].append(value)
@@ -46,10 +52,36 @@ class Oracle:
             self.labels[row] = int(y)
 
     def end_epoch(self) -> None:
+        self.epochs += any(name in scores.SCORES for name in self.epoch)
         for name, rows in self.epoch.items():
             for row, values in rows.items():
                 self.values[name][row].append(values)
+                self.halves[self.epochs % 2][name][row] += values
         self.epoch.clear()
+
+    def half(self, name: str, parity: int) -> list[float]:
+        rows = self.halves[parity][name]
+        return [math.fsum(rows[row]) / len(rows[row]) if row in rows else math.nan for row in range(N)]
+
+    def check_halves(self, table: ScoreTable, reduction: str) -> None:
+        measured = [name for name in table.scores if name in scores.SCORES]
+        spread = {f"{name}_spread" for name in measured if reduction == "mean" and self.epochs > 1}
+        assert {name for name in table.scores if name.endswith("_spread")} == spread
+        for name in measured:
+            protocol = dict(table.protocols[name])
+            agreement = protocol.pop("split_half", None)
+            assert protocol == {"kind": "online", "epochs": self.epochs, "reduction": reduction, "runs": 1}
+            if f"{name}_spread" not in spread:
+                assert agreement is None
+                continue
+            odd, even = np.array(self.half(name, 1)), np.array(self.half(name, 0))
+            np.testing.assert_allclose(table.scores[f"{name}_spread"], np.abs(odd - even), rtol=3e-6, atol=1e-6)
+            assert table.protocols[f"{name}_spread"] == {**table.protocols[name], "spread_of": name}
+            both = ~np.isnan(odd + even)
+            if both.sum() < 2:
+                assert agreement is None
+            elif all(len(set(half[both].round(4))) == both.sum() for half in (odd, even)):  # nothing near a tie
+                assert agreement == pytest.approx(scipy.stats.spearmanr(odd[both], even[both]).statistic, abs=1e-9)
 
     def column(self, name: str, reduction: str) -> list[float]:
         column = []
@@ -61,6 +93,8 @@ class Oracle:
 
     def check(self, table: ScoreTable, reduction: str = "mean") -> None:
         for name, found in table.scores.items():
+            if name.endswith("_spread"):
+                continue
             np.testing.assert_allclose(found, self.column(name, reduction), rtol=3e-6, atol=1e-6)
         history = [self.correct.get(row, []) for row in range(N)]
         assert table.presentations is not None
@@ -99,6 +133,7 @@ def test_every_presentation_counts_in_its_order(stream: list[list[list[int]]], s
         oracle.end_epoch()
     if any(rows for epoch in stream for rows in epoch):
         oracle.check(tracker.table(), reduction)
+        oracle.check_halves(tracker.table(), reduction)
     else:
         with pytest.raises(StateError, match="nothing was scored"):
             tracker.table()
@@ -429,6 +464,7 @@ def test_bad_batches_are_refused_at_once_and_leave_no_trace(
         ([0, 1], {"mine": [1.0]}, "mine must be one number for each of the 2 rows"),
         ([0, N], {"mine": [1.0, 2.0]}, "rows must be in"),
         ([0], {"el2n": [1.0]}, "must not be that of a score"),
+        ([0], {"el2n_spread": [1.0]}, "must not be that of a score that is tracked, or of its spread"),
         ([0], {"label": [1.0]}, "must be named"),
         ([0], {"forgetting": [1.0]}, "must be named"),
         ([0], {"mine": ["a"]}, "mine must be"),
@@ -564,7 +600,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
         with pytest.raises(StateError):
             ScoreTracker(N).load_state_dict(nothing)  # type: ignore[arg-type]
     with pytest.raises(StateError, match="version"):
-        ScoreTracker(N).load_state_dict({**state, "version": 2})
+        ScoreTracker(N).load_state_dict({**state, "version": 1})
 
 
 def test_a_loaded_state_replaces_what_was_seen() -> None:

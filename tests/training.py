@@ -99,6 +99,24 @@ class Journal:
         values = [error for error, _ in self.seen[row]]
         return sum(values) / len(values) if values else float("nan")
 
+    def halves(self, row: int) -> tuple[float, float]:
+        """The mean EL2N over the odd and over the even epochs, of a row that came once in each."""
+        values = [error for error, _ in self.seen[row]]
+        odd, even = values[0::2], values[1::2]
+        return sum(odd) / len(odd), sum(even) / len(even)
+
+    def superfluous(self, n: int, threshold: float) -> set[int]:
+        """The rows that keep="auto" is to remove; asserts that some go, some stay, and that none is at the limit."""
+        gone = set()
+        for row in range(n):
+            odd, even = self.halves(row)
+            higher = self.el2n(row) + abs(odd - even) / 2
+            assert abs(higher - threshold) > 1e-5
+            if self.learned(row) and not self.forgetting(row) and higher <= threshold:
+                gone.add(row)
+        assert 0 < len(gone) < n
+        return gone
+
     def forgetting(self, row: int) -> int:
         rights = [right for _, right in self.seen[row]]
         return sum(before and not after for before, after in itertools.pairwise(rights))

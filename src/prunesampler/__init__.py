@@ -23,6 +23,7 @@ from prunesampler.rescore import score
 from prunesampler.rows import with_rows
 from prunesampler.sampler import PrunedSampler
 from prunesampler.selection import select
+from prunesampler.superfluous import superfluous
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
 from prunesampler.version import __version__
@@ -48,5 +49,6 @@ __all__ = [
     "merge",
     "score",
     "select",
+    "superfluous",
     "with_rows",
 ]

@@ -45,7 +45,7 @@ def attach(
     loader: DataLoader[T],
     model: nn.Module | None,
     *,
-    keep: float | int | None = 0.5,
+    keep: float | int | Literal["auto"] | None = 0.5,
     score_epochs: int = 10,
     by: str = "el2n",
     method: Method = "stratified",
@@ -53,6 +53,7 @@ def attach(
     class_balanced: bool = False,
     min_per_class: int | None = None,
     unscored: Literal["keep", "drop"] = "keep",
+    threshold: float | None = None,
     seed: int = 0,
     scores: Sequence[str] | None = None,
     reduction: Literal["mean", "last"] = "mean",
@@ -84,9 +85,11 @@ def attach(
         model: the module that the loop calls as ``model(x)``: the DDP or compiled wrapper, where there is one.
             None: logits come through ``loader.pruning.observe(logits)`` alone.
         keep: the fraction in (0, 1] or the number (int >= 2) of rows to keep, of those that the loader's sampler
-            can draw. None scores only.
+            can draw. ``"auto"`` keeps all but the superfluous ones: learned, never forgotten, and of a low score in
+            both halves of the scoring epochs; how many that leaves is not known before. It wants two scoring epochs
+            or more, ``reduction="mean"`` and forgetting, and no ``rescore`` or ``score_fn``. None scores only.
         score_epochs: passes to score, >= 1.
-        by, method, offset, class_balanced, min_per_class, unscored: see :func:`prunesampler.select`.
+        by, method, offset, class_balanced, min_per_class, unscored, threshold: see :func:`prunesampler.select`.
         seed: of the selection's ties and of the pruned epochs' order.
         scores: columns to track, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"``; by default
             EL2N and forgetting, and with ``rescore`` EL2N alone.
@@ -158,11 +161,16 @@ def attach(
             class_balanced=class_balanced,
             min_per_class=min_per_class,
             unscored=unscored,
+            threshold=threshold,
             seed=seed,
         )
+        if keep == "auto" and score_fn is not None:
+            raise ArgumentError("score_fn", 'must be None with keep="auto", which reads scores of ours', score_fn)
         selection.warn(replacement.num_eligible, stacklevel=2)
         if method != "random" and score_fn is None and by not in cast("Sequence[str]", scores):
             raise ArgumentError("by", f"must be one of the scores tracked, {scores}", by)
+    elif threshold is not None:
+        raise ArgumentError("threshold", 'belongs to keep="auto"', threshold)
     plan = Plan(score_epochs, tuple(scores or ()), reduction, rescore is not None, selection, epoch_length, seed)
     if rescore is not None:
         _check_rescore(rescore, replacement.num_rows, model)
@@ -271,10 +279,15 @@ def _given(
 
 def _warn_of_length(pruning: Pruning, replacement: Replacement) -> None:
     now, later = replacement.batches(), pruning.batches_after
-    if now != later and pruning.phase == "scoring":
-        warnings.warn(
-            f"len(loader) is {now} and will be {later} once pruned: give schedules that count steps "
-            'loader.pruning.total_steps(epochs), or keep the length with epoch_length="full"',
-            PruneSamplerWarning,
-            stacklevel=3,
+    if now == later or pruning.phase != "scoring":
+        return
+    text = (
+        f"len(loader) is {now} and will be {later} once pruned: give schedules that count steps "
+        "loader.pruning.total_steps(epochs), or keep the length with"
+    )
+    if later is None:
+        text = (
+            f'len(loader) is {now} and will be what keep="auto" leaves once pruned, which nobody knows yet: if schedules '
+            "count steps, keep the length with"
         )
+    warnings.warn(f'{text} epoch_length="full"', PruneSamplerWarning, stacklevel=3)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prunesampler.errors import ArgumentError
+from prunesampler.scores import SCORES
 from prunesampler.selection import Selection
 
 __all__ = ["Plan"]
@@ -25,7 +26,7 @@ class Plan:
         seed: of the selection's ties and of the pruned epochs' order.
 
     Raises:
-        ArgumentError: an attribute breaks its rule.
+        ArgumentError: an attribute breaks its rule, or the scores will lack what ``keep="auto"`` reads.
     """
 
     score_epochs: int
@@ -43,6 +44,25 @@ class Plan:
             raise ArgumentError("epoch_length", 'must be "kept" or "full"', self.epoch_length)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ArgumentError("seed", "must be an int >= 0", self.seed)
+        if self.selection is not None and self.selection.keep == "auto":
+            self._check_auto(self.selection.by)
+
+    def _check_auto(self, by: str) -> None:
+        """Whether the scores will hold what ``keep="auto"`` reads: two halves and forgetting."""
+        if self.rescored:
+            raise ArgumentError("rescore", 'must be None with keep="auto": one pass has no halves to compare', True)
+        if self.score_epochs < 2:
+            raise ArgumentError(
+                "score_epochs", 'must be at least 2 with keep="auto", which compares halves of them', self.score_epochs
+            )
+        if self.reduction != "mean":
+            raise ArgumentError("reduction", 'must be "mean" with keep="auto", which compares halves', self.reduction)
+        if "forgetting" not in self.scores:
+            raise ArgumentError("scores", 'must name "forgetting" too with keep="auto"', self.scores)
+        candidates = [name for name in self.scores if name in SCORES and SCORES[name].direction == "higher"]
+        if by not in candidates:
+            rule = f'must with keep="auto" be tracked, averaged, and higher where harder, one of {candidates}'
+            raise ArgumentError("by", rule, by)
 
     def scoring(self) -> dict[str, Any]:
         """What decides the scores: a run may only go on under the same."""

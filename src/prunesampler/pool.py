@@ -74,6 +74,16 @@ class Pool:
                     rest.append(group)
             members = np.concatenate(rest)
 
+    def without(self, spare: npt.NDArray[np.bool_], floor: int) -> _Array:
+        """All but the ``spare`` ones, whatever the method; of a class left below ``floor`` the hardest of them stay."""
+        kept = ~spare
+        for label, group in self._by_label(np.flatnonzero(spare)) if floor else ():
+            assert self.labels is not None
+            missing = floor - int(np.count_nonzero(kept & (self.labels == label)))
+            if label >= 0:
+                kept[group[_lowest(-self.hardness[group], self.key[group], missing)]] = True
+        return np.flatnonzero(kept)
+
     def choose_balanced(self, members: _Array, budget: int) -> _Array:
         """``budget`` members, of each class its share by largest remainder (Hamilton's method)."""
         labels, groups = zip(*self._by_label(members), strict=True)

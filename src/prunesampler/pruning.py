@@ -24,7 +24,6 @@ from prunesampler.rows import RowLoader, plain_class
 from prunesampler.rundir import RunDir
 from prunesampler.sampler import PrunedSampler
 from prunesampler.scoring import Scoring
-from prunesampler.selection import resolve_keep
 from prunesampler.snapshot import check_state, coreset_state, load_coreset
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
@@ -103,12 +102,19 @@ class Pruning:
 
         Raises:
             ArgumentError: epochs is not an int >= 0.
+            StateError: under ``keep="auto"`` with ``epoch_length="kept"``, while the rows are not selected yet.
         """
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
             raise ArgumentError("epochs", "must be an int >= 0", epochs)
         now = self._replacement.batches()
         full = min(epochs, self._scored_epochs)
-        return full * now + (epochs - full) * self.batches_after
+        later = now if epochs == full else self.batches_after
+        if later is None:
+            raise StateError(
+                'how many rows keep="auto" leaves is known when they are selected: ask again then, or give attach '
+                'epoch_length="full", which keeps the number of steps'
+            )
+        return full * now + (epochs - full) * later
 
     def observe(self, logits: Tensor, inputs: Any = None) -> None:
         """Give the logits of the batch that waits, where no forward hook can see them.
@@ -297,13 +303,11 @@ class Pruning:
         self._use(sampler)
         self._origin = sampler.state_dict()
         self._stop_scoring("pruned")
-        options = coreset.selection.get("options", {})
         _log.info(
-            "training on %d of %d rows (%s by %s)%s",
+            "training on %d of %d rows (%s)%s",
             len(coreset),
             self._replacement.num_eligible,
-            options.get("method", "a given coreset"),
-            options.get("by", "its maker"),
+            _how(coreset),
             self._written(),
         )
 
@@ -323,15 +327,17 @@ class Pruning:
         self.sampler = sampler
 
     @property
-    def batches_after(self) -> int:
-        """Batches of one pass once pruned, on this rank."""
+    def batches_after(self) -> int | None:
+        """Batches of one pass once pruned, on this rank; None where that depends on scores to come."""
         selection = self._plan.selection
         if self.coreset is not None:
-            kept = len(self.coreset)
-        elif selection is not None:
-            kept = resolve_keep(selection.keep, self._replacement.num_eligible)
-        else:
+            kept: int | None = len(self.coreset)
+        elif selection is None or self._plan.epoch_length == "full":
             return self._replacement.batches()
+        else:
+            kept = selection.check(self._replacement.num_eligible)
+        if kept is None:
+            return None
         return self._replacement.batches(self._replacement.draws_of(kept, self._plan.epoch_length))
 
     # -- failure -----------------------------------------------------------------------------------------------
@@ -425,3 +431,10 @@ class Pruning:
         epoch, start = of.position
         trained = of.trained * self._replacement.batch_sampler.batch_size * sampler.num_replicas
         return {**self._origin, "epoch": epoch, "position": start + trained}
+
+
+def _how(coreset: Coreset) -> str:
+    options, spare = coreset.selection.get("options", {}), coreset.selection.get("superfluous")
+    if spare is not None:
+        return f"{spare} are superfluous by {options.get('by')}"
+    return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.order import hash64, mix
 from prunesampler.pool import Method, Pool
+from prunesampler.superfluous import THRESHOLD, check_threshold, superfluous
 from prunesampler.tables import ScoreTable
 
 __all__ = ["Method", "Selection", "resolve_keep", "select"]
@@ -23,6 +24,7 @@ __all__ = ["Method", "Selection", "resolve_keep", "select"]
 _Array = npt.NDArray[Any]
 _WITH_OFFSET = ("stratified", "window")
 _TOP_IS_SAFE_FROM = 0.6
+_LEFT_TO_THE_RULE = ("method", "offset", "class_balanced", "unscored", "strata")
 _TIES = 0x74696573  # keeps the keys that break ties apart from the orders that are drawn from the same seed
 
 
@@ -65,7 +67,7 @@ class Selection:
     'margin'
     """
 
-    keep: float
+    keep: float | Literal["auto"]
     by: str = "el2n"
     method: Method = "stratified"
     offset: float | None = None
@@ -74,13 +76,19 @@ class Selection:
     seed: int = 0
     unscored: Literal["keep", "drop"] = "keep"
     strata: int = 50
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.generic):
                 object.__setattr__(self, field.name, value.item())
-        resolve_keep(self.keep, 2**63)
+        if isinstance(self.keep, str):
+            self._check_auto()
+        else:
+            resolve_keep(self.keep, 2**63)
+            if self.threshold is not None:
+                raise ArgumentError("threshold", 'belongs to keep="auto"', self.threshold)
         if self.method not in get_args(Method):
             raise ArgumentError("method", f"must be one of {get_args(Method)}", self.method)
         if not isinstance(self.by, str):
@@ -104,15 +112,26 @@ class Selection:
             if not number and not (isinstance(self.offset, float) and 0 <= self.offset < 1):
                 raise ArgumentError("offset", "must be a float in [0, 1), the share, or an int >= 0", self.offset)
 
-    def check(self, eligible_count: int) -> int:
-        """How many of ``eligible_count`` rows will be kept.
+    def _check_auto(self) -> None:
+        if self.keep != "auto":
+            raise ArgumentError("keep", 'must be a float in (0, 1], an int >= 2, or "auto"', self.keep)
+        for field in dataclasses.fields(self):
+            if field.name in _LEFT_TO_THE_RULE and getattr(self, field.name) != field.default:
+                rule = 'cannot be chosen with keep="auto", whose rule says which rows go'
+                raise ArgumentError(field.name, rule, getattr(self, field.name))
+        if self.threshold is None:
+            object.__setattr__(self, "threshold", THRESHOLD)
+        check_threshold(self.threshold)
+
+    def check(self, eligible_count: int) -> int | None:
+        """How many of ``eligible_count`` rows will be kept; None where ``keep="auto"`` leaves that to the scores.
 
         Raises:
             ArgumentError: more are to be kept, or left out as the hardest, than there are.
         """
         if isinstance(self.offset, int) and self.offset >= eligible_count:
             raise ArgumentError("offset", f"must be below the number of eligible rows, {eligible_count}", self.offset)
-        return resolve_keep(self.keep, eligible_count)
+        return None if isinstance(self.keep, str) else resolve_keep(self.keep, eligible_count)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values; ``Selection(**selection.to_dict())`` equals ``selection``."""
@@ -123,7 +142,7 @@ class Selection:
         where = _where(table, eligible)
         budget = self.check(len(where))
         score = self._scores(table)[where]
-        offset = self._resolve_offset(budget / len(where))
+        offset = None if budget is None else self._resolve_offset(budget / len(where))
         pool = Pool(
             hardness=-score if table.directions.get(self.by) == "lower" else score,
             key=hash64(mix(self.seed, _TIES), table.rows[where]),
@@ -132,20 +151,19 @@ class Selection:
             offset=offset or 0,
             strata=self.strata,
         )
-        members = np.arange(len(where))
-        if self.unscored == "drop":
-            members = members[~np.isnan(score)]
-            if budget > len(members):
-                raise ArgumentError("keep", f"must be at most the {len(members)} rows with a score", self.keep)
-        if self.min_per_class is not None:
-            chosen = pool.choose_with_floor(members, budget, self.min_per_class, balanced=self.class_balanced)
+        found = {}
+        if budget is None:
+            spare = superfluous(table, self.by, cast(float, self.threshold))[where]
+            found["superfluous"] = int(spare.sum())
+            chosen = pool.without(spare, self.min_per_class or 0)
+            if not len(chosen):
+                raise ArgumentError("threshold", f"must leave one of the {len(where)} eligible rows", self.threshold)
         else:
-            chosen = (pool.choose_balanced if self.class_balanced else pool.choose)(members, budget)
-        chosen.sort()
+            chosen = self._choose(pool, budget)
         kept, score = where[chosen], score[chosen]
         without = int(np.isnan(score).sum())
-        if without == budget:
-            warnings.warn(f"none of the {budget} kept rows has a score", PruneSamplerWarning, stacklevel=3)
+        if without == len(chosen):
+            warnings.warn(f"none of the {len(chosen)} kept rows has a score", PruneSamplerWarning, stacklevel=3)
         finite = score[np.isfinite(score)]
         return Coreset(
             table.rows[kept],
@@ -157,7 +175,8 @@ class Selection:
             selection={
                 "options": self.to_dict(),
                 "eligible": len(where),
-                "kept": budget,
+                "kept": len(chosen),
+                **found,
                 "unscored": without,
                 "offset": offset,
                 "threshold": [float(finite.min()), float(finite.max())]
@@ -165,6 +184,19 @@ class Selection:
                 else None,
             },
         )
+
+    def _choose(self, pool: Pool, budget: int) -> _Array:
+        members = np.arange(len(pool.key))
+        if self.unscored == "drop":
+            members = members[~np.isnan(pool.hardness)]
+            if budget > len(members):
+                raise ArgumentError("keep", f"must be at most the {len(members)} rows with a score", self.keep)
+        if self.min_per_class is not None:
+            chosen = pool.choose_with_floor(members, budget, self.min_per_class, balanced=self.class_balanced)
+        else:
+            chosen = (pool.choose_balanced if self.class_balanced else pool.choose)(members, budget)
+        chosen.sort()
+        return chosen
 
     def _scores(self, table: ScoreTable) -> npt.NDArray[np.float32]:
         if self.method == "random":
@@ -193,7 +225,8 @@ class Selection:
             eligible_count: number of rows that may be kept.
             stacklevel: of the warning, counted from the caller.
         """
-        share = self.check(eligible_count) / eligible_count
+        kept = self.check(eligible_count)
+        share = 1 if kept is None else kept / eligible_count
         if self.method == "top" and share < _TOP_IS_SAFE_FROM:
             warnings.warn(
                 f'method="top" at keep {share:.2g}: below {_TOP_IS_SAFE_FROM} the hardest rows alone usually train '
@@ -205,7 +238,7 @@ class Selection:
 
 def select(
     table: ScoreTable,
-    keep: float,
+    keep: float | Literal["auto"],
     by: str = "el2n",
     method: Method = "stratified",
     *,
@@ -216,8 +249,9 @@ def select(
     eligible: npt.ArrayLike | None = None,
     unscored: Literal["keep", "drop"] = "keep",
     strata: int = 50,
+    threshold: float | None = None,
 ) -> Coreset:
-    """Keep exactly ``resolve_keep(keep, number of eligible rows)`` rows.
+    """Keep exactly ``resolve_keep(keep, number of eligible rows)`` rows, or with ``"auto"`` all that are of use.
 
     Methods, where "hard" follows the score's direction and ties are broken by a key of seed and row:
 
@@ -229,9 +263,14 @@ def select(
     - ``"window"``: leave out the hardest, keep the next hardest (Paul et al. 2021, section 4).
     - ``"random"``: uniformly, whatever the scores; ``by`` and ``unscored`` are not read.
 
+    ``keep="auto"`` chooses no number: exactly the rows that :func:`~prunesampler.superfluous` finds go, which were
+    learned, never forgotten, and scored low in both halves of the scoring epochs. All others stay, rows without a
+    score too. The table needs ``<by>_spread`` and forgetting, as ``attach`` writes them by default.
+
     Args:
         table: the scores.
-        keep: a float in (0, 1], the fraction of the eligible rows, or an int >= 2, their number.
+        keep: a float in (0, 1], the fraction of the eligible rows, an int >= 2, their number, or ``"auto"``; with it
+            ``method``, ``offset``, ``class_balanced``, ``unscored`` and ``strata`` cannot be chosen.
         by: the score. By ``"forgetting"``, never-learned rows rank as the hardest.
         method: as above.
         offset: the hardest rows that stratified and window leave out: a float in [0, 1), the share of the rows with
@@ -242,19 +281,24 @@ def select(
         class_balanced: keep the same share of each class, sizes rounded by largest remainder, and select within
             each class. Rows without a label are treated as one class.
         min_per_class: keep at least so many rows of each class, or all of a smaller one. Classes that the method
-            would leave below it get this number of rows, selected within the class; the rest is selected anew.
+            would leave below it get this number of rows, selected within the class; the rest is selected anew. With
+            ``"auto"`` the hardest of the superfluous rows of such a class stay.
         seed: an int >= 0, of ties and random draws.
         eligible: (E,) the rows that may be kept; by default all rows of the table.
         unscored: what becomes of rows without a score: ``"keep"`` them first, or ``"drop"`` them.
         strata: their number, in [1, 10000].
+        threshold: of ``keep="auto"`` alone: a float > 0, at or below which a score is low; by default
+            :data:`prunesampler.superfluous.THRESHOLD`, which is meant for EL2N.
 
     Returns:
         The coreset. Its ``selection`` has the ``options``, the numbers ``eligible``, ``kept`` and ``unscored`` (kept
-        without a score), the resolved ``offset``, and as ``threshold`` the lowest and highest finite score kept.
+        without a score), the resolved ``offset``, and as ``threshold`` the lowest and highest finite score kept; with
+        ``"auto"`` also how many eligible rows were ``superfluous``.
 
     Raises:
         ArgumentError: an option breaks its rule, the table has no such score or no labels where they are needed, an
-            eligible row is not in the table, or the floors of all classes add up to more than ``keep``.
+            eligible row is not in the table, the floors of all classes add up to more than ``keep``, or ``"auto"``
+            lacks what it reads or would leave no row at all.
 
     Warns:
         PruneSamplerWarning: ``"top"`` below keep 0.6; no kept row has a score.
@@ -263,7 +307,7 @@ def select(
     >>> select(table, keep=3, method="top").rows
     array([1, 3, 4])
     """
-    selection = Selection(keep, by, method, offset, class_balanced, min_per_class, seed, unscored, strata)
+    selection = Selection(keep, by, method, offset, class_balanced, min_per_class, seed, unscored, strata, threshold)
     coreset = selection(table, eligible=eligible)
     selection.warn(coreset.selection["eligible"], stacklevel=2)
     return coreset

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from prunesampler.agreement import spearman
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, StateError
 from prunesampler.share import BAD_CLASS, BAD_ROW, CHANGED_LABEL, Share
@@ -20,6 +22,10 @@ Reduction = Literal["mean", "last"]
 
 class Totals:
     """Merged sums and counts, held by rank 0; every rank holds the merged flags and labels.
+
+    Of scores that are averaged, those of every other epoch (the first, the third, …) are summed on their own too: how
+    far the two halves of the epochs lie apart tells how far a score can be trusted. That makes 8 bytes a row for each
+    score and 4 more, on the host of rank 0.
 
     Attributes:
         epochs: merges that brought presentations; counted by rank 0.
@@ -43,8 +49,11 @@ class Totals:
         self._num_rows, self._reduction, self._first = num_rows, reduction, first
         size = self._size = num_rows if first else 0  # ranks above 0 hand their sums in and keep none
         self._scores = tuple(scores)
+        self._halved = self._scores if reduction == "mean" else ()
         self._sums = {name: self._column() for name in self._scores}
         self._counts: dict[str, Tensor] = {}
+        self._odd_sums = {name: self._column() for name in self._halved}
+        self._odd_presentations = torch.zeros(size, dtype=torch.int32) if self._halved else None
         self.presentations = torch.zeros(size, dtype=torch.int32)
         self.forgetting_events = torch.zeros(size, dtype=torch.int32) if forgetting else None
         self.flags = torch.zeros(num_rows, dtype=torch.uint8) if forgetting else None
@@ -99,6 +108,10 @@ class Totals:
         if group.rank == 0:
             self.epochs += bool(presented.any())
             self.presentations += presented
+            if self.epochs % 2 and self._odd_presentations is not None:
+                self._odd_presentations += presented
+                for name, odd in self._odd_sums.items():
+                    odd += sums[name]
             if self.forgetting_events is not None:
                 self.forgetting_events += events
             for name, total in sums.items():
@@ -125,8 +138,13 @@ class Totals:
         """(N,) float32, a column's mean, or that of the last epoch in which the row was seen; NaN for no value."""
         seen = self._seen(name)
         value = self._sums[name] / seen if self._reduction == "mean" else self._sums[name]
-        value = value.float()
-        return torch.where((seen > 0) & value.isfinite(), value, torch.nan)
+        return torch.where(seen > 0, _finite(value), torch.nan)
+
+    def _halves(self, name: str) -> tuple[Tensor, Tensor]:
+        """(N,) float64, the means over the odd and over the even epochs; NaN for no value."""
+        assert self._odd_presentations is not None
+        odd, seen = self._odd_sums[name], self._odd_presentations
+        return odd / seen, (self._sums[name] - odd) / (self.presentations - seen)
 
     def non_finite(self) -> dict[str, int]:
         """By column, how many rows were seen and have no value all the same; columns without such rows left out."""
@@ -136,27 +154,38 @@ class Totals:
     def table(self, *, kind: Literal["online", "rescored"], **identity: Any) -> ScoreTable:
         """All of it as a table; ``identity`` is handed on (keys, fingerprint, provenance).
 
+        After two epochs each averaged score has a column ``<score>_spread``, the distance between its mean over the
+        odd and its mean over the even epochs (NaN for a row that was not seen in both), and its protocol says as
+        ``split_half`` by what Spearman's correlation the two agree over all rows.
+
         Raises:
             StateError: nothing was merged yet.
         """
         counts = (self.presentations, *self._counts.values())
         if not any(bool(count.any()) for count in counts):
             raise StateError("nothing was scored yet: call end_epoch() after the batches of an epoch, then table()")
-        names = list(self._sums)
+        protocol: dict[str, Any] = {"kind": kind, "epochs": self.epochs, "reduction": self._reduction, "runs": 1}
+        scores = {name: self.value(name).numpy() for name in self._sums}
+        protocols = dict.fromkeys(scores, protocol)
+        for name in self._halved if self.epochs > 1 else ():
+            odd, even = self._halves(name)
+            agreement = spearman(_finite(odd).numpy(), _finite(even).numpy())
+            protocols[name] = protocol if math.isnan(agreement) else {**protocol, "split_half": agreement}
+            scores[f"{name}_spread"] = _finite((odd - even).abs()).numpy()
+            protocols[f"{name}_spread"] = {**protocols[name], "spread_of": name}
         columns: dict[str, Any] = {}
         if self.followed and self.forgetting_events is not None and self.flags is not None:
-            names.append("forgetting")
+            protocols["forgetting"] = protocol
             columns = {
                 "forgetting_events": self.forgetting_events.numpy(),
                 "learned": (self.flags & 2).bool().numpy(),
             }
-        protocol = {"kind": kind, "epochs": self.epochs, "reduction": self._reduction, "runs": 1}
         return ScoreTable(
-            {name: self.value(name).numpy() for name in self._sums},
+            scores,
             num_rows=self._num_rows,
             labels=self.labels.numpy() if bool((self.labels >= 0).any()) else None,
             presentations=self.presentations.numpy(),
-            protocols=dict.fromkeys(names, protocol),
+            protocols=protocols,
             **columns,
             **identity,
         )
@@ -166,6 +195,8 @@ class Totals:
         held = {
             "sums": {name: tensor.clone() for name, tensor in self._sums.items()},
             "counts": {name: tensor.clone() for name, tensor in self._counts.items()},
+            "odd_sums": {name: tensor.clone() for name, tensor in self._odd_sums.items()},
+            "odd_presentations": None if self._odd_presentations is None else self._odd_presentations.clone(),
             "presentations": self.presentations.clone(),
             "forgetting_events": None if self.forgetting_events is None else self.forgetting_events.clone(),
         }
@@ -183,6 +214,8 @@ class Totals:
         columns = {
             "sums": dict.fromkeys((*self._scores, *recorded), (torch.float64, n)),
             "counts": dict.fromkeys(recorded, (torch.int32, n)),
+            "odd_sums": dict.fromkeys(self._halved, (torch.float64, n)),
+            "odd_presentations": (torch.int32, n) if self._halved else None,
             "presentations": (torch.int32, n),
             "forgetting_events": None if self.flags is None else (torch.int32, n),
         }
@@ -206,8 +239,16 @@ class Totals:
             held = state["held"]
             self._sums = {name: copied(tensor) for name, tensor in held["sums"].items()}
             self._counts = {name: copied(tensor) for name, tensor in held["counts"].items()}
+            self._odd_sums = {name: copied(tensor) for name, tensor in held["odd_sums"].items()}
+            self._odd_presentations = copied(held["odd_presentations"])
             self.presentations = copied(held["presentations"])
             self.forgetting_events = copied(held["forgetting_events"])
+
+
+def _finite(values: Tensor) -> Tensor:
+    """float32, NaN for what is not finite as such."""
+    values = values.float()
+    return torch.where(values.isfinite(), values, torch.nan)
 
 
 def _refuse(problems: Tensor, num_rows: int) -> None:

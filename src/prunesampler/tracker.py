@@ -33,7 +33,7 @@ __all__ = ["ScoreFunction", "ScoreTracker"]
 
 ScoreFunction = Callable[[Tensor, Any], Mapping[str, Tensor]]
 
-_VERSION = 1
+_VERSION = 2
 _DEFAULT = ("el2n", "forgetting")
 
 
@@ -42,14 +42,15 @@ class ScoreTracker:
 
     A presentation is one time that a row's logits were seen. :meth:`update` never waits for the device; what it has
     seen is merged over ranks and becomes part of the table with :meth:`end_epoch`. On the device that takes 8 bytes
-    a row, 4 for each score and 4 for forgetting.
+    a row, 4 for each score and 4 for forgetting. Rank 0 holds what was merged on the host, in 13 bytes a row, 16 for
+    each score and 4 for forgetting.
 
     Args:
         num_rows: size of the dataset.
         scores: columns, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and ``"forgetting"``; by default EL2N
             and forgetting. With ``score_fn``, names that it must return.
         reduction: a row's score is the ``"mean"`` over its presentations, or over those of the ``"last"`` epoch in
-            which it had any.
+            which it had any. Means over two epochs or more come with a column ``<score>_spread``, see :meth:`table`.
         device: where the buffers lie; by default that of the first logits. Logits on another device are copied,
             which ``"cpu"`` pays for by waiting for a GPU at every batch.
         score_fn: (logits, targets) → (B,) tensors by column name, instead of the scores above: for soft or
@@ -211,6 +212,10 @@ class ScoreTracker:
     ) -> ScoreTable:
         """All that was merged, one entry per row; on rank 0.
 
+        After two epochs or more, a mean has a second column ``<score>_spread`` that tells how far it can be trusted:
+        the distance between the mean over the odd epochs and that over the even ones, NaN for a row that was not seen
+        in both. Over all rows, ``protocols[score]["split_half"]`` is the rank correlation of the two (Spearman's).
+
         Args:
             keys: (N,) str or int that name the samples outside of this dataset.
             fingerprint: what the dataset is recognised by.
@@ -315,8 +320,8 @@ class ScoreTracker:
 
     def _record(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
         for name in columns:
-            if name in self._wanted:
-                raise ArgumentError("name", "must not be that of a score that is tracked", name)
+            if name.removesuffix("_spread") in self._wanted:
+                raise ArgumentError("name", "must not be that of a score that is tracked, or of its spread", name)
             if name not in self._share.counts:
                 check_column_name(name)
         for name, values in columns.items():

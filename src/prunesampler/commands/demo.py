@@ -49,12 +49,15 @@ def demo(
     from prunesampler.demo import check_free, print_report, run
     from prunesampler.demo_data import load_cifar10, load_digits
     from prunesampler.demo_training import CIFAR10, DIGITS
-    from prunesampler.selection import Selection
+    from prunesampler.selection import resolve_keep
 
     given: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "score_epochs": score_epochs, "batch_size": batch_size}
     given = {name: number for name, number in given.items() if number is not None}
     recipe = dataclasses.replace(CIFAR10 if data is Data.cifar10 else DIGITS, **given)
-    share = Selection(keep=keep_option(keep)).keep
+    share = keep_option(keep)
+    if isinstance(share, str):
+        raise ArgumentError("keep", "must be a number here, for as many random rows are trained on too", keep)
+    resolve_keep(share, 2**63)
     check_free(out, force)
     if data is Data.cifar10:
         if root is None:
