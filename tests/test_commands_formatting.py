@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from rich.text import Text
+
+from prunesampler.commands.formatting import as_json, counted, number, plain_table, printable, write
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-1.0834, "-1.083"),
+        (12.34, "12.3"),
+        (1e-5, "1e-05"),
+        (float("nan"), "–"),
+        (-math.inf, "-∞"),
+        (1e20, "1e+20"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_json_is_strict_and_keeps_what_it_can() -> None:
+    value = {"a": [1, 2.5, math.inf, -math.inf, math.nan], "b": ({"c": None, "d": True},), "e": "ü"}
+    text = as_json(value)
+    assert "ü" in text
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found == {"a": [1, 2.5, "inf", "-inf", None], "b": [{"c": None, "d": True}], "e": "ü"}
+    assert float(found["a"][2]) == math.inf
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(count, "row") for count in (0, 1, 1000)] == ["0 rows", "1 row", "1,000 rows"]
+
+
+def test_tables_texts_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    word = "word " * 30
+    write([plain_table(["name", "n"], [["[bold]x", "1"], ["y", "23"]]), Text(word), word.strip(), ""])
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].split() == ["name", "n"]
+    assert lines[2:4] == ["[bold]x   1", "y        23"]
+    assert all(line == line.rstrip() for line in lines)
+    assert all(len(line) <= 80 for line in lines[4:6])
+    assert word.strip() in lines
+
+
+def test_what_could_steer_a_terminal_is_escaped() -> None:
+    assert printable("a\x1b[31m\n\u202eb é 漢") == "a\\x1b[31m\\n\\u202eb é 漢"
