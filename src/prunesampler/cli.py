@@ -9,6 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from prunesampler.commands.demo import demo
+from prunesampler.commands.diff import diff
+from prunesampler.commands.inspect import inspect
+from prunesampler.commands.merge import merge
+from prunesampler.commands.select import select
 from prunesampler.errors import PruneSamplerError
 from prunesampler.version import __version__
 
@@ -70,6 +74,10 @@ def _root(
 
 
 app.command()(demo)
+app.command()(inspect)
+app.command()(select)
+app.command()(merge)
+app.command()(diff)
 
 
 if __name__ == "__main__":

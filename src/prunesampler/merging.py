@@ -128,7 +128,8 @@ def _kinds(table: ScoreTable) -> dict[str, Any]:
 
 
 def _protocol(table: ScoreTable, name: str) -> dict[str, Any]:
-    return {"runs": 1, **table.protocols.get(name, {})}
+    protocol = table.protocols.get(name)
+    return {"runs": 1, **(protocol if isinstance(protocol, dict) else {})}
 
 
 def _merged_protocol(protocols: list[dict[str, Any]], columns: list[_Array]) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""``prunesampler merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunesampler.commands.files import check_output
+from prunesampler.commands.formatting import printable
+from prunesampler.inspection import score_names
+from prunesampler.merging import merge as merge_tables
+from prunesampler.tables import ScoreTable
+
+__all__ = ["merge"]
+
+
+def merge(
+    scores: Annotated[list[Path], typer.Argument(help="Files of scores, one a run.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of the averages.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
+    check_output(out, scores, force)
+    table = merge_tables([ScoreTable.load(path) for path in scores])
+    table.save(out)
+    typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
+    for name in score_names(table):
+        protocol = table.protocols[name]
+        between = f", Spearman between files {protocol['between_runs']:.3f}" if "between_runs" in protocol else ""
+        typer.echo(f"{printable(name)}: {protocol['runs']} runs{between}")
+    typer.echo(f"written to {out}")
