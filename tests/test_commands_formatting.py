@@ -6,23 +6,7 @@ import math
 import pytest
 from rich.text import Text
 
-from prunesampler.commands.formatting import as_json, counted, number, plain_table, printable, write
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (-1.0834, "-1.083"),
-        (12.34, "12.3"),
-        (1e-5, "1e-05"),
-        (float("nan"), "–"),
-        (-math.inf, "-∞"),
-        (1e20, "1e+20"),
-    ],
-)
-def test_numbers(value: float, text: str) -> None:
-    assert number(value) == text
+from prunesampler.commands.formatting import as_json, plain_table, printable, write
 
 
 def test_json_is_strict_and_keeps_what_it_can() -> None:
@@ -32,10 +16,6 @@ def test_json_is_strict_and_keeps_what_it_can() -> None:
     found = json.loads(text, parse_constant=pytest.fail)
     assert found == {"a": [1, 2.5, "inf", "-inf", None], "b": [{"c": None, "d": True}], "e": "ü"}
     assert float(found["a"][2]) == math.inf
-
-
-def test_one_thing_is_no_plural() -> None:
-    assert [counted(count, "row") for count in (0, 1, 1000)] == ["0 rows", "1 row", "1,000 rows"]
 
 
 def test_tables_texts_and_lines(capsys: pytest.CaptureFixture[str]) -> None:

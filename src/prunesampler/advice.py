@@ -8,8 +8,9 @@ from typing import Literal
 
 from prunesampler.costs import Cost
 from prunesampler.reliability import Reliability
+from prunesampler.wording import percent
 
-__all__ = ["FEW", "LOST", "NOISY", "UNSETTLED", "Evidence", "Verdict", "advice", "control", "percent", "verdict"]
+__all__ = ["FEW", "LOST", "NOISY", "UNSETTLED", "Evidence", "Verdict", "advice", "control", "verdict"]
 
 UNSETTLED = 0.2
 """Where more than this share of the rows that would go are not learned for good, pruning is likely to cost accuracy."""
@@ -106,17 +107,6 @@ def _reason(found: Verdict, evidence: Evidence) -> str:
             f"{percent(evidence.spare_gone)} of them look superfluous (low and stable scores too): may cost accuracy."
         )
     return f"{percent(evidence.spare)} of the rows look superfluous, and {gone} would go: unlikely to cost accuracy."
-
-
-def percent(share: float) -> str:
-    """A share for reading, with as many decimals as it takes to tell it from none and from all.
-
-    >>> [percent(share) for share in (0.083, 0.004, 0.00047, 0.996, 1.0)]
-    ['8 %', '0.4 %', '0.05 %', '99.6 %', '100 %']
-    """
-    edge = min(share, 1 - share)
-    decimals = 0 if edge >= 0.01 or edge <= 0 else 1 if edge >= 0.001 else 2
-    return f"{100 * share:.{decimals}f} %"
 
 
 def control(keep: float, scores: str, inside: int) -> tuple[str, str]:

@@ -20,6 +20,7 @@ __all__ = [
     "distribution",
     "figures",
     "protocol_of",
+    "ranked",
     "score_names",
 ]
 
@@ -140,6 +141,17 @@ def by_default(table: ScoreTable, by: str | None = None) -> str:
     if np.isnan(table.column(by)).all():
         raise ArgumentError("by", "must be a score that at least one row has", by)
     return by
+
+
+def ranked(table: ScoreTable, name: str) -> npt.NDArray[np.int64]:
+    """The places of the rows that have the score, hardest first; equal ones by row.
+
+    >>> ranked(ScoreTable({"margin": [2.0, float("nan"), -1.0]}), "margin")
+    array([2, 0])
+    """
+    score = table.column(name)
+    order = np.argsort(score if table.directions[name] == "lower" else -score, kind="stable")  # NaN comes last
+    return order[: len(score) - np.count_nonzero(np.isnan(score))]
 
 
 def protocol_of(table: ScoreTable, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prunesampler.advice import Evidence, Verdict, advice, control, verdict
 from prunesampler.classes import Survival, survival
 from prunesampler.costs import Cost, Scoring, cost, scoring_of
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
-from prunesampler.inspection import by_default
+from prunesampler.inspection import by_default, ranked
 from prunesampler.reliability import Reliability, reliability_of
 from prunesampler.selection import Method, Selection
 from prunesampler.superfluous import learned_for_good, superfluous
@@ -181,10 +181,7 @@ def _losing(table: ScoreTable, kept: _Mask) -> tuple[Survival, ...] | None:
 
 
 def _hardest(table: ScoreTable, by: str) -> tuple[HardRow, ...]:
-    score = table.column(by)
-    hardness = -score if table.directions[by] == "lower" else score
-    order = np.argsort(np.where(np.isnan(hardness), np.inf, -hardness), kind="stable")
-    chosen = [i for i in order[:_HARDEST].tolist() if not np.isnan(hardness[i])]
+    score, chosen = table.column(by), ranked(table, by)[:_HARDEST].tolist()
     keys = [None] * len(chosen) if table.key_column is None else table.key_column.take(chosen).tolist()
     labels = [-1] * len(chosen) if table.labels is None else table.labels[chosen].tolist()
     forgetting = [float("nan")] * len(chosen)

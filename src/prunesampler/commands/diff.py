@@ -12,12 +12,13 @@ import typer
 
 from prunesampler.agreement import overlap, spearman
 from prunesampler.commands.files import load_file
-from prunesampler.commands.formatting import number, plain_table, printable, write
+from prunesampler.commands.formatting import plain_table, printable, write
 from prunesampler.coreset import Coreset
 from prunesampler.dataset import common_dataset
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.inspection import protocol_of, score_names
 from prunesampler.tables import ScoreTable
+from prunesampler.wording import number
 
 __all__ = ["diff"]
 

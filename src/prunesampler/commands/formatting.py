@@ -1,4 +1,4 @@
-"""How commands write numbers, names and tables."""
+"""How commands write names, tables and JSON."""
 
 from __future__ import annotations
 
@@ -13,22 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["as_json", "counted", "number", "plain_table", "printable", "write"]
-
-
-def number(value: float | None) -> str:
-    """Three digits or decimals, or all of a whole number; "∞" for an infinite value, "–" for none.
-
-    >>> [number(value) for value in (0.16138, 12.0, 1234567, float("inf"), None)]
-    ['0.161', '12', '1,234,567', '∞', '–']
-    """
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
+__all__ = ["as_json", "plain_table", "printable", "write"]
 
 
 def printable(text: object) -> str:
@@ -38,15 +23,6 @@ def printable(text: object) -> str:
     a/b\\x1b[31m.jpg
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number and what it counts.
-
-    >>> counted(1, "row"), counted(2000, "class", "classes")
-    ('1 row', '2,000 classes')
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Table:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from prunesampler.advice import LOST, NOISY, percent
-from prunesampler.commands.formatting import number, plain_table, printable
+from prunesampler.advice import LOST, NOISY
+from prunesampler.commands.formatting import plain_table, printable
 from prunesampler.costs import Cost
 from prunesampler.judgement import Judgement
+from prunesampler.wording import number, percent
 
 __all__ = ["judgement_text"]
 
