@@ -92,12 +92,13 @@ def plan(
     arms = [Arm(name, seed=seed) for seed in seeds for name in ("full", "score")]
     for budget in budgets:
         for keep in keeps:
-            spent = (keep, keep + scoring) if budget == "epochs" else (1 + scoring,)
-            arms += [Arm("full", seed=seed, length=round(length, 3)) for length in spent for seed in seeds]
+            unscored, scored = (keep, keep + scoring) if budget == "epochs" else (1.0, 1 + scoring)
+            arms += [Arm("full", seed=seed, length=round(unscored, 3)) for seed in seeds]
             for name in names:
                 for seed in seeds:
                     arm = Arm("auto", seed=seed) if name == "auto" else Arm(name, keep, budget, seed)
                     arms += [*arm.needs, arm]
+            arms += [Arm("full", seed=seed, length=round(scored, 3)) for seed in seeds]
     arms += [Arm("score", network="transfer")]
     arms += [Arm("attach-auto", budget="steps", seed=seed) for seed in seeds]
     return list(dict.fromkeys(arms))
