@@ -1,5 +1,6 @@
 """Tar shards as webdataset reads them: an index that gives every sample a row."""
 
+from prunesampler.shards.build import build_index
 from prunesampler.shards.index import Member, ShardIndex
 
-__all__ = ["Member", "ShardIndex"]
+__all__ = ["Member", "ShardIndex", "build_index"]

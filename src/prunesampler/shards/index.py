@@ -44,6 +44,7 @@ class ShardIndex:
     asked for, a few thousand rows at a time, and pickles as the path of its file.
 
     Attributes:
+        store: what the rows are read from.
         shards: (S,) URLs, as they were given when they were indexed; position in the list is the shard's number.
         first_rows: (S + 1,) int64, read-only; shard ``s`` has the rows from ``first_rows[s]`` to below the next.
         fingerprint: of the keys in their order; moving, renaming or compressing shards does not change it.
@@ -51,11 +52,11 @@ class ShardIndex:
     Wherever a ``shard`` is asked for, its number does, or its URL as :meth:`shard_number` understands it.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self.shards: list[str] = [shard.url for shard in rows.shards]
+    def __init__(self, store: Rows) -> None:
+        self.store = store
+        self.shards: list[str] = [shard.url for shard in store.shards]
         self.first_rows: Int64s = np.zeros(len(self.shards) + 1, np.int64)
-        np.cumsum([shard.rows for shard in rows.shards], out=self.first_rows[1:])
+        np.cumsum([shard.rows for shard in store.shards], out=self.first_rows[1:])
         self.first_rows.flags.writeable = False
         self._numbers: dict[str, int] = {}
         self._lookups: OrderedDict[int, dict[str, int]] = OrderedDict()
@@ -67,15 +68,15 @@ class ShardIndex:
         return f"ShardIndex(rows={len(self)}, shards={len(self.shards)})"
 
     def __getstate__(self) -> Rows:
-        return self._rows
+        return self.store
 
-    def __setstate__(self, rows: Rows) -> None:
-        self.__init__(rows)  # type: ignore[misc]
+    def __setstate__(self, store: Rows) -> None:
+        self.__init__(store)  # type: ignore[misc]
 
     @property
     def records(self) -> Sequence[Shard]:
         """(S,) what is known of each shard: url, rows, size in bytes, modification time, seekable, digest."""
-        return self._rows.shards
+        return self.store.shards
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -88,7 +89,7 @@ class ShardIndex:
     @functools.cached_property
     def labels(self) -> npt.NDArray[np.int32] | None:
         """(N,) int32 class indices, read-only, −1 where a sample has none; None where no sample has one."""
-        return self._rows.labels()
+        return self.store.labels()
 
     def shard_number(self, url: str | int) -> int:
         """The number of a shard.
@@ -136,7 +137,7 @@ class ShardIndex:
         Raises:
             CorruptFileError: these rows of the index's file are damaged.
         """
-        return self._rows.read(self.shard_number(shard))
+        return self.store.read(self.shard_number(shard))
 
     def keys_of(self, shard: str | int) -> pa.LargeStringArray:
         """The keys of one shard in row order."""
@@ -212,7 +213,7 @@ class ShardIndex:
         Raises:
             OSError: the file cannot be written; an older one is then still intact.
         """
-        write_index(path, self._rows, self.fingerprint, self.labels)
+        write_index(path, self.store, self.fingerprint, self.labels)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ShardIndex:
