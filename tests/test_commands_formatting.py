@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.text import Text
 
-from prunesampler.commands.formatting import as_json, plain_table, printable, write
+from prunesampler.commands.formatting import as_json, plain_table, write
 
 
 def test_json_is_strict_and_keeps_what_it_can() -> None:
@@ -27,7 +27,3 @@ def test_tables_texts_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line == line.rstrip() for line in lines)
     assert all(len(line) <= 80 for line in lines[4:6])
     assert word.strip() in lines
-
-
-def test_what_could_steer_a_terminal_is_escaped() -> None:
-    assert printable("a\x1b[31m\n\u202eb é 漢") == "a\\x1b[31m\\n\\u202eb é 漢"

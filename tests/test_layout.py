@@ -15,7 +15,7 @@ ROOT = Path(prunesampler.__file__).parent
 # A module imports from lower levels only; everyone may import errors and version.
 LEVELS = [
     {"errors", "version"},
-    {"scores", "order", "files", "columns", "distributed", "layouts"},  # pure, or nearly
+    {"scores", "order", "files", "columns", "distributed", "layouts", "wording"},  # pure, or nearly
     {"forward", "rows", "probes", "progress", "pending", "share", "agreement"},
     {"coreset", "draws", "fingerprint", "pool", "binding"},
     {"tables", "population", "snapshot", "weights"},
@@ -25,9 +25,13 @@ LEVELS = [
     {"replacement", "rescore", "scoring"},
     {"pruning"},
     {"attach"},
-    {"shards.store"},
-    {"shards.urls"},
-    {"shards.index"},
+    {"shards.names", "shards.store"},
+    {"shards.urls", "shards.streams"},
+    {"shards.sources"},
+    {"shards.headers"},
+    {"shards.labels", "shards.index"},
+    {"shards.scan"},
+    {"shards.build"},
     {"inspection"},
     {"costs", "reliability"},
     {"advice"},
@@ -35,11 +39,13 @@ LEVELS = [
     {"demo_data"},
     {"demo_training"},
     {"demo"},
+    {"report.plots", "report.pictures"},
+    {"report.page"},
     {"commands.options", "commands.files", "commands.formatting", "commands.histogram"},
     {"commands.judged"},
     {"commands.inspected"},
     {"commands.inspect"},
-    {"commands.demo", "commands.select", "commands.merge", "commands.diff"},
+    {"commands.demo", "commands.select", "commands.merge", "commands.diff", "commands.report"},
     {"cli"},
     {"__main__"},
 ]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prunesampler.wording import counted, number, percent
+from prunesampler.wording import counted, number, percent, printable
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,7 @@ def test_one_thing_is_no_plural() -> None:
 )
 def test_what_is_not_none_or_all_does_not_look_so(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_what_could_steer_a_terminal_is_escaped() -> None:
+    assert printable("a\x1b[31m\n\u202eb é 漢") == "a\\x1b[31m\\n\\u202eb é 漢"

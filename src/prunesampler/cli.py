@@ -12,6 +12,7 @@ from prunesampler.commands.demo import demo
 from prunesampler.commands.diff import diff
 from prunesampler.commands.inspect import inspect
 from prunesampler.commands.merge import merge
+from prunesampler.commands.report import report
 from prunesampler.commands.select import select
 from prunesampler.errors import PruneSamplerError
 from prunesampler.version import __version__
@@ -75,6 +76,7 @@ def _root(
 
 app.command()(demo)
 app.command()(inspect)
+app.command()(report)
 app.command()(select)
 app.command()(merge)
 app.command()(diff)

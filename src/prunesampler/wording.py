@@ -1,10 +1,10 @@
-"""How numbers are written for people."""
+"""How numbers and names are written for people."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["counted", "number", "percent"]
+__all__ = ["counted", "number", "percent", "printable"]
 
 
 def number(value: float | None) -> str:
@@ -40,3 +40,12 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     ('1 row', '2,000 classes')
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def printable(text: object) -> str:
+    """Text that came from a file, with whatever could steer a terminal escaped.
+
+    >>> print(printable("a/b\\x1b[31m.jpg"))
+    a/b\\x1b[31m.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

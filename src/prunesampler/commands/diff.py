@@ -12,13 +12,13 @@ import typer
 
 from prunesampler.agreement import overlap, spearman
 from prunesampler.commands.files import load_file
-from prunesampler.commands.formatting import plain_table, printable, write
+from prunesampler.commands.formatting import plain_table, write
 from prunesampler.coreset import Coreset
 from prunesampler.dataset import common_dataset
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.inspection import protocol_of, score_names
 from prunesampler.tables import ScoreTable
-from prunesampler.wording import number
+from prunesampler.wording import number, printable
 
 __all__ = ["diff"]
 
@@ -33,7 +33,8 @@ def diff(
 ) -> None:
     """Show how far two files of scores, or two coresets, agree.
 
-    Rows that were never learned are the hardest by forgetting, and left out of its mean difference.
+    Rows that were never learned are the hardest by forgetting, and left out of its mean difference. Where many rows
+    are tied, as by forgetting, halves are partly drawn by lot, and overlap the less.
     """
     first, second = load_file(a), load_file(b)
     if isinstance(first, ScoreTable) and isinstance(second, ScoreTable):

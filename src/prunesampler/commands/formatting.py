@@ -1,4 +1,4 @@
-"""How commands write names, tables and JSON."""
+"""How commands write tables and JSON."""
 
 from __future__ import annotations
 
@@ -13,16 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["as_json", "plain_table", "printable", "write"]
-
-
-def printable(text: object) -> str:
-    """Text that came from a file, with whatever could steer a terminal escaped.
-
-    >>> print(printable("a/b\\x1b[31m.jpg"))
-    a/b\\x1b[31m.jpg
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+__all__ = ["as_json", "plain_table", "write"]
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Table:

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesampler.classes import ClassScores, Survival, kept_in, survival_of
-from prunesampler.commands.formatting import as_json, plain_table, printable
+from prunesampler.commands.formatting import as_json, plain_table
 from prunesampler.commands.histogram import histogram
 from prunesampler.commands.judged import judgement_text
 from prunesampler.coreset import Coreset
 from prunesampler.inspection import PERCENTILES, Distribution, Figures, distribution, figures, protocol_of, score_names
 from prunesampler.judgement import Judgement
 from prunesampler.tables import ScoreTable
-from prunesampler.wording import counted, number, percent
+from prunesampler.wording import counted, number, percent, printable
 
 __all__ = ["coreset_json", "coreset_text", "scores_json", "scores_text"]
 

@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesampler.advice import LOST, NOISY
-from prunesampler.commands.formatting import plain_table, printable
+from prunesampler.commands.formatting import plain_table
 from prunesampler.costs import Cost
 from prunesampler.judgement import Judgement
-from prunesampler.wording import number, percent
+from prunesampler.wording import number, percent, printable
 
 __all__ = ["judgement_text"]
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from prunesampler.commands.files import check_output
-from prunesampler.commands.formatting import printable
 from prunesampler.inspection import score_names
 from prunesampler.merging import merge as merge_tables
 from prunesampler.tables import ScoreTable
+from prunesampler.wording import printable
 
 __all__ = ["merge"]
 

@@ -12,11 +12,11 @@ import typer
 
 from prunesampler.classes import survival_of
 from prunesampler.commands.files import check_output
-from prunesampler.commands.formatting import printable
 from prunesampler.commands.options import keep_option
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.selection import Selection
 from prunesampler.tables import Coreset, ScoreTable
+from prunesampler.wording import printable
 
 __all__ = ["select"]
 
