@@ -59,8 +59,10 @@ def test_two_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_table_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for correlation, halves, apart, _ in figures(shown(capsys, score_table(), score_table())).values():
-        assert (correlation, halves, apart) == ("1", "100.0%", "0")
+    rows = figures(shown(capsys, score_table(), score_table()))
+    assert rows["el2n"] == rows["margin"] == ["1", "100.0%", "0", "199"]
+    assert (rows["forgetting"][0], rows["forgetting"][2]) == ("1", "0")
+    assert 60 < float(rows["forgetting"][1].rstrip("%")) < 100
 
 
 def test_differences_are_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:

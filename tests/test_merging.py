@@ -83,13 +83,14 @@ def run(seed: int, **options: Any) -> ScoreTable:
     generator = np.random.default_rng(seed)
     hardness = np.linspace(0, 1, 40) + 0.3 * generator.random(40)
     given: dict[str, Any] = {
-        "scores": {"el2n": hardness, "margin": -hardness},
+        "scores": {"el2n": hardness, "margin": -hardness, "mine": -hardness},
         "labels": np.arange(40) % 4,
         "forgetting_events": generator.poisson(2 * hardness),
         "learned": generator.random(40) < 0.9,
         "presentations": np.full(40, 5),
         "keys": [f"k{row}" for row in range(40)],
         "fingerprint": "size:40",
+        "directions": {"mine": "lower"},
         "protocols": {name: {**ONLINE, "split_half": 0.5 + seed / 10} for name in ("el2n", "margin")},
         "provenance": {"seed": seed},
     }
@@ -112,6 +113,7 @@ def test_what_the_result_says_of_itself(tmp_path: Path) -> None:
     }
     assert merged.protocols["margin"] == {**ONLINE, "runs": 3, "split_half": pytest.approx(0.55)}
     assert merged.protocols["forgetting"] == {"runs": 3}
+    assert merged.directions["mine"] == "lower"
     assert merged.provenance == {
         "merged_from": [{"digest": table.digest, "provenance": {"seed": i}} for i, table in enumerate(tables)]
     }
@@ -186,7 +188,10 @@ def test_what_is_not_two_tables(tables: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scores": {"el2n": np.ones(40)}}, "scores and directions, got 'margin: lower in number 1, None in number 2'"),
+        (
+            {"scores": {"el2n": np.ones(40)}, "directions": {}},
+            "scores and directions, got 'margin: lower in number 1, None in number 2'",
+        ),
         ({"directions": {"el2n": "lower"}}, "el2n: higher in number 1, lower in number 2"),
         ({"forgetting_events": None}, "forgetting: higher in number 1, None in number 2"),
         ({"learned": None}, "learned: held in number 1, None in number 2"),

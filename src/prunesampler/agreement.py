@@ -42,14 +42,15 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int = 0) -> float:
     """How many of the highest rows by ``a`` are among as many of the highest by ``b``.
 
-    Two unrelated measurements overlap by about ``share``. Rows without a value in both are left out. Equal values
-    are told apart by one key of seed and position, so of rows that are tied in both the same ones are taken.
+    Two unrelated measurements overlap by about ``share``. Rows without a value in both are left out. Rows that are
+    tied at the limit are drawn by lot, for ``a`` and for ``b`` apart: ties agree by chance only, so that a column with
+    many of them overlaps with itself by less than 1.
 
     Args:
         a: (N,) floats, NaN where a row has no value; infinite ones are allowed. Negate what is harder when lower.
         b: (N,) floats, likewise.
         share: in (0, 1], how much of the rows counts as the highest; rounded to at least one row.
-        seed: an int, of the key.
+        seed: an int, of the lots.
 
     Returns:
         A float in [0, 1]; NaN where no row has both values.
@@ -66,7 +67,8 @@ def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int
     if not len(left):
         return float("nan")
     count = max(1, round(share * len(left)))
-    return int((_highest(left, count, seed) & _highest(right, count, seed)).sum()) / count
+    in_both = _highest(left, count, mix(seed, 0)) & _highest(right, count, mix(seed, 1))
+    return int(in_both.sum()) / count
 
 
 def _in_both(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[_Array, _Array]:
@@ -94,10 +96,10 @@ def _ranks(values: _Array) -> npt.NDArray[np.float64]:
     return ranks
 
 
-def _highest(values: _Array, count: int, seed: int) -> npt.NDArray[np.bool_]:
+def _highest(values: _Array, count: int, key: int) -> npt.NDArray[np.bool_]:
     limit = np.partition(values, len(values) - count)[len(values) - count]
     chosen: npt.NDArray[np.bool_] = values > limit
     tied = np.flatnonzero(values == limit)
     wanted = count - int(chosen.sum())
-    chosen[tied[np.argsort(hash64(mix(seed), tied))[:wanted]]] = True
+    chosen[tied[np.argsort(hash64(key, tied))[:wanted]]] = True
     return chosen

@@ -45,7 +45,7 @@ def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
         if None not in (fingerprint, file.fingerprint) and file.fingerprint != fingerprint:
             raise _mismatch(f"number {number} has the fingerprint {file.fingerprint}, an earlier one {fingerprint}")
         fingerprint = fingerprint or file.fingerprint
-    rows = functools.reduce(np.union1d, (file.rows for file in files))
+    rows = functools.reduce(_union, (file.rows for file in files))
     labels = _first_known("label", rows, [_labels(file) for file in files])
     return {
         "num_rows": first.num_rows,
@@ -55,6 +55,14 @@ def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
         "keys": _on_every_row(_first_known("key", rows, [(file.rows, file.key_column) for file in files])),
         "shards": _on_every_row(_first_known("shard", rows, [(file.rows, file.shard_column) for file in files])),
     }
+
+
+def _union(first: _Array, second: _Array) -> _Array:
+    """Of ascending rows; numpy's own takes many times as long where both are the same."""
+    if np.array_equal(first, second):
+        return first
+    both = np.sort(np.concatenate([first, second]), kind="stable")
+    return both[np.append(True, both[1:] != both[:-1])]
 
 
 def _mismatch(difference: str) -> MismatchError:
