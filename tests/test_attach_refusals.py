@@ -259,6 +259,41 @@ def test_a_threshold_belongs_to_auto(folder: Path, keep: Any) -> None:
         attach(make_loader(), Net(), keep=keep, threshold=0.1, save_dir=folder / "run")
 
 
+@pytest.mark.parametrize(("name", "value"), [("class_balanced", True), ("min_per_class", 2)])
+def test_classes_cannot_be_balanced_without_labels(folder: Path, name: str, value: Any) -> None:
+    with pytest.raises(ps.ArgumentError, match=f"^{name} must be left out where score_fn= scores"):
+        attach(make_loader(), Net(), by="size", score_fn=sizes, save_dir=folder / "run", **{name: value})
+
+
+def sizes(logits: torch.Tensor, targets: Any) -> dict[str, torch.Tensor]:
+    return {"size": logits.norm(dim=1)}
+
+
+def test_a_score_that_score_fn_does_not_return_is_missed_after_one_epoch(folder: Path) -> None:
+    model = Net()
+    loader = attach(make_loader(), model, score_fn=sizes, score_epochs=5)
+    with pytest.raises(ps.ArgumentError, match=r"^by must be a column that score_fn returned, one of \('size',\)"):
+        train(loader, model, lambda x, y: (x, y))
+    model = Net()
+    loader = attach(make_loader(), model, score_fn=sizes, by="mine", score_epochs=5)
+    for rows, (x, _) in zip([[0]] * 99, loader, strict=False):
+        model(x)
+        loader.pruning.tracker.record(rows, mine=[1.0])
+    assert loader.pruning.tracker.epochs == 1
+
+
+def test_a_second_attach_to_a_model_names_the_first(folder: Path) -> None:
+    model = Net()
+    earlier = attach(make_loader(), model)
+    x, _ = next(iter(earlier))
+    model(x)
+    later = attach(make_loader(), model)
+    with pytest.raises(ps.BindingError, match=r"an earlier attach\(\) to this model"):
+        train(later, model, lambda x, y: (x, y))
+    later.pruning.detach()
+    earlier.pruning.detach()
+
+
 class Odd(Leaky):
     def __init__(self, label: Any) -> None:
         super().__init__(N)

@@ -475,6 +475,14 @@ def test_bad_records_are_refused(rows: Any, values: dict[str, Any], match: str) 
         ScoreTracker(N).record(rows, **values)
 
 
+def test_a_table_of_records_alone_has_no_other_column() -> None:
+    tracker = ScoreTracker(N)
+    tracker.record([2, 0], mine=[1.0, 3.0])
+    assert "mine" in tracker.columns
+    tracker.end_epoch()
+    assert list(tracker.table().directions) == ["mine"]
+
+
 # -- snapshots --------------------------------------------------------------------------------------------------
 
 

@@ -164,6 +164,9 @@ def attach(
             threshold=threshold,
             seed=seed,
         )
+        for name, value in (("class_balanced", class_balanced), ("min_per_class", min_per_class)):
+            if value and score_fn is not None:
+                raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
         if keep == "auto" and score_fn is not None:
             raise ArgumentError("score_fn", 'must be None with keep="auto", which reads scores of ours', score_fn)
         selection.warn(replacement.num_eligible, stacklevel=2)
@@ -287,7 +290,7 @@ def _warn_of_length(pruning: Pruning, replacement: Replacement) -> None:
     )
     if later is None:
         text = (
-            f'len(loader) is {now} and will be what keep="auto" leaves once pruned, which nobody knows yet: if schedules '
-            "count steps, keep the length with"
+            f'len(loader) is {now} and will be what keep="auto" leaves once pruned, which nobody knows yet: if '
+            "schedules count steps, keep the length with"
         )
     warnings.warn(f'{text} epoch_length="full"', PruneSamplerWarning, stacklevel=3)

@@ -239,7 +239,8 @@ class Binder:
         if not self._queue:
             raise BindingError(
                 "a training forward came with no batch of the loader waiting for it, on inputs that are not the last "
-                'batch: if the model is also trained on other data, give attach(..., forwards="matching")'
+                'batch: if the model is also trained on other data, give attach(..., forwards="matching"); if an '
+                "earlier attach() to this model is done with (a notebook cell run twice), detach() that loader.pruning"
             )
         raise BindingError(
             "a training forward was given inputs that are not a batch of the loader. If they were changed on the way: "

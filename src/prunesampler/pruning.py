@@ -97,6 +97,9 @@ class Pruning:
     def total_steps(self, epochs: int) -> int:
         """Batches that this rank's loader hands out over a whole run, scoring epochs included.
 
+        Under ``resume=True`` the scoring epochs of the run that is resumed count too. A new run on its coreset has
+        none: give :func:`prunesampler.attach` that ``coreset=`` instead.
+
         Args:
             epochs: passes over the loader, >= 0.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunesampler.binding import Binder, Token
 from prunesampler.distributed import Group
-from prunesampler.errors import StateError
+from prunesampler.errors import ArgumentError, StateError
 from prunesampler.plan import Plan
 from prunesampler.progress import Progress
 from prunesampler.tables import ScoreTable
@@ -79,6 +79,7 @@ class Scoring:
 
         Raises:
             StateError: another rank has failed.
+            ArgumentError: score_fn does not return the score to select by.
         """
         self.progress.end_epoch()
         self.abandoned = self._group.any(self.failed)
@@ -86,11 +87,21 @@ class Scoring:
             raise StateError("scoring failed on one of the ranks")
         if self.tracker is not None:
             binder.check()
+            self._check_column(self.tracker)
             self.tracker.end_epoch()
         if self._group.world_size == 1:
             return False
         self._agreed = self._group.any(self.progress.is_due)
         return self._agreed and self._rescore is None
+
+    def _check_column(self, tracker: ScoreTracker) -> None:
+        # What score_fn returns is known once it was called: better after one epoch than after all of them.
+        selection = self._plan.selection
+        if self._plan.scores or self._rescore is not None or selection is None or selection.method == "random":
+            return
+        columns = tracker.columns
+        if not self._group.any(selection.by in columns):
+            raise ArgumentError("by", f"must be a column that score_fn returned, one of {columns}", selection.by)
 
     def table(self) -> ScoreTable | None:
         """What was found; of tracked scores on rank 0 alone."""

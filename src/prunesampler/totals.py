@@ -165,7 +165,9 @@ class Totals:
         if not any(bool(count.any()) for count in counts):
             raise StateError("nothing was scored yet: call end_epoch() after the batches of an epoch, then table()")
         protocol: dict[str, Any] = {"kind": kind, "epochs": self.epochs, "reduction": self._reduction, "runs": 1}
-        scores = {name: self.value(name).numpy() for name in self._sums}
+        # A table of recorded columns alone has no empty ones beside them.
+        names = [name for name in self._sums if name in self._counts or bool(self.presentations.any())]
+        scores = {name: self.value(name).numpy() for name in names}
         protocols = dict.fromkeys(scores, protocol)
         for name in self._halved if self.epochs > 1 else ():
             odd, even = self._halves(name)

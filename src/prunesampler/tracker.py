@@ -193,6 +193,11 @@ class ScoreTracker:
         self._share.clear(self._totals.flags, self._totals.labels)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Scores that this rank has seen since the last :meth:`end_epoch`, those of one's own included."""
+        return (*self._share.sums, *["forgetting"] * self._share.followed)
+
+    @property
     def epochs(self) -> int:
         """Epochs merged so far (on rank 0)."""
         return self._totals.epochs
