@@ -62,7 +62,8 @@ def _union(first: _Array, second: _Array) -> _Array:
     if np.array_equal(first, second):
         return first
     both = np.sort(np.concatenate([first, second]), kind="stable")
-    return both[np.append(True, both[1:] != both[:-1])]
+    union: _Array = both[np.append(True, both[1:] != both[:-1])]
+    return union
 
 
 def _mismatch(difference: str) -> MismatchError:
