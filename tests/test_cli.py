@@ -42,6 +42,13 @@ def test_misuse_is_one_line_and_writes_nothing(
     assert list(here.iterdir()) == []
 
 
+def test_what_a_message_quotes_cannot_steer_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "\x1b[2Jscores\nparquet"]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert error.count("\n") == 1
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"prunesampler {__version__}\n"

@@ -53,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    typer.echo(f"prunesampler: {' '.join(message.split())}", err=True)
+    line = "".join(each if each.isprintable() else "�" for each in " ".join(message.split()))  # names come from files
+    typer.echo(f"prunesampler: {line}", err=True)
     return 2
 
 
