@@ -2,5 +2,6 @@
 
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import Member, ShardIndex
+from prunesampler.shards.keep import keep
 
-__all__ = ["Member", "ShardIndex", "build_index"]
+__all__ = ["Member", "ShardIndex", "build_index", "keep"]
