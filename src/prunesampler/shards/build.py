@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,9 @@ import pyarrow as pa
 from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, UnsupportedError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.labels import Label
-from prunesampler.shards.scan import scan_shard
 from prunesampler.shards.store import MemoryRows, Shard
 from prunesampler.shards.urls import absolute_path, expand_urls, local_path
+from prunesampler.shards.workers import scan_shards
 
 __all__ = ["build_index"]
 
@@ -44,7 +44,7 @@ def build_index(
             them, and only new shards are read. A shard that is newer than the index is read again, and may stay if its
             samples are where they were.
         repeated_keys: allow a key in several shards; samples are then told by shard and key.
-        workers: shards read at once; by default 4 for each processor, 32 at most.
+        workers: shards read at once, each in a process; by default 2 for each processor, 32 at most.
         progress: show a bar.
 
     Raises:
@@ -71,7 +71,7 @@ def build_index(
     if not (label is None or callable(label) or (isinstance(label, str) and label and label == label.lower())):
         raise ArgumentError("label", "must be an extension in lower case, a function, or None", label)
     if workers is None:
-        workers = min(32, 4 * (os.cpu_count() or 1))
+        workers = min(32, 2 * (os.cpu_count() or 1))
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise ArgumentError("workers", "must be an int >= 1", workers)
     given = expand_urls(urls)
@@ -117,13 +117,14 @@ def _changed(url: str) -> MismatchError:
 def _scan(urls: Sequence[str], label: Label, workers: int, progress: bool) -> list[tuple[Shard, pa.Table]]:
     from tqdm import tqdm
 
-    pool = ThreadPoolExecutor(min(workers, max(1, len(urls))), "prunesampler-index")
-    try:
-        futures = [pool.submit(scan_shard, url, label) for url in urls]
-        with tqdm(futures, "indexing", unit=" shards", disable=not (progress and urls)) as bar:
-            return [future.result() for future in bar]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found: dict[int, tuple[Shard, pa.Table]] = {}
+    with (
+        closing(scan_shards(urls, label, workers)) as scanned,
+        tqdm(scanned, "indexing", len(urls), unit=" shards", disable=not (progress and urls)) as bar,
+    ):
+        for place, shard, table in bar:
+            found[place] = shard, table
+    return [found[place] for place in range(len(urls))]
 
 
 def _check_keys(index: ShardIndex) -> None:

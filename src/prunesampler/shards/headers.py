@@ -110,9 +110,8 @@ def _usual_members(source: Source, position: int, awaited: int) -> tuple[Members
         if start < 0 or start + 2 * _BLOCK > len(data):
             if source.streamed and blocks:
                 break  # these first: their bytes would be gone
-            source.take(position, 2 * _BLOCK)
-            data, base = source.data, source.base
-            start = position - base
+            source.fill(position, 2 * _BLOCK)
+            data, base, start = source.data, source.base, 0
         block = data[start : start + _BLOCK]
         try:
             kind, size = block[156], int(block[124:135], 8)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from prunesampler.errors import UnsupportedError
 from prunesampler.shards.headers import Members
 from prunesampler.shards.names import split_name
 from prunesampler.shards.sources import Source
 
-__all__ = ["Label", "LabelReader", "class_index"]
+__all__ = ["Label", "LabelReader", "class_index", "class_indices"]
 
 Label = str | Callable[[str, Mapping[str, bytes]], int | None] | None
 """Where labels come from: the extension of a file that holds an int, a function of key and files, or nowhere."""
@@ -36,6 +39,23 @@ def class_index(url: str, key: str, value: object) -> int | None:
     return None if number < 0 else number
 
 
+def class_indices(url: str, keys: Iterable[object], values: Sequence[object]) -> npt.NDArray[np.int32]:
+    """:func:`class_index` of many, −1 for None.
+
+    >>> class_indices("a.tar", ["7", "8"], [b"3", b"-1"])
+    array([ 3, -1], dtype=int32)
+    """
+    try:
+        numbers = np.array([int(value) for value in values if type(value) is bytes], np.int64)
+        if len(numbers) == len(values) and (not len(numbers) or -1 <= numbers.min() <= numbers.max() < 2**31):
+            return numbers.astype(np.int32)
+    except (ValueError, OverflowError):
+        pass
+    pairs = zip(keys, values, strict=True)
+    checked = [None if value is None else class_index(url, str(key), value) for key, value in pairs]
+    return np.array([-1 if number is None else number for number in checked], np.int32)
+
+
 class LabelReader:
     """Calls a function with one sample of a shard after the other.
 
@@ -49,7 +69,8 @@ class LabelReader:
         self._function, self._url = function, url
         self._key: str | None = None
         self._files: dict[str, Callable[[], bytes]] = {}
-        self._labels: list[int | None] = []
+        self._keys: list[str] = []
+        self._labels: list[object] = []
 
     def add(self, source: Source, members: Members) -> None:
         """Files that follow those of the last call."""
@@ -62,15 +83,15 @@ class LabelReader:
                 self._key, self._files = part[0], {}
             self._files[part[1].lower()] = _later(source, offset, size)
 
-    def end(self) -> list[int | None]:
-        """The labels of all samples, in their order."""
+    def end(self) -> npt.NDArray[np.int32]:
+        """The labels of all samples in their order, −1 where one has none."""
         self._call()
-        return self._labels
+        return class_indices(self._url, self._keys, self._labels)
 
     def _call(self) -> None:
         if self._key is not None:
-            value = self._function(self._key, _Files(self._files))
-            self._labels.append(None if value is None else class_index(self._url, self._key, value))
+            self._keys.append(self._key)
+            self._labels.append(self._function(self._key, _Files(self._files)))
 
 
 class _Files(Mapping[str, bytes]):

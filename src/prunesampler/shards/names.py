@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["split_name"]
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunesampler.columns import Int64s
+
+__all__ = ["split_name", "split_names"]
 
 _RULE = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
@@ -31,3 +37,28 @@ def split_name(name: str) -> tuple[str, str] | None:
         return folder + slash + stem, extension
     found = _RULE.match(name)  # its corners: names such as "folder/.hidden", and line breaks
     return (found[1], found[2]) if found else None
+
+
+def split_names(names: pa.LargeStringArray) -> tuple[Int64s, pa.LargeStringArray, pa.DictionaryArray]:
+    """:func:`split_name` of many names at once.
+
+    Returns:
+        The positions of those that belong to samples, their keys, and their extensions.
+
+    >>> places, keys, extensions = split_names(pa.array(["7.png", "README", "7.cls"], pa.large_string()))
+    >>> places, keys.to_pylist(), extensions.to_pylist()
+    (array([0, 2]), ['7', '7'], ['png', 'cls'])
+    """
+    parts = pc.split_pattern(names, ".", max_splits=1)
+    halves = parts.flatten()
+    if len(halves) == 2 * len(names):
+        first = np.arange(0, len(halves), 2)
+        keys, extensions = halves.take(pa.array(first)), halves.take(pa.array(first + 1)).dictionary_encode()
+        corner = pc.match_substring_regex(keys, r"^__|/$|\n|^$")
+        kinds = extensions.dictionary.to_pylist()
+        if not pc.any(corner).as_py() and not any("/" in kind or "\n" in kind for kind in kinds):
+            return np.arange(len(names)), keys, extensions
+    split = [(place, *part) for place, name in enumerate(names.to_pylist()) if (part := split_name(name))]
+    keys = pa.array([key for _, key, _ in split], pa.large_string())
+    extensions = pa.array([extension for _, _, extension in split], pa.large_string())
+    return np.array([place for place, _, _ in split], np.int64), keys, extensions.dictionary_encode()

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prunesampler.errors import UnsupportedError
 from prunesampler.shards.headers import tar_members
-from prunesampler.shards.labels import Label, LabelReader, class_index
-from prunesampler.shards.names import split_name
+from prunesampler.shards.labels import Label, LabelReader, class_indices
+from prunesampler.shards.names import split_names
 from prunesampler.shards.sources import open_source
 from prunesampler.shards.store import SCHEMA, Shard, key_digest, row_digest
 
@@ -47,48 +48,50 @@ def scan_shard(url: str, label: Label = "cls") -> tuple[Shard, pa.Table]:
             sizes.append(members.sizes)
             if reader is not None:
                 reader.add(source, members)
-        values: list[int | None] = reader.end() if reader is not None else []
-    parts = [split_name(name) for name in names]
-    places = [place for place, part in enumerate(parts) if part is not None]
-    keys = [part[0] for part in parts if part is not None]
-    extensions = [part[1] for part in parts if part is not None]
-    starts = [place for place, key in enumerate(keys) if not place or key != keys[place - 1]]
-    sample_keys = [keys[start] for start in starts]
+        labels = None if reader is None else reader.end()
+    places, keys, extensions = split_names(pa.array(names, pa.large_string()))
+    changes = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.append([True], changes)) if len(keys) else np.zeros(0, np.int64)
+    sample_keys = keys.take(pa.array(starts))
     _check(url, keys, sample_keys, extensions)
-    if isinstance(label, str):
-        held = {
-            keys[i]: class_index(url, keys[i], small[places[i]])
-            for i, name in enumerate(extensions)
-            if name.lower() == label
-        }
-        values = [held.get(key) for key in sample_keys]
-    elif label is None:
-        values = [None] * len(sample_keys)
+    if labels is None:
+        labels = np.full(len(starts), -1, np.int32)
+        kinds = [kind for kind, name in enumerate(extensions.dictionary.to_pylist()) if name.lower() == label]
+        labelled = np.flatnonzero(np.isin(extensions.indices.to_numpy(), kinds))
+        texts = [small[place] for place in places[labelled].tolist()]
+        owners = np.searchsorted(starts, labelled, "right") - 1
+        labels[owners] = class_indices(url, sample_keys.take(pa.array(owners)), texts)
     inside = {
-        "extension": pa.array(extensions, pa.string()),
+        "extension": extensions.dictionary.cast(pa.string()).take(extensions.indices),
         "offset": pa.array(np.concatenate(offsets)[places]),
         "size": pa.array(np.concatenate(sizes)[places]),
     }
     struct = pa.StructArray.from_arrays(list(inside.values()), list(inside))
-    listed = pa.ListArray.from_arrays(pa.array([*starts, len(keys)], pa.int32()), struct)
-    columns = [pa.array(sample_keys, pa.large_string()), listed, pa.array(values, pa.int32())]
+    listed = pa.ListArray.from_arrays(pa.array(np.append(starts, len(keys)), pa.int32()), struct)
+    columns = [sample_keys, listed, pa.array(labels, mask=labels < 0)]
     table = pa.Table.from_arrays(columns, names=SCHEMA.names).cast(SCHEMA)
     shard = Shard(url, len(table), source.size, source.modified, source.seekable, key_digest(table), row_digest(table))
     return shard, table
 
 
-def _check(url: str, keys: Sequence[str], sample_keys: Sequence[str], extensions: Sequence[str]) -> None:
-    if len(set(sample_keys)) < len(sample_keys):
-        key = _first_repeated(sample_keys)
+def _check(
+    url: str, keys: pa.LargeStringArray, sample_keys: pa.LargeStringArray, extensions: pa.DictionaryArray
+) -> None:
+    if pc.count_distinct(sample_keys).as_py() < len(sample_keys):
+        key = _first_repeated(sample_keys.to_pylist())
         raise UnsupportedError(
             f"{url}: the files of sample {key!r} are not neighbours, so webdataset would take them for several samples"
         )
-    files = list(zip(keys, extensions, strict=True))
-    if any(name != name.lower() for name in set(extensions)):
-        files = [(key, name.lower()) for key, name in files]
-    if len(set(files)) < len(files):
-        key, extension = _first_repeated(files)
-        raise UnsupportedError(f"{url}: sample {key!r} has two files with the extension {extension!r}")
+    names = extensions.dictionary.to_pylist()
+    lower = {name: kind for kind, name in enumerate(dict.fromkeys(name.lower() for name in names))}
+    kinds = np.array([lower[name.lower()] for name in names], np.int64)[extensions.indices.to_numpy()]
+    changes = np.append([0], np.cumsum(pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)))
+    files = changes[: len(keys)] * len(lower) + kinds
+    if len(np.unique(files)) < len(files):
+        twice = files.tolist().index(_first_repeated(files.tolist()))
+        raise UnsupportedError(
+            f"{url}: sample {keys[twice].as_py()!r} has two files with the extension {extensions[twice].as_py()!r}"
+        )
 
 
 def _first_repeated(values: Sequence[Any]) -> Any:

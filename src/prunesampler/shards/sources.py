@@ -59,13 +59,17 @@ class Source(Protocol):
         """The bytes from ``offset``: ``count`` of them, fewer where the tar ends."""
         ...
 
+    def fill(self, offset: int, count: int) -> None:
+        """Let ``data`` begin at ``offset``, with ``count`` bytes or more, fewer where the tar ends."""
+        ...
+
     def drain(self) -> None:
         """Nothing more is wanted after the end of the archive."""
         ...
 
 
 class _Window:
-    """Bytes read last, ``data``, from offset ``base``; ``_fill`` reads others."""
+    """Bytes read last."""
 
     data = b""
     base = 0
@@ -73,11 +77,11 @@ class _Window:
     def take(self, offset: int, count: int) -> bytes:
         start = offset - self.base
         if start < 0 or start + count > len(self.data):
-            self._fill(offset, count)
+            self.fill(offset, count)
             start = offset - self.base
         return self.data[start : start + count]
 
-    def _fill(self, offset: int, count: int) -> None:
+    def fill(self, offset: int, count: int) -> None:
         raise NotImplementedError
 
 
@@ -94,19 +98,17 @@ class FileSource(_Window):
         self.size, self.modified = status.st_size, status.st_mtime_ns
         self._hop = self._step = _SHORT_HOP
 
-    def _fill(self, offset: int, count: int) -> None:
+    def fill(self, offset: int, count: int) -> None:
+        """Read there, and more of it the denser the reads are."""
         if self.base <= offset <= self.base + len(self.data) + _LONG_HOP:
             self._hop, self._step = _LONG_HOP, min(self._step * 4, _BLOCK)
         else:
             self._step = self._hop
-        self.base = offset
-        self.data = b"" if offset >= self.size else os.pread(self._file, self._step, offset)
-        while len(self.data) < min(count, self.size - offset):  # a large file, of which one call reads 2 GiB at most
-            missing = min(count, self.size - offset) - len(self.data)
-            block = os.pread(self._file, missing, offset + len(self.data))
-            if not block:
-                break
+        self.base, self.data = offset, b""
+        left = max(self._step, min(count, self.size - offset)) if offset < self.size else 0
+        while left > 0 and (block := os.pread(self._file, left, offset + len(self.data))):
             self.data += block
+            left = min(count, self.size - offset) - len(self.data)
 
     def drain(self) -> None:
         """Nothing is left to verify."""
@@ -127,7 +129,13 @@ class StreamSource(_Window):
         while self._read():
             pass
 
-    def _fill(self, offset: int, count: int) -> None:
+    def fill(self, offset: int, count: int) -> None:
+        """Read on to there.
+
+        Raises:
+            ValueError: the stream is past it.
+            CorruptFileError: its codec finds it damaged or cut short.
+        """
         if offset < self.base:
             raise ValueError(f"{self.url} was read past byte {offset} already")
         end = self.base + len(self.data)
