@@ -48,6 +48,7 @@ def distribution_plot(found: Distribution, kept: _Array | None) -> str:
             axes.legend(frameon=False, labelcolor=_INK)
         axes.set_xlabel(f"{printable(found.name)} ({found.harder} is harder)")
         axes.set_ylabel("rows")
+        axes.locator_params(axis="x", integer=found.edges[0] % 1 == 0.5)  # bins around whole numbers
         if found.edges[0] < found.edges[-1]:
             axes.set_xlim(found.edges[0], found.edges[-1])
     return done[0]
