@@ -2,7 +2,8 @@
 
     python benchmarks/cifar10_report.py runs/cifar10 --out benchmarks/results/cifar10-small
 
-Writes README.md, accuracy.png and accuracy.svg into ``--out``, and the arms' JSON files into ``--out``/arms.
+Writes README.md, accuracy.png and accuracy.svg into ``--out``, the arms' JSON files into ``--out``/arms, and the scores
+of the first seed beside them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from cifar10_training import RECIPES
 
 from prunesampler.agreement import overlap, spearman
+from prunesampler.judgement import judge
 from prunesampler.tables import ScoreTable
 
 NAMES = {
@@ -45,6 +47,8 @@ PUBLISHED = {
     "Spearman, EL2N and forgetting": 0.894,
     "overlap of the hardest halves, EL2N and forgetting, %": 87.6,
 }
+
+_SAME = 0.01  # costs that differ by rounding to whole batches
 
 Results = dict[tuple[str, float, str, float], list[dict[str, Any]]]
 
@@ -94,7 +98,7 @@ def table(results: Results) -> list[str]:
         accuracy = [each["accuracy"] for each in of]
         shown = NAMES[name] if length == 1 else f"{NAMES[name]}, schedule × {length:g}"
         beside = ""
-        if name != "full" and curve and curve[0][0] <= cost(of[0]) <= curve[-1][0]:
+        if name != "full" and curve and curve[0][0] - _SAME <= cost(of[0]) <= curve[-1][0] + _SAME:
             at_cost = float(np.interp(cost(of[0]), *zip(*curve, strict=True)))
             beside = f"{100 * (statistics.mean(accuracy) - at_cost):+.2f}"
         rows = [each["rows"] for each in of]
@@ -161,6 +165,15 @@ def scores_table(folder: Path) -> list[str]:
     return lines
 
 
+def advice(folder: Path, epochs: int) -> list[str]:
+    """What ``prunesampler inspect`` says of the first run's scores."""
+    file = folder / "score_seed0" / "scores.parquet"
+    if not file.exists():
+        return []
+    keeps: list[float | str] = [0.7, 0.5, 0.3, "auto"]
+    return [f"- keep {case.keep}: {case.advice}" for case in judge(ScoreTable.load(file), keeps, epochs=epochs).cases]
+
+
 def plot(results: Results, out: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
@@ -201,6 +214,8 @@ def main() -> None:
     (given.out / "arms").mkdir(exist_ok=True)
     for file in given.folder.glob("*.json"):
         shutil.copy(file, given.out / "arms")
+    for file in given.folder.glob("score_seed0/*scor*.parquet"):
+        shutil.copy(file, given.out)
     machine, versions = one["machine"], one["versions"]
     full = results.get(("full", 1.0, "epochs", 1.0), [])
     reached = statistics.mean(each["accuracy"] for each in full) if full else 0.0
@@ -229,7 +244,15 @@ def main() -> None:
         "",
         "## The scores",
         "",
+        f"EL2N after {recipe.score_epochs(one['epochs'])} of {one['epochs']} epochs, in eval mode without augmentation; "
+        "forgetting over these epochs alone. Published: ResNet-18 after 20 of 200 epochs, the mean of ten runs, and "
+        "forgetting over whole runs.",
+        "",
         *scores_table(given.folder),
+        "",
+        "## What `prunesampler inspect scores.parquet` says of them",
+        "",
+        *advice(given.folder, one["epochs"]),
         "",
     ]
     (given.out / "README.md").write_text("\n".join(text))
