@@ -47,6 +47,15 @@ def of(**lists: Any) -> str | None:
 SAMPLES = [("/data/a/1.jpg", 0), ("/data/a/2.jpg", 0), ("/data/b/1.jpg", 1)]
 
 
+def test_a_dataset_that_has_a_fingerprint_of_its_own() -> None:
+    own = Listed(fingerprint="sha256:0123", targets=[0, 1, 2])
+    assert fingerprint(own) == "sha256:0123"
+    assert fingerprint(Listed(fingerprint=len)) == "size:3"
+    inside = fingerprint(Subset(own, [0, 1]))
+    assert inside == fingerprint(Subset(Listed(fingerprint="sha256:0123"), [0, 1]))
+    assert inside != fingerprint(Subset(Listed(fingerprint="sha256:0124"), [0, 1]))
+
+
 def test_its_form_and_that_it_is_fixed_for_ever() -> None:
     assert of(targets=[0, 1, 2]) == "sha256:6e711aff82964bf3407f17d94ca63fde7e0c9b15366fedff2880e49504c00ee2"
     assert of(samples=SAMPLES) == "sha256:86cc921bea638cb3df4f19ca0978edd2c12c6b7a7867dd6ee0b12c6d3180abb7"

@@ -33,7 +33,8 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
     It covers the length, the type's name, and at most 65,536 evenly spaced entries of what a dataset lists in
     memory: ``.samples`` (paths below ``.root`` without it, so a copy elsewhere is the same), ``.targets``,
     ``.labels``, the ``.indices`` of a Subset, integer tensors of a TensorDataset, a Hugging Face ``_fingerprint``;
-    and the same of ``.dataset`` and ``.datasets`` inside. No sample is ever loaded. A change between the entries
+    and the same of ``.dataset`` and ``.datasets`` inside. A dataset's own ``.fingerprint``, a text, is returned as it
+    is. No sample is ever loaded. A change between the entries
     that are looked at goes unnoticed.
 
     Args:
@@ -58,6 +59,9 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
         return "sha256:" + state.hexdigest()
     if dataset is None:
         raise ArgumentError("dataset", "must be given unless keys are", None)
+    own = _attribute(dataset, "fingerprint")
+    if isinstance(own, str):
+        return own
     state = hashlib.sha256()
     known = _describe(state, dataset, 0)
     length = _length(dataset)
@@ -84,10 +88,11 @@ def _describe(state: Any, dataset: object, depth: int) -> bool:
     state.update(_encode(["dataset", type(dataset).__qualname__, length], ""))
     if depth == _MAX_DEPTH:  # one that holds itself has no end
         return False
-    hugging_face = _attribute(dataset, "_fingerprint")
-    if isinstance(hugging_face, str):
-        state.update(_encode(["_fingerprint", hugging_face], ""))
-        return True
+    for name in ("_fingerprint", "fingerprint"):
+        own = _attribute(dataset, name)
+        if isinstance(own, str):
+            state.update(_encode([name, own], ""))
+            return True
     known = False
     root = _attribute(dataset, "root")
     root = os.path.join(os.fspath(root), "") if isinstance(root, str | os.PathLike) and os.fspath(root) else ""

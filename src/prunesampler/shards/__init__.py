@@ -3,5 +3,7 @@
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import Member, ShardIndex
 from prunesampler.shards.keep import keep
+from prunesampler.shards.reader import IndexedShards
+from prunesampler.shards.repack import repack
 
-__all__ = ["Member", "ShardIndex", "build_index", "keep"]
+__all__ = ["IndexedShards", "Member", "ShardIndex", "build_index", "keep", "repack"]
