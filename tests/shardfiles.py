@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import tarfile
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,12 @@ def write_tar(
 
 
 def delivered(urls: str | Sequence[str]) -> list[dict[str, Any]]:
-    """What webdataset itself makes of shards, raw, in order."""
-    return list(
-        webdataset.WebDataset(urls if isinstance(urls, str) else list(urls), shardshuffle=False, empty_check=False)
+    """What webdataset itself makes of shards, raw, in order; without where it put them."""
+    dataset = webdataset.WebDataset(
+        urls if isinstance(urls, str) else list(urls), shardshuffle=False, empty_check=False
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files to the garbage collector
+        samples = list(dataset)
+        gc.collect()
+    return [{name: value for name, value in sample.items() if name != "__local_path__"} for sample in samples]

@@ -89,7 +89,7 @@ def build_index(
     built = ShardIndex(rows)
     if not len(built):
         raise UnsupportedError(f"no sample in any of {len(built.shards)} shards, the first of which is {given[0]}")
-    if not repeated_keys:
+    if fresh and not repeated_keys:
         _check_keys(built)
     if empty:
         shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
@@ -136,10 +136,11 @@ def _check_keys(index: ShardIndex) -> None:
         hashes[rows.start : rows.stop] = np.fromiter(map(hash, index.keys_of(number).to_pylist()), np.int64, len(rows))
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    for place in np.flatnonzero(ordered[1:] == ordered[:-1]).tolist():
+    candidates = np.flatnonzero(ordered[1:] == ordered[:-1])
+    for place in candidates[np.argsort(order[candidates])].tolist():
         first, second = int(order[place]), int(order[place + 1])
         if index.key(first) == index.key(second):
             raise UnsupportedError(
                 f"key {index.key(first)!r} is in both {index.shards[index.shard_of(first)]} and "
-                f"{index.shards[index.shard_of(second)]}: rename one, or allow repeated keys"
+                f"{index.shards[index.shard_of(second)]}: rename samples, or allow repeated keys"
             )

@@ -27,6 +27,7 @@ _PLACES = 8 ** np.arange(10, -1, -1)
 _ONLY_TIME = re.compile(rb"(\d{1,9}) mtime=-?\d+(?:\.\d+)?\n")
 _RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
 _LONGEST_EXTENSION = 1 << 20
+_LARGEST = 1 << 60
 _FILES = (tarfile.REGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -91,6 +92,8 @@ def tar_members(source: Source) -> Iterator[Members]:
             elif "size" in said:
                 size = int(said["size"])
             end = position + _BLOCK + (size + 511 & -_BLOCK)
+            if size > _LARGEST:
+                raise CorruptFileError(f"{source.url} is cut short: {name!r} in it should have {size} bytes")
             if is_file:
                 before = _decoded(source, [said.get("path", name)])[0]
                 small = source.take(position + _BLOCK, size) if size <= _SMALL else b""
@@ -113,9 +116,11 @@ def _usual_members(source: Source, position: int, awaited: int) -> tuple[Members
             source.fill(position, 2 * _BLOCK)
             data, base, start = source.data, source.base, 0
         block = data[start : start + _BLOCK]
+        if len(block) < _BLOCK:
+            break
         try:
             kind, size = block[156], int(block[124:135], 8)
-        except (IndexError, ValueError):
+        except ValueError:
             break
         if kind == 48 and size >= 0:  # ord("0"), a regular file
             blocks.append(block)
@@ -133,7 +138,7 @@ def _usual_members(source: Source, position: int, awaited: int) -> tuple[Members
     stated = octal[:, 24:] @ _PLACES[-6:]
     total = headers.sum(1, dtype=np.uint32) - headers[:, 148:156].sum(1, dtype=np.uint32) + 8 * 32
     sound = (octal[:, :11] < 8).all(1) & (octal[:, 24:] < 8).all(1) & (total == stated) & (headers[:, 345] == 0)
-    sound &= (headers[:, 135] == 0) | (headers[:, 135] == 32)
+    sound &= ((headers[:, 135] == 0) | (headers[:, 135] == 32)) & (headers[:, 154] == 0)
     usual = int(sound.argmin()) if not sound.all() else len(blocks)
     if usual < len(blocks):
         position, awaited = positions[usual], -1

@@ -29,7 +29,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
 }
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException)
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)  # and an OSError without a number
 
 
 class Source(Protocol):
@@ -119,8 +119,10 @@ class StreamSource(_Window):
 
     streamed = True
 
-    def __init__(self, url: str, stream: Any, *, size: int = -1, modified: int = -1, seekable: bool = False) -> None:
-        self.url, self._stream = url, stream
+    def __init__(
+        self, url: str, stream: Any, *, size: int = -1, modified: int = -1, seekable: bool = False, codec: bool = False
+    ) -> None:
+        self.url, self._stream, self._codec = url, stream, codec
         self.size, self.modified, self.seekable = size, modified, seekable
         self.length: int | None = None
 
@@ -152,6 +154,10 @@ class StreamSource(_Window):
             return cast(bytes, self._stream.read(_BLOCK))
         except _DAMAGE as error:
             raise CorruptFileError(f"{self.url} is damaged or cut short: {error}") from error
+        except OSError as error:
+            if self._codec and error.errno is None and not isinstance(error, ConnectionError):
+                raise CorruptFileError(f"{self.url} is damaged or cut short: {error}") from error
+            raise
 
 
 @contextmanager
@@ -183,7 +189,8 @@ def open_source(url: str) -> Iterator[FileSource | StreamSource]:
         stream = io.BufferedReader(_Raw(raw), _BLOCK)
         codec = _codec(stream.peek(6))
         decoded = stack.enter_context(_DECODERS[codec](stream)) if codec else stream
-        yield StreamSource(url, decoded, size=size, modified=modified, seekable=rangeable and codec is None)
+        seekable = rangeable and codec is None
+        yield StreamSource(url, decoded, size=size, modified=modified, seekable=seekable, codec=codec is not None)
 
 
 class _Raw(io.RawIOBase):

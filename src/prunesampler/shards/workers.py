@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from prunesampler.shards.store import Shard
 __all__ = ["scan_shards"]
 
 
-def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Iterator[tuple[int, Shard, pa.Table]]:
+def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tuple[int, Shard, pa.Table], None, None]:
     """Read shards, ``workers`` of them at once.
 
     Args:
