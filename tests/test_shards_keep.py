@@ -20,6 +20,7 @@ from prunesampler.errors import ArgumentError, MismatchError, StateError, Unsupp
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.keep import Keep, keep
+from prunesampler.shards.portions import Slice
 
 # webdataset leaves the files that it read for the garbage collector to close.
 pytestmark = [
@@ -273,3 +274,15 @@ def test_rows_at_every_byte_boundary(urls: list[str], index: ShardIndex) -> None
         assert list(pipeline(urls, keep(Coreset([row], num_rows=N), index))) == [row]
     everything = keep(Coreset(np.arange(N), num_rows=N), copy.deepcopy(index))
     assert sorted(pipeline(urls, everything)) == list(range(N))
+
+
+def test_a_worker_knows_the_rank_of_the_process_that_started_it(
+    index: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = keep(Coreset([1, 2, 3, 4], num_rows=N), index)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sent = copy.copy(kept)
+    monkeypatch.delenv("RANK")
+    assert sent.portion([0]).slices == [Slice(0, 2, 4)]
+    assert kept.portion([0]).slices == [Slice(0, 0, 4)]

@@ -18,14 +18,14 @@ from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.plan import Plan
-from prunesampler.progress import Progress
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
-from prunesampler.rows import RowLoader, check_map_style, row_loader_class
+from prunesampler.rows import RowLoader, RowPipeline, RowStream, check_followed, row_loader_class, row_stream
 from prunesampler.rundir import RunDir
 from prunesampler.scoring import Scoring
 from prunesampler.selection import Method, Selection
+from prunesampler.streaming import StreamReplacement
 from prunesampler.tables import ScoreTable
 from prunesampler.tracker import ScoreTracker
 
@@ -37,6 +37,12 @@ _COUNTS = ("forgetting_events", "learned", "presentations")
 
 class AttachedLoader(RowLoader[T]):
     """The loader that was given to :func:`attach`: the same object, with a ``pruning`` handle."""
+
+    pruning: Pruning
+
+
+class AttachedPipeline(RowPipeline):
+    """The same of a shard pipeline that :func:`prunesampler.shards.track` has made."""
 
     pruning: Pruning
 
@@ -81,7 +87,8 @@ def attach(
 
     Args:
         loader: a map-style ``DataLoader`` with a plain batch sampler and one of torch's samplers or ours; attached
-            after a framework has prepared it and before its first pass.
+            after a framework has prepared it and before its first pass. Or a shard pipeline, or a loader over one,
+            that :func:`prunesampler.shards.track` has made.
         model: the module that the loop calls as ``model(x)``: the DDP or compiled wrapper, where there is one.
             None: logits come through ``loader.pruning.observe(logits)`` alone.
         keep: the fraction in (0, 1] or the number (int >= 2) of rows to keep, of those that the loader's sampler
@@ -96,7 +103,8 @@ def attach(
         reduction: the ``"mean"`` over the scoring epochs, or the ``"last"`` one alone.
         rescore: a loader over the same rows without augmentation. The scores then come from a pass of its own over
             it, in eval mode, when the scoring epochs are over: the protocol that EL2N was published with.
-        epoch_length: pruned passes have the ``"kept"`` rows, or as many steps as before (``"full"``).
+        epoch_length: pruned passes have the ``"kept"`` rows, or as many steps as before (``"full"``), which a shard
+            pipeline's own ``with_epoch`` does.
         save_dir: folder for ``scores.parquet`` and ``coreset.parquet``; None keeps nothing.
         resume: take up the files of an earlier run in ``save_dir``: a finished one starts pruned, and other selection
             options select again from its scores.
@@ -143,7 +151,8 @@ def attach(
         raise ArgumentError("on_error", 'must be "raise" or "train_on_all"', on_error)
     if model is not None and not isinstance(model, nn.Module):
         raise ArgumentError("model", "must be a torch.nn.Module or None", model)
-    replacement = Replacement.of(loader_)
+    stream = row_stream(loader_)
+    replacement = Replacement.of(loader_) if stream is None else _streamed(stream, seed, epoch_length)
     if replacement.rows_per_pass < 1:
         raise ArgumentError("loader", "must hand out at least one batch", loader_)
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
@@ -184,7 +193,7 @@ def attach(
         tracker = ScoreTracker(
             replacement.num_rows, scores=online, reduction=reduction, device=device, score_fn=score_fn, group=group
         )
-    fingerprint = fingerprint or fingerprint_of(loader_.dataset)
+    fingerprint = fingerprint or (fingerprint_of(loader_.dataset) if stream is None else stream.fingerprint)
     given = _given(coreset, replacement, fingerprint)
     if given is not None and save_dir is not None:
         raise ArgumentError("save_dir", "must be None where coreset= is given: nothing is scored", save_dir)
@@ -207,7 +216,7 @@ def attach(
 
     scoring = Scoring(
         plan,
-        Progress(score_epochs, replacement.rows_per_pass, replacement.batches()),
+        replacement.progress(score_epochs),
         tracker=tracker,
         rescore=None if rescore is None else scored_apart,
         group=group,
@@ -227,7 +236,8 @@ def attach(
         target_fn=target_fn,
         train_on_all=on_error == "train_on_all",
     )
-    loader_.__class__ = row_loader_class(AttachedLoader, cast(Any, type(loader_)))
+    kind: Any = AttachedLoader if isinstance(loader_, DataLoader) else AttachedPipeline
+    loader_.__class__ = row_loader_class(kind, cast(Any, type(loader_)))
     loader_._row_listener = loader_.pruning = pruning
     try:
         pruning.begin(given)
@@ -242,8 +252,12 @@ def _followed(loader: Any) -> DataLoader[Any]:
     """The loader whose iterators make the batches, checked."""
     # Accelerate's prepared loaders hold the one that works, and look attributes up there.
     loader = vars(loader).get("base_dataloader", loader) if hasattr(loader, "__dict__") else loader
-    check_map_style(loader)
-    if isinstance(loader, RowLoader):
+    stages = getattr(loader, "pipeline", None)  # a WebLoader's, whose first is the DataLoader
+    inner = row_stream(stages[0]) if isinstance(stages, list) and stages else None
+    if inner is not None and row_stream(loader) is None:
+        inner.adopt(loader)
+    check_followed(loader)
+    if isinstance(loader, RowLoader | RowPipeline):
         raise StateError("loader is attached already: use its handle, loader.pruning, or detach() it first")
     live = vars(loader).get("_iterator") is not None
     if live and (loader.persistent_workers or getattr(loader, "_initial_iter_for_state_dict", False)):
@@ -255,13 +269,22 @@ def _followed(loader: Any) -> DataLoader[Any]:
 
 
 def _check_rescore(rescore: Any, num_rows: int, model: nn.Module | None) -> None:
-    check_map_style(rescore)
+    check_followed(rescore)
     if model is None:
         raise ArgumentError("model", "must be a torch.nn.Module where rescore= is given", model)
-    if isinstance(rescore, RowLoader):
+    if isinstance(rescore, RowLoader | RowPipeline):
         raise ArgumentError("rescore", "must be a loader of its own, not the attached one", rescore)
-    if len(rescore.dataset) != num_rows:
-        raise ArgumentError("rescore", f"must have the same {num_rows} rows as loader", len(rescore.dataset))
+    stream = row_stream(rescore)
+    found = len(rescore.dataset) if stream is None else stream.num_rows
+    if found != num_rows:
+        raise ArgumentError("rescore", f"must have the same {num_rows} rows as loader", found)
+
+
+def _streamed(stream: RowStream, seed: int, epoch_length: str) -> Any:
+    if epoch_length == "full":
+        rule = 'must be "kept" for a shard pipeline: give it .with_epoch(nsamples) to keep its length'
+        raise ArgumentError("epoch_length", rule, epoch_length)
+    return StreamReplacement(stream, seed)
 
 
 def _given(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "StreamProgress"]
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Progress:
         rows: trained on since scoring began.
         rows_open: of them, since the last epoch ended.
         cut_off: batches that the epoch of a loaded state had trained on; 0 once it is known how it goes on.
+        ended: epochs that ended.
 
     >>> progress = Progress(epochs=2, rows_per_pass=10, batches_per_pass=3)
     >>> progress.train(14)
@@ -34,6 +36,7 @@ class Progress:
     rows: int = 0
     rows_open: int = 0
     cut_off: int = 0
+    ended: int = 0
 
     def train(self, rows: int) -> None:
         """So many rows were trained on."""
@@ -43,6 +46,7 @@ class Progress:
     def end_epoch(self) -> None:
         """What was trained on since the last epoch is one epoch."""
         self.rows_open = 0
+        self.ended += 1
 
     def restart_epoch(self) -> None:
         """What was trained on since the last epoch will be trained on again."""
@@ -55,3 +59,28 @@ class Progress:
         if 0 < self.cut_off < self.batches_per_pass:
             return False  # the epoch that was cut off comes first
         return self.rows >= (self.epochs - 0.5) * self.rows_per_pass
+
+
+@dataclass
+class StreamProgress(Progress):
+    """Of a loader that cannot say how many rows one pass hands out: passes are counted.
+
+    One that is less than half as long as those before it were is none.
+    """
+
+    rows_per_pass: int = 0
+    batches_per_pass: int = sys.maxsize
+
+    def end_epoch(self) -> None:
+        """What was trained on since the last epoch is one epoch, if it is long enough."""
+        self.ended += self._is_long
+        self.rows_open = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so many passes ended, or have come so far that the next ``iter`` ends them."""
+        return not self.cut_off and self.ended + self._is_long >= self.epochs
+
+    @property
+    def _is_long(self) -> bool:
+        return self.rows_open > 0 and 2 * self.rows_open * self.ended >= self.rows - self.rows_open

@@ -110,6 +110,8 @@ class Pruning:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
             raise ArgumentError("epochs", "must be an int >= 0", epochs)
         now = self._replacement.batches()
+        if now is None:
+            raise StateError("a shard pipeline does not say how many batches one pass hands out: count a pass")
         full = min(epochs, self._scored_epochs)
         later = now if epochs == full else self.batches_after
         if later is None:

@@ -20,6 +20,7 @@ from torch.utils.data import (
 
 from prunesampler.errors import StateError, UnsupportedError
 from prunesampler.order import rank_length
+from prunesampler.progress import Progress
 from prunesampler.sampler import PrunedSampler
 from prunesampler.tables import Coreset
 
@@ -113,6 +114,10 @@ class Replacement:
         """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks."""
         local, size = self._local(self.draws if draws is None else draws), self.batch_sampler.batch_size
         return local // size if self.batch_sampler.drop_last else -(-local // size)
+
+    def progress(self, epochs: int) -> Progress:
+        """Of so many scoring epochs."""
+        return Progress(epochs, self.rows_per_pass, self.batches())
 
     def draws_of(self, kept: int, epoch_length: Literal["kept", "full"]) -> int:
         """Rows that one epoch draws over all ranks, once so many rows are kept."""

@@ -20,7 +20,7 @@ from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.forward import find_logits, find_targets, to_device
-from prunesampler.rows import RowSource, check_map_style, with_rows
+from prunesampler.rows import RowSource, check_map_style, row_stream, with_rows
 from prunesampler.tables import ScoreTable
 from prunesampler.tracker import ScoreFunction, ScoreTracker
 
@@ -97,9 +97,12 @@ def score(
         scores = ("el2n",)
     if scores is not None and "forgetting" in scores:
         raise ArgumentError("scores", "must not name forgetting, which takes more than one pass", scores)
-    if not isinstance(loader, RowSource):
+    stream = row_stream(loader)
+    if stream is None and not isinstance(loader, RowSource):
         check_map_style(loader)
-    dataset = getattr(loader, "dataset", None)
+    dataset = None if stream is not None else getattr(loader, "dataset", None)
+    if stream is not None:
+        num_rows, fingerprint = num_rows or stream.num_rows, fingerprint or stream.fingerprint
     if num_rows is None:
         num_rows = _length(dataset)
     place = _home(model) if device is None else torch_device(device)
@@ -135,7 +138,7 @@ def _shown(batches: Iterator[Any], loader: Any, progress: bool) -> Iterator[Any]
         return batches
     from tqdm import tqdm  # here, so that importing the package stays light
 
-    total = len(loader) if hasattr(loader, "__len__") else None
+    total = len(loader) if hasattr(loader, "__len__") and row_stream(loader) is None else None
     return iter(tqdm(batches, desc="scoring", total=total, unit="batch"))
 
 

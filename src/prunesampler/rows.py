@@ -24,10 +24,16 @@ __all__ = [
     "RowBatch",
     "RowListener",
     "RowLoader",
+    "RowPipeline",
     "RowSource",
+    "RowStream",
+    "carrying_rows",
+    "check_followed",
     "check_map_style",
+    "joined_rows",
     "plain_class",
     "row_loader_class",
+    "row_stream",
     "with_rows",
 ]
 
@@ -48,6 +54,52 @@ class RowSource(Protocol):
     def iter_rows(self) -> Iterator[RowBatch]:
         """One pass, each batch with its rows."""
         ...
+
+
+@runtime_checkable
+class RowStream(RowSource, Protocol):
+    """A :class:`RowSource` that can also be pruned: what attach accepts beside a map-style dataset.
+
+    Attributes:
+        num_rows: of the dataset that its rows are of.
+        fingerprint: of that dataset.
+        num_replicas: ranks that its rows are split over.
+    """
+
+    num_rows: int
+    fingerprint: str
+    num_replicas: int
+
+    def prunable(self, seed: int) -> None:
+        """Get ready for :meth:`prune`, before the first pass and its workers."""
+        ...
+
+    def prune(self, rows: Any) -> None:
+        """Hand out the rows of a Coreset alone, from the next pass on; None: all."""
+        ...
+
+    def adopt(self, loader: Any) -> None:
+        """Make a pipeline around a ``DataLoader`` over this one a stream of rows too, in place."""
+        ...
+
+
+def joined_rows(batches: list[RowBatch]) -> NDArray[np.int64]:
+    """(B,) the rows of samples, or of batches, one after another."""
+    return np.concatenate([np.atleast_1d(batch.rows) for batch in batches]).astype(np.int64)
+
+
+def row_stream(loader: Any) -> RowStream | None:
+    """The stream that a loader hands out, if it does: itself, or the dataset of a ``DataLoader``."""
+    stream = getattr(loader, "dataset", None) if isinstance(loader, DataLoader) else loader
+    return stream if isinstance(stream, RowStream) else None
+
+
+class _StreamDataset(IterableDataset[RowBatch]):
+    def __init__(self, source: RowSource) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        return self.source.iter_rows()
 
 
 class _RowDataset(Dataset[Any]):
@@ -94,20 +146,35 @@ class _RowCollate:
     def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
         self._collate_fn = collate_fn
 
-    def __call__(self, fetched: tuple[NDArray[np.int64], Any]) -> RowBatch:
+    def __call__(self, fetched: Any) -> RowBatch:
+        if isinstance(fetched, list):  # single samples of a stream
+            return RowBatch(joined_rows(fetched), self._collate_fn([item.batch for item in fetched]))
         rows, samples = fetched
         return RowBatch(rows, self._collate_fn(samples))
+
+
+def _carriers(loader: DataLoader[Any]) -> dict[str, Any]:
+    dataset = loader.dataset
+    carrier = _StreamDataset(dataset) if isinstance(dataset, RowSource) else _RowDataset(dataset)
+    return {"dataset": carrier, "collate_fn": _RowCollate(cast(Any, loader.collate_fn))}
+
+
+def carrying_rows(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A copy that gives :class:`RowBatch` for good, workers and all; of a loader over a :class:`RowSource`."""
+    carrying: DataLoader[Any] = object.__new__(type(loader))
+    vars(carrying).update(vars(loader), _iterator=None, **_carriers(loader))
+    return carrying
 
 
 @contextmanager
 def _carrying_rows(loader: DataLoader[Any]) -> Iterator[None]:
     fields = vars(loader)  # `dataset` refuses assignment through the loader
-    dataset, collate_fn = fields["dataset"], fields["collate_fn"]
-    fields["dataset"], fields["collate_fn"] = _RowDataset(dataset), _RowCollate(collate_fn)
+    plain = {"dataset": fields["dataset"], "collate_fn": fields["collate_fn"]}
+    fields.update(_carriers(loader))
     try:
         yield
     finally:
-        fields["dataset"], fields["collate_fn"] = dataset, collate_fn
+        fields.update(plain)
 
 
 def check_map_style(loader: DataLoader[Any]) -> None:
@@ -123,13 +190,23 @@ def check_map_style(loader: DataLoader[Any]) -> None:
     if isinstance(loader.dataset, IterableDataset):
         raise UnsupportedError(
             f"an IterableDataset ({type(loader.dataset).__name__}) has no positions to name samples by: use a "
-            "map-style dataset"
+            "map-style dataset, or for webdataset prunesampler.shards.track(pipeline, index)"
         )
     if loader.batch_sampler is None:
         raise UnsupportedError(
             "batch_size=None turns batching off, so there are no batches of rows to follow: give the DataLoader "
             "a batch_size, or a batch_sampler"
         )
+
+
+def check_followed(loader: Any) -> None:
+    """Refuse what is neither a map-style ``DataLoader`` nor a :class:`RowStream`, or a ``DataLoader`` over one.
+
+    Raises:
+        UnsupportedError: rows cannot be known.
+    """
+    if row_stream(loader) is None:
+        check_map_style(loader)
 
 
 def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor, T]]:
@@ -153,12 +230,12 @@ def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor,
     [0, 1] [10, 20]
     [2] [30]
     """
-    if isinstance(loader, RowSource):
+    if isinstance(loader, RowSource) and not isinstance(loader, RowPipeline):
         for rows, batch in loader.iter_rows():
             yield torch.from_numpy(rows), batch
         return
-    check_map_style(loader)
-    if isinstance(loader, RowLoader):
+    check_followed(loader)
+    if isinstance(loader, RowLoader | RowPipeline):
         raise UnsupportedError("loader is attached: loader.pruning follows its rows; detach() it first")
     fields = vars(loader)
     persistent, live = fields["persistent_workers"], fields.get("_iterator")
@@ -224,6 +301,31 @@ class RowLoader(DataLoader[T]):
         return _rebuild, (plain_class(self), {**state, "_iterator": None})
 
 
+class RowPipeline(IterableDataset[Any]):
+    """A :class:`RowStream` that reports its rows to a listener, as a :class:`RowLoader` does."""
+
+    _row_listener: RowListener
+
+    def __iter__(self) -> Iterator[Any]:
+        listener = self._row_listener
+        listener.before_pass()
+        if not isinstance(self, RowPipeline):
+            return iter(self)
+        return _reported(listener, listener.started(), cast(RowSource, self).iter_rows())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        plain: Any = object.__new__(plain_class(self))
+        vars(plain).update({k: v for k, v in vars(self).items() if k not in ("_row_listener", "pruning")})
+        return plain.__reduce_ex__(protocol)
+
+
+def _reported(listener: RowListener, token: Any, batches: Iterator[RowBatch]) -> Iterator[Any]:
+    for rows, batch in batches:
+        listener.fetched(token, rows, batch)
+        yield batch
+    listener.exhausted(token)
+
+
 class _RowIterator:
     _row_listener: RowListener
     _row_pass: Any
@@ -258,10 +360,10 @@ def row_loader_class(base: Any, plain: Any) -> type:
     return type(plain.__name__, (base, plain), {"__module__": plain.__module__})
 
 
-def plain_class(loader: RowLoader[Any]) -> type:
+def plain_class(loader: RowLoader[Any] | RowPipeline) -> type:
     """The class that an attached loader had before."""
     mro = type(loader).__mro__
-    return mro[mro.index(RowLoader) + 1]
+    return mro[mro.index(RowPipeline if isinstance(loader, RowPipeline) else RowLoader) + 1]
 
 
 def _rebuild(plain: type, state: dict[str, Any]) -> Any:

@@ -137,7 +137,7 @@ class Scoring:
         """Counts and scores so far."""
         progress = self.progress
         tracker = None if self.tracker is None else self.tracker.state_dict()
-        return {"rows": progress.rows, "rows_open": progress.rows_open, "tracker": tracker}
+        return {"rows": progress.rows, "rows_open": progress.rows_open, "ended": progress.ended, "tracker": tracker}
 
     def load_state_dict(self, state: dict[str, Any], *, batches_open: int) -> None:
         """Go on from there.
@@ -150,4 +150,5 @@ class Scoring:
         if self.tracker is not None:
             self.tracker.load_state_dict(state["tracker"])
         self.progress.rows, self.progress.rows_open = state["rows"], state["rows_open"]
+        self.progress.ended = state["ended"]
         self.progress.cut_off = batches_open if self.progress.rows_open else 0

@@ -5,5 +5,6 @@ from prunesampler.shards.index import Member, ShardIndex
 from prunesampler.shards.keep import keep
 from prunesampler.shards.reader import IndexedShards
 from prunesampler.shards.repack import repack
+from prunesampler.shards.track import track
 
-__all__ = ["IndexedShards", "Member", "ShardIndex", "build_index", "keep", "repack"]
+__all__ = ["IndexedShards", "Member", "ShardIndex", "build_index", "keep", "repack", "track"]

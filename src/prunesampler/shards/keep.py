@@ -15,7 +15,7 @@ from prunesampler.errors import ArgumentError, MismatchError, StateError, Unsupp
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.portions import Remainder, Slice, portion
 
-__all__ = ["Keep", "keep", "worker_of"]
+__all__ = ["Keep", "keep", "shard_and_row"]
 
 _PATIENCE = 1000
 
@@ -41,6 +41,14 @@ class Keep:
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, whether a coreset is in force
         self._portion: Portion | None = None
         self.switch(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker does not know the process group of its rank.
+        state = dict(vars(self))
+        rank, num_replicas = _worker_of(self._rank, self._num_replicas)[:2]
+        if num_replicas > 1:
+            state.update(_rank=rank, _num_replicas=num_replicas)
+        return state
 
     @property
     def active(self) -> bool:
@@ -111,15 +119,30 @@ class Keep:
             ArgumentError: a sample is not in the index.
             StateError: a pass ended, and not all samples that fell to this worker had come.
         """
-        self._portion = None
-        mine = None
+        self.begin()
         for sample in source:
-            mine = mine or self._portion or self.portion(None)
-            if mine.takes(*shard_and_row(sample, self.index)):
+            if self.takes(*shard_and_row(sample, self.index)):
                 yield sample
-        mine = mine or self._portion
-        if mine is not None:
-            mine.check()
+        self.end()
+
+    def begin(self) -> None:
+        """A pass of this process begins."""
+        self._portion = None
+
+    def takes(self, shard: int, row: int) -> bool:
+        """Whether a sample falls to this worker."""
+        if self._portion is None:
+            self._portion = self.portion(None)
+        return self._portion.takes(shard, row)
+
+    def end(self) -> None:
+        """A pass of this process has come to its end.
+
+        Raises:
+            StateError: not all samples that fell to this worker have come.
+        """
+        if self._portion is not None:
+            self._portion.check()
 
     def portion(self, listed: list[int] | None) -> Portion:
         """What falls to this worker of this rank, of the shards that are listed; of all, and unsplit, for None.
@@ -135,7 +158,7 @@ class Keep:
             raise StateError(f"none of the {len(listed)} shards listed holds a kept sample")
         epoch = int(self._state[0])
         order = np.random.default_rng([self._seed, epoch]).permutation(np.sort(listed))
-        rank, num_replicas, worker, num_workers = worker_of(self._rank, self._num_replicas)
+        rank, num_replicas, worker, num_workers = _worker_of(self._rank, self._num_replicas)
         slices = portion(
             order,
             counts[order],
@@ -152,6 +175,7 @@ class Portion:
     """What one worker is to deliver in one pass; memory for a shard is taken when its first sample comes."""
 
     def __init__(self, index: ShardIndex, bits: npt.NDArray[np.uint8], slices: list[Slice], count: int | None) -> None:
+        self.slices = slices
         self._index, self._bits, self._count, self._delivered = index, bits, count, 0
         self._slices: dict[int, list[Slice]] = {}
         for one in slices:
@@ -262,7 +286,7 @@ def shard_and_row(sample: Any, index: ShardIndex) -> tuple[int, int]:
     return shard, index.row(shard, sample["__key__"])
 
 
-def worker_of(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int, int, int]:
+def _worker_of(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int, int, int]:
     """Rank, number of ranks, worker and number of workers, of the process that asks."""
     from webdataset.utils import pytorch_worker_info  # an optional dependency
 
