@@ -10,8 +10,10 @@ import typer
 
 from prunesampler.commands.demo import demo
 from prunesampler.commands.diff import diff
+from prunesampler.commands.index import index
 from prunesampler.commands.inspect import inspect
 from prunesampler.commands.merge import merge
+from prunesampler.commands.repack import repack
 from prunesampler.commands.report import report
 from prunesampler.commands.select import select
 from prunesampler.errors import PruneSamplerError
@@ -81,6 +83,8 @@ app.command()(report)
 app.command()(select)
 app.command()(merge)
 app.command()(diff)
+app.command()(index)
+app.command()(repack)
 
 
 if __name__ == "__main__":
