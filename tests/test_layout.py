@@ -15,7 +15,7 @@ ROOT = Path(prunesampler.__file__).parent
 # A module imports from lower levels only; everyone may import errors and version.
 LEVELS = [
     {"errors", "version"},
-    {"scores", "order", "files", "columns", "distributed", "layouts", "wording"},  # pure, or nearly
+    {"scores", "order", "files", "columns", "distributed", "layouts", "sequences", "wording"},  # pure, or nearly
     {"forward", "rows", "probes", "progress", "pending", "share", "agreement"},
     {"coreset", "draws", "fingerprint", "pool", "binding"},
     {"tables", "population", "snapshot", "weights"},
@@ -24,7 +24,8 @@ LEVELS = [
     {"sampler", "tracker", "plan", "rundir", "merging"},
     {"replacement", "streaming", "rescore", "scoring"},
     {"pruning"},
-    {"attach"},
+    {"attach", "integrations.states"},
+    {"integrations.transformers"},
     {"shards.names", "shards.store"},
     {"shards.urls", "shards.streams"},
     {"shards.sources"},

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -28,12 +29,14 @@ TOTAL_EPOCHS = EPOCHS + 3
 class Run:
     """A training run that can be cut off anywhere: its own sampler seeded by the epoch, as people do it."""
 
-    def __init__(self, *, loop_skips: bool, workers: int = 0, ahead: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *, loop_skips: bool, workers: int = 0, ahead: bool = False, rest: bool = False, **options: Any
+    ) -> None:
         self.generator = torch.Generator()
         self.model = Net()
         self.loader = attach(make_loader(generator=self.generator, num_workers=workers), self.model, **options)
         self.trainer = Trainer(self.model, Journal())
-        self.loop_skips, self.ahead = loop_skips, ahead
+        self.loop_skips, self.ahead, self.rest = loop_skips, ahead, rest
         self.epoch = self.done = 0
 
     def steps(self) -> Any:
@@ -43,7 +46,12 @@ class Run:
             skip, number = (self.done, -1) if self.loop_skips else (0, self.done - 1)
             if not self.loop_skips and self.loader.pruning.phase == "scoring":
                 number = -1  # the epoch starts again
-            for batch in lookahead(self.loader) if self.ahead else self.loader:
+            loader: Any = self.loader
+            if self.rest and skip:  # as a framework does that makes a loader of the batches that are left
+                loader = accelerate.skip_first_batches(loader, skip)
+                self.loader.pruning.follow(loader, skipped=skip)
+                number = skip - 1
+            for batch in lookahead(loader) if self.ahead else loader:
                 number += 1
                 if number < skip:
                     continue
@@ -76,7 +84,9 @@ def finished(run: Run) -> tuple[Any, Any]:
     return run.loader.pruning.coreset, [parameter.tolist() for parameter in run.model.parameters()]
 
 
-@pytest.mark.parametrize("options", [{}, AUTO, {"workers": 2}, {"ahead": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, AUTO, {"workers": 2}, {"ahead": True}, {"rest": True}, {"rest": True, "ahead": True}], ids=str
+)
 def test_a_loop_that_skips_what_it_trained_resumes_anywhere(options: dict[str, Any]) -> None:
     whole = Run(loop_skips=True, **options)
     steps, checkpoints = [], []
@@ -85,7 +95,7 @@ def test_a_loop_that_skips_what_it_trained_resumes_anywhere(options: dict[str, A
         checkpoints.append(whole.checkpoint())
     assert len(steps) > STEPS_SCORED + 5
     assert len(whole.loader.pruning.coreset) < N
-    for cut in range(0, len(steps) - 1, 1 if options in ({}, AUTO) else 7):
+    for cut in range(0, len(steps) - 1, 1 if options in ({}, AUTO, {"rest": True}) else 7):
         resumed = Run(loop_skips=True, **options)
         resumed.restore(checkpoints[cut])
         assert list(resumed.steps()) == steps[cut + 1 :], cut

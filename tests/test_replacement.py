@@ -116,3 +116,14 @@ def test_an_exchanged_sampler_is_noticed() -> None:
     loader.batch_sampler.sampler = RandomSampler(range(N), generator=torch.Generator())
     with pytest.raises(StateError, match="exchanged"):
         replacement.check_in_place(loader, replacement.base)
+
+
+def test_accelerates_seedable_sampler_is_a_random_one() -> None:
+    from accelerate.data_loader import SeedableRandomSampler
+
+    base = SeedableRandomSampler(range(10), data_seed=3)
+    replacement = Replacement.of(DataLoader(range(10), batch_size=4, sampler=base))  # type: ignore[arg-type]
+    assert (replacement.draws, replacement.follows, replacement.eligible) == (10, False, None)
+    sampler = replacement.sampler(Coreset([1, 4, 7], num_rows=10), seed=0, epoch_length="kept")
+    sampler.set_epoch(5)  # as Accelerate's loader calls it
+    assert sorted(sampler) == [1, 4, 7]

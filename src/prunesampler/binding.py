@@ -32,10 +32,12 @@ _OBSERVE = "call loader.pruning.observe(logits) after the forward"
 class Pass:
     """One pass over the loader: from an ``iter`` to its end or its abandonment.
 
-    ``position`` is (epoch, global position) where a pruned order stood when the pass began.
+    ``position`` is (epoch, global position) where a pruned order stood when the pass began; ``skipped`` batches came
+    before its first one.
     """
 
     number: int
+    skipped: int = 0
     position: tuple[int, int] | None = None
     fetched: int = 0
     bound: int = 0
@@ -115,10 +117,10 @@ class Binder:
         self._suspects: Tensor | None = None
         self.following = True  # whether scores or weights hang on the binding, or only the count of trained batches
 
-    def start(self) -> Pass:
-        """A pass begins."""
+    def start(self, skipped: int = 0) -> Pass:
+        """A pass begins, so many batches after its beginning."""
         self._passes += 1
-        return Pass(self._passes)
+        return Pass(self._passes, skipped, fetched=skipped, trained=skipped)
 
     def fetched(self, of: Pass, rows: Tensor, batch: Any, targets: Any, in_training: bool) -> None:
         """The loader hands out ``batch``.

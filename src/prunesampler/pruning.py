@@ -20,7 +20,7 @@ from prunesampler.errors import ArgumentError, BindingError, PruneSamplerError, 
 from prunesampler.forward import ForwardHook, find_logits, find_targets
 from prunesampler.plan import Plan
 from prunesampler.replacement import Replacement
-from prunesampler.rows import RowLoader, plain_class
+from prunesampler.rows import RowLoader, plain_class, row_loader_class
 from prunesampler.rundir import RunDir
 from prunesampler.sampler import PrunedSampler
 from prunesampler.scoring import Scoring
@@ -73,6 +73,7 @@ class Pruning:
         self._binder.following = scoring.online
         self._pass: Pass | None = None  # the one that was trained on last
         self._forwards_unfetched = 0
+        self._skipped = 0  # batches of the next pass that its loader leaves out
         self._weights: SampleWeights | None = None
         self._model = model
         self._hook = None if model is None else ForwardHook(model, self)
@@ -164,6 +165,18 @@ class Pruning:
             self._conclude()
         return self.coreset
 
+    def follow(self, rest: Any, *, skipped: int) -> None:
+        """Follow another loader through the rest of one pass: a framework's, made to leave out its first batches.
+
+        Args:
+            rest: made from the attached loader's dataset, batch sampler and collate function; read next, and once.
+            skipped: batches that it leaves out.
+        """
+        rest = vars(rest).get("base_dataloader", rest)
+        rest.__class__ = row_loader_class(RowLoader, type(rest))
+        rest._row_listener = self
+        self._skipped = skipped
+
     def detach(self) -> None:
         """Leave the loader as it was before :func:`prunesampler.attach`, its own sampler included."""
         if self._phase == "detached":
@@ -194,14 +207,15 @@ class Pruning:
 
     def started(self) -> Pass:
         """An iterator begins."""
-        return self._binder.start()
+        skipped, self._skipped = self._skipped, 0
+        return self._binder.start(skipped)
 
     def fetched(self, token: Pass, rows: NDArray[np.int64], batch: Any) -> None:
         """A batch is handed out."""
         if self._paused or self._phase in ("detached", "scored"):
             return
         self._forwards_unfetched = 0
-        if token.fetched == 0 and self._phase == "pruned":
+        if token.fetched == token.skipped and self._phase == "pruned":
             token.position = cast(PrunedSampler, self.sampler).began
         with self._guard():
             online = self._phase == "scoring" and self._scoring.online

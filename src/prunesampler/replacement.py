@@ -67,7 +67,7 @@ class Replacement:
             )
         base: Any = batch_sampler.sampler
         rows = len(loader.dataset)  # type: ignore[arg-type]
-        if _is(base, RandomSampler, "RandomSampler"):
+        if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
             return cls(batch_sampler, base, rows, None, len(base), {"replacement": base.replacement})
         if type(base) is SequentialSampler:
             return cls(batch_sampler, base, rows, None, len(base), {"shuffle": False})
@@ -148,6 +148,12 @@ class Replacement:
 
 def _split(base: Any) -> dict[str, Any]:
     return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
+
+
+def _is_seedable(value: Any) -> bool:
+    # Accelerate's, which takes its epoch from set_epoch; so does ours once it stands in its place.
+    kind = type(value)
+    return kind.__module__ == "accelerate.data_loader" and kind.__name__ == "SeedableRandomSampler"
 
 
 def _is(value: Any, plain: type, stateful: str) -> bool:

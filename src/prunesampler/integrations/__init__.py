@@ -1,0 +1,1 @@
+"""Other people's training loops: one module for each, importing it only there."""
