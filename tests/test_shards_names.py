@@ -31,13 +31,14 @@ def test_names_are_split_as_webdataset_splits_them(name: str) -> None:
     assert split_names(pa.array([name], pa.large_string()))[1].to_pylist() == ([found[0]] if found else [])
 
 
-CORNERS = """
-a/.hidden a/b/.hidden a.b/.hidden .hidden a. a ./a.jpg /a.jpg ../a.b.c a.b/c
-__a__ __a.b__ __a__.jpg __a__/b.jpg __a.jpg ____ __ __.jpg a/__b__.jpg __a/b__
-""".split()
+CORNERS = [
+    *("a/.hidden", "a/b/.hidden", "a.b/.hidden", ".hidden", "a.", "a", "./a.jpg", "/a.jpg", "../a.b.c", "a.b/c"),
+    *("__a__", "__a.b__", "__a__.jpg", "__a__/b.jpg", "__a.jpg", "____", "__", "__.jpg", "a/__b__.jpg", "__a/b__"),
+    "a\nb.c",
+]
 
 
-@pytest.mark.parametrize("name", [*CORNERS, "a\nb.c"])
+@pytest.mark.parametrize("name", CORNERS)
 def test_corners(name: str) -> None:
     expected = None if passed_over(name) else base_plus_ext(name)
     assert split_name(name) == (None if expected == (None, None) else expected)

@@ -68,20 +68,20 @@ def test_two_gzip_members_are_one_stream(tmp_path: Path) -> None:
         assert source.take(0, 1 << 40) == CONTENT
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("harm", ["cut", "flipped"])
+HARMS = [(codec, harm) for codec in CODECS for harm in ("cut", "flipped")]
+HARMS.remove(("zstd", "flipped"))  # Arrow writes it without a checksum
+
+
+@pytest.mark.parametrize(("codec", "harm"), HARMS)
 def test_damage(tmp_path: Path, codec: str, harm: str) -> None:
     path = tmp_path / "a.tar"
     content = bytearray(CODECS[codec](CONTENT))
     if harm == "flipped":
         content[len(content) // 2] ^= 0xFF
     path.write_bytes(content[: len(content) - 20 if harm == "cut" else None])
-    with open_source(str(path)) as source:
-        if (codec, harm) == ("zstd", "flipped"):
-            pytest.skip("this writer leaves out the checksum, and noise is stored as it is")
-        with pytest.raises(CorruptFileError, match=r"a\.tar is damaged or cut short"):
-            source.take(0, 1)
-            source.drain()
+    with open_source(str(path)) as source, pytest.raises(CorruptFileError, match=r"a\.tar is damaged or cut short"):
+        source.take(0, 1)
+        source.drain()
 
 
 @pytest.mark.parametrize("block", [1, 700, 1 << 20])

@@ -10,11 +10,10 @@ from prunesampler.errors import ArgumentError
 from prunesampler.shards.store import Shard
 from prunesampler.shards.urls import absolute_path, expand_urls, file_name, find_shard, local_path
 
+BRACES = ["a-{000..012}.tar", "{a,b}/{0..2}.tar", "a.tar::b-{0..1}.tar", "http://h/{00..02}.tar", "pipe:cat {0..1}.tar"]
 
-@pytest.mark.parametrize(
-    "urls",
-    ["a-{000..012}.tar", "{a,b}/{0..2}.tar", "a.tar::b-{0..1}.tar", "http://h/{00..02}.tar", "pipe:cat {0..1}.tar"],
-)
+
+@pytest.mark.parametrize("urls", BRACES)
 def test_braces_are_those_of_webdataset(urls: str) -> None:
     assert expand_urls(urls) == expand_like_webdataset(urls)
 
@@ -54,21 +53,14 @@ def find(url: str, known: list[Shard]) -> int:
     return find_shard(url, by_url, by_name, known)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "d/1.tar",
-        "./d/1.tar",
-        "d/../d/1.tar",
-        "{cwd}/d/1.tar",
-        "file:{cwd}/d/1.tar",
-        "file:///{cwd}/d/1.tar",
-        "/elsewhere/1.tar",
-        "http://host/1.tar?token=a/b",
-        "pipe:curl -s 'http://host/1.tar'",
-        "pipe:cat < d/1.tar | cat",
-    ],
-)
+SPELLINGS = [
+    *("d/1.tar", "./d/1.tar", "d/../d/1.tar", "{cwd}/d/1.tar", "file:{cwd}/d/1.tar", "file:///{cwd}/d/1.tar"),
+    *("/elsewhere/1.tar", "http://host/1.tar?token=a/b"),
+    *("pipe:curl -s 'http://host/1.tar'", "pipe:cat < d/1.tar | cat"),
+]
+
+
+@pytest.mark.parametrize("url", SPELLINGS)
 def test_spellings_of_one_shard(url: str) -> None:
     assert find(url.format(cwd=os.getcwd()), shards("d/0.tar", "d/1.tar")) == 1
 

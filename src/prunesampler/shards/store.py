@@ -162,7 +162,7 @@ class FileRows:
         if self._group is None or self._group[0] != group:
             self._group = group, self._read_group(group)
         table = self._group[1].slice(first - int(self._group_rows[group]), shard.rows)
-        if table.num_rows != shard.rows or row_digest(table) != shard.digest:
+        if not _is_of(shard, table):
             raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
         self._cache[number] = table
         while len(self._cache) > 1 and sum(kept.num_rows for kept in self._cache.values()) > _CACHED_ROWS:
@@ -247,6 +247,13 @@ def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         return pa.concat_arrays(column.chunks or [pa.array([], column.type)])
     return column
+
+
+def _is_of(shard: Shard, table: pa.Table) -> bool:
+    try:
+        return len(table) == shard.rows and row_digest(table) == shard.digest
+    except pa.ArrowInvalid:  # nulls
+        return False
 
 
 def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
