@@ -148,10 +148,17 @@ class RangeReader:
 
 
 def _files(url: str, locations: Locations, place: int, data: bytes, base: int) -> list[bytes]:
+    first, end = locations.starts[place : place + 2].tolist()
+    key = locations.keys[place].as_py()
     contents = []
-    for file in locations.files(place):
-        start, size = int(locations.offsets[file]) - base, int(locations.sizes[file])
-        check_header(url, data[start - BLOCK : start], locations.name(place, file), size)
+    for code, offset, size in zip(
+        locations.codes[first:end].tolist(),
+        locations.offsets[first:end].tolist(),
+        locations.sizes[first:end].tolist(),
+        strict=True,
+    ):
+        start = offset - base
+        check_header(url, data[start - BLOCK : start], f"{key}.{locations.extensions[code]}", size)
         contents.append(data[start : start + size])
     return contents
 
