@@ -251,6 +251,17 @@ def keep(
     Raises:
         ArgumentError: an argument breaks its rule.
         MismatchError: a coreset of another dataset.
+
+    >>> import tempfile, webdataset as wds, prunesampler
+    >>> from prunesampler.shards import build_index, keep
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for i in range(3):
+    ...         with wds.TarWriter(f"{folder}/{i}.tar") as writer:
+    ...             _ = writer.write({"__key__": f"{i}", "cls": i})
+    ...     index = build_index(f"{folder}/*.tar", progress=False)
+    >>> kept = keep(prunesampler.Coreset([1], num_rows=3), index)
+    >>> [item["url"][-5:] for item in wds.DataPipeline(wds.SimpleShardList(index.shards), kept.shards)]
+    ['1.tar']
     """
     if not isinstance(index, ShardIndex):
         raise ArgumentError("index", "must be a ShardIndex", index)

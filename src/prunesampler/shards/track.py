@@ -113,19 +113,21 @@ class TrackedPipeline(IterableDataset[Any]):
         source = self._named(source, kept)
         for stage in stages:
             source = self._named(carried(stage, source, self.invoke), kept)  # type: ignore[attr-defined]
-        yield from source
-        if kept is not None:
-            kept.end()
+        return source
 
     def _named(self, source: Iterable[Any], kept: Keep | None) -> Iterator[Any]:
         """Samples get their rows where they come from the tars, and those that are not kept end here."""
+        here = None
         for item in source:
-            if isinstance(item, dict) and "__key__" in item and "__url__" in item:
+            here = isinstance(item, dict) and "__key__" in item and "__url__" in item
+            if here:
                 shard, row = shard_and_row(item, self._index)
                 if kept is None or kept.takes(shard, row):
                     yield RowBatch(np.asarray(row, np.int64), item)
             else:
                 yield item
+        if kept is not None and here is not False:  # all was read, or nothing came
+            kept.end()
 
     @property
     def _reader(self) -> TrackedPipeline:
@@ -163,6 +165,18 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
         ArgumentError: an argument breaks its rule; in a pass, a sample that is not in the index.
         UnsupportedError: no pipeline of webdataset; in a pass, a stage that cannot be followed.
         ImportError: webdataset is not installed.
+
+    >>> import tempfile, webdataset as wds, prunesampler
+    >>> from prunesampler.shards import build_index, track
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with wds.TarWriter(f"{folder}/0.tar") as writer:
+    ...         for i in range(6):
+    ...             _ = writer.write({"__key__": f"{i}", "cls": i % 3})
+    ...     index = build_index(f"{folder}/0.tar", progress=False)
+    >>> read = [{"__key__": key, "__url__": index.shards[0], "cls": int(key) % 3} for key in "025134"]
+    >>> dataset = track(wds.DataPipeline([read], wds.to_tuple("cls"), wds.batched(4)), index)
+    >>> [(rows.tolist(), batch[0].tolist()) for rows, batch in prunesampler.with_rows(dataset)]
+    [([0, 2, 5, 1], [0, 2, 2, 1]), ([3, 4], [0, 1])]
     """
     import webdataset
 
