@@ -27,7 +27,7 @@ BY_SCORE = {
     "forgetting": ("forgetting", "top"),
 }
 TUNED = {"el2n-stratified": "stratified", "el2n-window": "window", "attach": "stratified"}
-ALL = ("random", "fresh", "el2n-stratified", "attach", "auto", "el2n-top", "forgetting", "el2n-window")
+ALL = ("random", "fresh", "el2n-stratified", "auto", "attach", "el2n-top", "forgetting", "el2n-window")
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def main() -> None:
         "",
         "## The scores",
         "",
-        f"EL2N after {recipe.score_epochs(one['epochs'])} of {one['epochs']} epochs, in eval mode without augmentation; "
+        f"EL2N after {recipe.score_epochs(one['epochs'])} of {one['epochs']} epochs, in eval mode, not augmented; "
         "forgetting over these epochs alone. Published: ResNet-18 after 20 of 200 epochs, the mean of ten runs, and "
         "forgetting over whole runs.",
         "",
