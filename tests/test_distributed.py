@@ -84,3 +84,13 @@ def test_one_rank_with_a_process_group_is_alone(tmp_path: Any) -> None:
         assert Group.create().world_size == 1
     finally:
         dist.destroy_process_group()
+
+
+def gather(rank: int, world_size: int) -> list[Any]:
+    return Group.create().gather_object({"rank": torch.tensor(rank)})
+
+
+def test_objects_gather_on_rank_0() -> None:
+    first, second = run_ranks(2, gather)
+    assert [int(found["rank"]) for found in first] == [0, 1]
+    assert second == []

@@ -197,7 +197,28 @@ def second_run() -> Names:
     return {}
 
 
+def lightning_module() -> Names:
+    from lightning.pytorch import LightningModule
+
+    class Digits(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.net(images)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return {"module": Digits()}
+
+
 OWN: dict[tuple[str, str], Callable[[], Names]] = {
+    ("lightning.md", "The one line"): lightning_module,
     ("choosing.md", ""): choosing,
     ("when-not-to-prune.md", "The controls"): controls,
     ("mixup.md", ""): mixup,
@@ -331,7 +352,13 @@ def merged(names: Names) -> None:
     assert table.scores["el2n"] == pytest.approx(np.mean([run.scores["el2n"] for run in runs], axis=0))
 
 
+def by_lightning(names: Names) -> None:
+    assert names["trainer"].global_step == names["trainer"].estimated_stepping_batches == 4 * 19
+    assert len(names["prune"].pruning.coreset) == 600
+
+
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
+    ("lightning.md", "The one line"): by_lightning,
     ("choosing.md", "How much"): chosen,
     ("when-not-to-prune.md", "The controls"): compared,
     ("files.md", "Merge and compare"): merged,
@@ -370,6 +397,9 @@ def test_the_snippets_run_in_order(page: str, tmp_path: Path, monkeypatch: pytes
         for language, code in blocks:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "len.loader. is", prunesampler.PruneSamplerWarning)
+                if page == "lightning.md":  # what Lightning has to say about loggers, workers and short epochs
+                    warnings.filterwarnings("ignore", module="lightning")
+                    warnings.filterwarnings("ignore", ".*(tensorboardX|does not have many workers|smaller than)")
                 if language == "python":
                     exec(compile(code, f"{page}, {title}", "exec"), names)
                 elif language == "sh":

@@ -62,6 +62,7 @@ LEVELS = [
         "commands.repack",
         "commands.report",
     },
+    {"integrations.lightning"},
     {"cli"},
     {"__main__"},
 ]

@@ -618,3 +618,14 @@ def test_from_parquet_knows_the_dataset(tmp_path):
 def test_it_says_what_it_is():
     assert repr(PrunedSampler(30, coreset=CORESET)).startswith("PrunedSampler(rows=7, of=30, seed=0")
     assert list(BatchSampler(PrunedSampler(3, shuffle=False), 2, False)) == [[0, 1], [2]]
+
+
+def test_where_an_iterator_began_outlives_what_is_said_about_the_next() -> None:
+    sampler = PrunedSampler(10, seed=0)
+    sampler.load_state_dict({**sampler.state_dict(), "epoch": 2, "position": 4})
+    assert sampler.began == (2, 4)  # of the next, as none has begun
+    iter(sampler)
+    sampler.set_epoch(2)  # Lightning says the epoch again, after workers have asked for rows
+    assert sampler.began == (2, 4)
+    iter(sampler)
+    assert sampler.began == (2, 0)

@@ -769,3 +769,15 @@ def test_what_is_wrong_on_the_device_is_found_at_the_end_of_the_epoch() -> None:
     host = ScoreTracker(N, device="cpu")
     with pytest.raises(ArgumentError, match="rows must"):
         host.update(torch.tensor([N]).cuda(), torch.zeros(1, C).cuda(), torch.tensor([0]).cuda())
+
+
+def test_a_column_can_be_read_between_epochs() -> None:
+    tracker = ScoreTracker(3, scores=["el2n"])
+    tracker.update(torch.tensor([0, 2]), torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))
+    tracker.end_epoch()
+    expected = scores.el2n(torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))
+    torch.testing.assert_close(tracker.value("el2n")[[0, 2]], expected)
+    assert tracker.value("el2n")[1].isnan()
+    assert tracker.merged == ["el2n"]
+    with pytest.raises(ArgumentError, match=r"one of \['el2n'\]"):
+        tracker.value("loss")

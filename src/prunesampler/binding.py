@@ -199,6 +199,15 @@ class Binder:
                 "pass of its own with rescore="
             )
 
+    def check_seen(self) -> None:
+        """Whether the model was seen at all.
+
+        Raises:
+            BindingError: training batches were fetched, and not one was bound.
+        """
+        if self.following and self._unbound > 0 and self._newest_bound < 0:
+            raise BindingError(f"a whole epoch went by and no training forward of the model was seen: {_OBSERVE}")
+
     def waiting(self, of: Pass) -> bool:
         """Whether batches of the pass still wait for their logits."""
         return any(token.of is of for token in self._queue)

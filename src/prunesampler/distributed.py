@@ -80,6 +80,21 @@ class Group:
         dist.broadcast_object_list(box, src=0, group=self._process_group)
         return box[0]
 
+    def gather_object(self, obj: Any) -> list[Any]:
+        """Every rank's ``obj`` in the order of ranks, **on rank 0**; an empty list on the others.
+
+        Args:
+            obj: plain data or tensors.
+
+        >>> Group().gather_object({"keep": 0.5})
+        [{'keep': 0.5}]
+        """
+        if self.world_size == 1:
+            return [obj]
+        gathered: list[Any] = [None] * self.world_size if self.rank == 0 else []
+        dist.gather_object(obj, gathered or None, dst=0, group=self._process_group)
+        return gathered
+
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank.
 

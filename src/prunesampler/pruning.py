@@ -69,7 +69,7 @@ class Pruning:
         self._phase: Phase = "scoring"
         self._origin: dict[str, Any] = {}  # where the pruned order began in this process
         self._scored_epochs = plan.score_epochs
-        self._paused = False
+        self._paused = self._base_resumes = False
         self._binder.following = scoring.online
         self._pass: Pass | None = None  # the one that was trained on last
         self._forwards_unfetched = 0
@@ -177,6 +177,27 @@ class Pruning:
         rest._row_listener = self
         self._skipped = skipped
 
+    def end_pass(self) -> None:
+        """End the pass that was trained on, and the scoring where it is due; on all ranks.
+
+        For loops that count batches and so never ask an iterator for more than there are: where one rank alone
+        switches its set at the next ``iter(loader)`` by itself, several need to meet.
+
+        Raises:
+            BindingError: a whole pass went by, and no logits came.
+        """
+        if self._pass is not None:
+            self._pass.closed = True
+        if self._phase != "scoring" or self._paused:
+            return
+        with self._guard():
+            self._binder.check_seen()
+            self._scoring.progress.cut_off = 0
+            if self._scoring.progress.rows_open:
+                self._end_epoch()
+            if self._scoring.due:
+                self._conclude()
+
     def detach(self) -> None:
         """Leave the loader as it was before :func:`prunesampler.attach`, its own sampler included."""
         if self._phase == "detached":
@@ -251,7 +272,7 @@ class Pruning:
         if before is not None and before is not token.of and self._phase == "scoring":
             self._close(before, abandoned=True)
         if self._phase == "scoring" and self._scoring.progress.cut_off:
-            loader_resumes = hasattr(self._loader, "load_state_dict")
+            loader_resumes = self._base_resumes or hasattr(self._loader, "load_state_dict")
             if self._scoring.resume(token, loader_resumes=loader_resumes):
                 self._end_epoch()
         self._pass = token.of
@@ -398,7 +419,7 @@ class Pruning:
             state["sampler"] = self._position()
         return state
 
-    def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True, base_resumes: bool = False) -> None:
         """Go on where :meth:`state_dict` was taken; before the first pass.
 
         Args:
@@ -406,12 +427,14 @@ class Pruning:
                 world size.
             mid_epoch: whether the next pass continues inside the epoch that was cut off. False where the loop or
                 its framework skips the batches that were trained itself.
+            base_resumes: whether the loader's own sampler was set to where a scoring epoch was cut off.
 
         Raises:
             StateError: the state is of another version, plan, dataset or world size, or incomplete.
         """
         self._check_state(state)
         self._binder.clear()
+        self._base_resumes = base_resumes
         self._pass = None
         self.coreset = None
         if state["phase"] == "scoring":

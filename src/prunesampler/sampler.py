@@ -113,6 +113,7 @@ class PrunedSampler(Sampler[int]):
         # Where the sampler is: in the latest iterator, or else before the next one.
         self._reading: Reading | None = None
         self._epoch, self._start = 0, 0
+        self._began: tuple[int, int] | None = None
 
     @classmethod
     def from_parquet(
@@ -160,7 +161,7 @@ class PrunedSampler(Sampler[int]):
     @property
     def began(self) -> tuple[int, int]:
         """Epoch and global position at which the latest iterator began, or where none has, the next one will."""
-        return (self._epoch, self._start) if self._reading is None else (self._reading.epoch, self._reading.start)
+        return (self._epoch, self._start) if self._began is None else self._began
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iterator reads. The epoch of a loaded state keeps its position.
@@ -183,6 +184,7 @@ class PrunedSampler(Sampler[int]):
             self._stream = self._population.stream(coreset)
             self._coreset = coreset
             self._go_to(self.epoch, 0)
+            self._began = None
 
     def __len__(self) -> int:
         """How many rows this rank's next full epoch yields."""
@@ -198,6 +200,7 @@ class PrunedSampler(Sampler[int]):
             epoch=self.epoch,
             start=self._start if self._reading is None else 0,
         )
+        self._began = self._reading.epoch, self._reading.start
         return self._reading.iterator()
 
     def __repr__(self) -> str:
@@ -248,6 +251,7 @@ class PrunedSampler(Sampler[int]):
         except ArgumentError as error:
             raise StateError(f"the state is damaged: {error}") from error
         self._go_to(*self._settled(epoch, position))
+        self._began = None
 
     def _identity(self) -> dict[str, Any]:
         coreset = {"kept": self._stream.count, "coreset": _digest(self._coreset)}

@@ -134,6 +134,11 @@ class Totals:
     def _seen(self, name: str) -> Tensor:
         return self._counts.get(name, self.presentations)
 
+    @property
+    def names(self) -> list[str]:
+        """Columns that have a value."""
+        return list(self._sums)
+
     def value(self, name: str) -> Tensor:
         """(N,) float32, a column's mean, or that of the last epoch in which the row was seen; NaN for no value."""
         seen = self._seen(name)

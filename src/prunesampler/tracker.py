@@ -207,6 +207,21 @@ class ScoreTracker:
         """By column, how many rows were seen but have no score, because a value was infinite or NaN."""
         return self._totals.non_finite()
 
+    @property
+    def merged(self) -> list[str]:
+        """Columns that have a :meth:`value`; on rank 0."""
+        return self._totals.names
+
+    def value(self, name: str) -> Tensor:
+        """(N,) float32, a column as merged so far, NaN for rows without; on rank 0.
+
+        Raises:
+            ArgumentError: no such column was merged.
+        """
+        if name not in self.merged:
+            raise ArgumentError("name", f"must be a column merged here, one of {self.merged}", name)
+        return self._totals.value(name)
+
     def table(
         self,
         *,
