@@ -153,6 +153,34 @@ def with_proxy() -> Names:
     return {"proxy": proxy, "proxy_optimizer": torch.optim.SGD(proxy.parameters(), lr=0.1), "epochs": 2}
 
 
+class Texts(Dataset[Any]):
+    """Of 24 token sequences, each of a class or with a label for each token."""
+
+    def __init__(self, classes: bool) -> None:
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        tokens = torch.arange(row, row + 6) % 20
+        labels = torch.tensor(row % 3) if self.classes else tokens
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+
+
+def language() -> Names:
+    from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"intermediate_size": 8, "max_position_embeddings": 8}
+    return {
+        "dataset": Texts(classes=True),
+        "token_dataset": Texts(classes=False),
+        "model": BertForSequenceClassification(BertConfig(num_labels=3, **size, **more)),
+        "causal_model": LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **size, **more)),
+    }
+
+
 def growing() -> Names:
     images, labels = digits()
     old, new = torch.arange(1000), torch.randperm(1200)[:1150]
@@ -228,6 +256,9 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     ("other-tasks.md", "Segmentation"): segmentation,
     ("other-tasks.md", "Detection"): detection,
     ("fine-tuning.md", ""): with_proxy,
+    ("transformers.md", ""): language,
+    ("transformers.md", "Text classification"): language,
+    ("transformers.md", "Causal language models"): language,
     ("growing.md", ""): growing,
     ("files.md", "Merge and compare"): second_run,
 }
@@ -352,6 +383,10 @@ def merged(names: Names) -> None:
     assert table.scores["el2n"] == pytest.approx(np.mean([run.scores["el2n"] for run in runs], axis=0))
 
 
+def pruned_texts(names: Names) -> None:
+    pruning = names["callback"].pruning
+    assert len(pruning.coreset) == 12
+    assert set(pruning.table.scores) >= {pruning.coreset.selection["options"]["by"]}
 def by_lightning(names: Names) -> None:
     assert names["trainer"].global_step == names["trainer"].estimated_stepping_batches == 4 * 19
     assert len(names["prune"].pruning.coreset) == 600
@@ -381,6 +416,8 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("files.md", ""): told_columns,
     ("files.md", "pandas, polars, DuckDB"): read_alike,
     ("files.md", "Rows of your own choice"): own_rows,
+    ("transformers.md", "Text classification"): pruned_texts,
+    ("transformers.md", "Causal language models"): pruned_texts,
 }
 
 
@@ -396,6 +433,7 @@ def test_the_snippets_run_in_order(page: str, tmp_path: Path, monkeypatch: pytes
         names.update(given(page, title))
         for language, code in blocks:
             with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*pin_memory.*no accelerator")
                 warnings.filterwarnings("ignore", "len.loader. is", prunesampler.PruneSamplerWarning)
                 if page == "lightning.md":  # what Lightning has to say about loggers, workers and short epochs
                     warnings.filterwarnings("ignore", module="lightning")
@@ -457,7 +495,13 @@ def test_the_first_page_links_every_other() -> None:
 
 
 def test_every_argument_that_is_told_exists() -> None:
+    from transformers import Trainer
+
+    from prunesampler.sequences import sequence_scores
+
     functions = (
+        Trainer.train,
+        sequence_scores,
         prunesampler.attach,
         prunesampler.select,
         prunesampler.score,

@@ -173,7 +173,7 @@ class Pruning:
             skipped: batches that it leaves out.
         """
         rest = vars(rest).get("base_dataloader", rest)
-        rest.__class__ = row_loader_class(RowLoader, type(rest))
+        rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
         rest._row_listener = self
         self._skipped = skipped
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prunesampler.errors import CorruptFileError
@@ -31,7 +30,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
         TypeError: it holds anything else.
         OSError: it cannot be written.
 
-    >>> import tempfile, pathlib
+    >>> import pathlib, tempfile, torch
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
     >>> save_state(path, {"epoch": 3, "sums": {"el2n": torch.zeros(2)}})
     >>> load_state(path)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import transformers.trainer
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers import trainer as _trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from prunesampler.attach import attach
@@ -23,6 +23,7 @@ from prunesampler.sequences import sequence_scores
 
 __all__ = ["PruningCallback"]
 
+_trainer: Any = transformers.trainer
 _skip_first_batches = _trainer.skip_first_batches
 _OWN = ("loader", "model", "keep", "score_epochs", "epoch_length", "resume")
 _AHEAD = 62  # batches of one optimizer step, which the Trainer fetches before it trains on the first
@@ -113,7 +114,7 @@ class PruningCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the state into the checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = _folder(args, state)
         if self.pruning is not None and folder.is_dir():
             save_state(folder / _name(args), self.pruning.state_dict())
 
@@ -153,7 +154,7 @@ class PruningCallback(TrainerCallback):
     # -- where the state lies ----------------------------------------------------------------------------------
 
     def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
-        folder = Path(self._checkpoint or Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(self._checkpoint or _folder(args, state))
         file, record = folder / _name(args), folder / "trainer_state.json"
         if not file.is_file():
             raise StateError(
@@ -167,6 +168,10 @@ class PruningCallback(TrainerCallback):
                 "the folder that train(resume_from_checkpoint=...) was given"
             )
         return file
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
 
 
 def _name(args: TrainingArguments) -> str:
