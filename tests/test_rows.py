@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -186,3 +187,21 @@ def test_copies_and_pickles_of_a_row_loader_are_plain() -> None:
         assert type(plain) is DataLoader
         assert [batch.tolist() for batch in plain] == [[0, 1, 4], [9, 16, 25], [36]]
     assert loader._row_listener.events == []
+
+
+class Frame(Dataset[int]):
+    """A table's wrapper; data frames have a method of this name."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> int:
+        return 10 * row
+
+    def iter_rows(self) -> Iterator[Any]:
+        raise AssertionError("a map-style dataset is read by its rows")
+
+
+def test_a_map_style_dataset_may_have_a_method_of_any_name() -> None:
+    found = [(rows.tolist(), batch.tolist()) for rows, batch in with_rows(DataLoader(Frame(), batch_size=2))]
+    assert found == [([0, 1], [0, 10]), ([2, 3], [20, 30])]

@@ -31,7 +31,7 @@ from prunesampler.weights import SampleWeights
 
 __all__ = ["Pruning"]
 
-_VERSION = 1
+_VERSION = 2
 _log = logging.getLogger("prunesampler")
 
 Phase = Literal["scoring", "pruned", "scored", "detached"]
