@@ -206,7 +206,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
     def _measure(self, trainer: Any) -> None:
         """Lightning counts batches once, at the start; here it does again."""
         loop = self._fit_loop
-        length = whole = len(self._loader)
+        whole = len(self._loader)
         limit = trainer.limit_train_batches
         length = min(whole, limit) if isinstance(limit, int) else max(1, int(whole * limit))
         loop._combined_loader.limits = [length]
