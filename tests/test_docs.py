@@ -387,6 +387,8 @@ def pruned_texts(names: Names) -> None:
     pruning = names["callback"].pruning
     assert len(pruning.coreset) == 12
     assert set(pruning.table.scores) >= {pruning.coreset.selection["options"]["by"]}
+
+
 def by_lightning(names: Names) -> None:
     assert names["trainer"].global_step == names["trainer"].estimated_stepping_batches == 4 * 19
     assert len(names["prune"].pruning.coreset) == 600
