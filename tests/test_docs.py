@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import prunesampler
 from prunesampler import cli
+from shardfiles import write_shards
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -225,6 +226,11 @@ def second_run() -> Names:
     return {}
 
 
+def tar_shards() -> Names:
+    write_shards(Path("shards"), [40] * 4)
+    return {"model": nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))}
+
+
 def lightning_module() -> Names:
     from lightning.pytorch import LightningModule
 
@@ -247,6 +253,7 @@ def lightning_module() -> Names:
 
 OWN: dict[tuple[str, str], Callable[[], Names]] = {
     ("lightning.md", "The one line"): lightning_module,
+    ("shards.md", ""): tar_shards,
     ("choosing.md", ""): choosing,
     ("when-not-to-prune.md", "The controls"): controls,
     ("mixup.md", ""): mixup,
@@ -426,6 +433,9 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
 # -- the tests ---------------------------------------------------------------------------------------------------
 
 
+# webdataset leaves files for the garbage collector to close.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_snippets_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -499,11 +509,13 @@ def test_the_first_page_links_every_other() -> None:
 def test_every_argument_that_is_told_exists() -> None:
     from transformers import Trainer
 
+    from prunesampler import shards
     from prunesampler.sequences import sequence_scores
 
     functions = (
         Trainer.train,
         sequence_scores,
+        shards.keep,
         prunesampler.attach,
         prunesampler.select,
         prunesampler.score,

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from prunesampler.coreset import Coreset
-from prunesampler.errors import StateError, UnsupportedError
+from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.replacement import Replacement
 from prunesampler.sampler import PrunedSampler
 
@@ -46,6 +46,9 @@ def drawn(replacement: Replacement, kept: list[int], epoch_length: Any = "kept")
         (WeightedRandomSampler([0.0] * 15 + [1.0] * 5, 30), 5, 30),
         (DistributedSampler(range(N), num_replicas=3, rank=1), N, N),
         (PrunedSampler(N, coreset=Coreset([1, 2, 3, 4], num_rows=N)), 4, 4),
+        (PrunedSampler(N, rows=[9, 3, 7]), 3, 3),
+        (PrunedSampler(N, rows=[9, 3, 7], coreset=Coreset([3, 9], num_rows=N), epoch_length="full"), 2, 3),
+        (PrunedSampler(N, sampling_weights=[0.0] * 15 + [1.0] * 5, replacement=True, epoch_length=30), 5, 30),
     ],
 )
 def test_what_a_sampler_draws_is_understood(sampler: Any, eligible: int, draws: int) -> None:
@@ -66,6 +69,17 @@ def test_order_and_length_follow_the_sampler() -> None:
     weighted = drawn(of(WeightedRandomSampler(weights.tolist(), 1000))[1], kept)
     assert len(weighted) == round(1000 * len(kept) / (N - 1))
     assert set(weighted) <= set(kept)
+
+
+def test_rows_and_weights_of_our_own_sampler_stay_in_force() -> None:
+    replacement = of(PrunedSampler(N, rows=[9, 3, 7], shuffle=False))[1]
+    assert drawn(replacement, [3, 9]) == [9, 3]
+    with pytest.raises(ArgumentError, match="must keep eligible rows only"):
+        drawn(replacement, [3, 4])
+    weights = [0.0, 1.0, 3.0, *[0.0] * (N - 3)]
+    replacement = of(PrunedSampler(N, sampling_weights=weights, replacement=True, epoch_length=4000))[1]
+    counts = Counter(drawn(replacement, [1, 2]))
+    assert counts[2] / counts[1] == pytest.approx(3, rel=0.2)
 
 
 def test_ranks_split_only_what_was_split() -> None:

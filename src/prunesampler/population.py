@@ -78,7 +78,15 @@ class Population:
         self.num_rows, self.seed, self.shuffle, self.replacement = num_rows, seed, shuffle, replacement
         self.epoch_length = epoch_length
         self._rows = None if rows is None else _distinct(rows, num_rows)
-        self._weights = None if sampling_weights is None else _weights(sampling_weights, num_rows)
+        self.weights = None if sampling_weights is None else _weights(sampling_weights, num_rows)
+
+    def eligible(self, coreset: Coreset | None) -> Int64s | None:
+        """The rows that can be drawn of a coreset, or at all, in the order of ``rows``; None: every row."""
+        kept = self._rows if coreset is None else self._kept(coreset)
+        if self.weights is None:
+            return kept
+        kept = np.arange(self.num_rows) if kept is None else kept
+        return kept[self.weights[kept] > 0]
 
     def stream(self, coreset: Coreset | None) -> RowStream:
         """The stream of a coreset's rows; None: of all eligible rows.
@@ -108,8 +116,8 @@ class Population:
         return kept
 
     def _numbers(self, kept: Int64s | None, count: int, length: int) -> Callable[[Int64s], Int64s]:
-        if self._weights is not None:
-            weights = self._weights if kept is None else self._weights[kept]
+        if self.weights is not None:
+            weights = self.weights if kept is None else self.weights[kept]
             drawable = int(np.count_nonzero(weights))
             if not drawable:
                 raise ArgumentError("sampling_weights", "must be above 0 for a row that is kept", "zeros")
@@ -130,7 +138,7 @@ class Population:
             "replacement": self.replacement,
             "epoch_length": self.epoch_length,
             "rows": _digest(self._rows),
-            "sampling_weights": _digest(self._weights),
+            "sampling_weights": _digest(self.weights),
         }
 
 

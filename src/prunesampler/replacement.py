@@ -85,10 +85,11 @@ class Replacement:
             options = {"shuffle": base.shuffle, **_split(base)}
             return cls(batch_sampler, base, rows, None, rows, options, follows=True)
         if type(base) is PrunedSampler:
-            pruned = base.coreset.rows if base.coreset is not None else None
-            options = {"shuffle": base.shuffle, **_split(base)}
-            draws = rows if pruned is None else len(pruned)
-            return cls(batch_sampler, base, rows, pruned, draws, options, follows=base.num_replicas > 1)
+            options = {"shuffle": base.shuffle, "replacement": base.replacement, **_split(base)}
+            if base.sampling_weights is not None:
+                options["sampling_weights"] = base.sampling_weights
+            follows = base.num_replicas > 1
+            return cls(batch_sampler, base, rows, base.eligible, base.draws, options, follows=follows)
         raise UnsupportedError(
             f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: use "
             "a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and ScoreTracker "

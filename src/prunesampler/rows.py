@@ -155,7 +155,7 @@ class _RowCollate:
 
 def _carriers(loader: DataLoader[Any]) -> dict[str, Any]:
     dataset = loader.dataset
-    carrier = _StreamDataset(dataset) if isinstance(dataset, IterableDataset) else _RowDataset(dataset)
+    carrier = _StreamDataset(cast(RowSource, dataset)) if isinstance(dataset, IterableDataset) else _RowDataset(dataset)
     return {"dataset": carrier, "collate_fn": _RowCollate(cast(Any, loader.collate_fn))}
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sized
 from typing import Any, Final, Literal
 
+import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
@@ -150,6 +151,21 @@ class PrunedSampler(Sampler[int]):
     def coreset(self) -> Coreset | None:
         """What the next iterator reads; None: all eligible rows."""
         return self._coreset
+
+    @property
+    def eligible(self) -> npt.NDArray[np.int64] | None:
+        """(E,) the rows that can be drawn now; None: every row of the dataset."""
+        return self._population.eligible(self._coreset)
+
+    @property
+    def sampling_weights(self) -> npt.NDArray[np.float64] | None:
+        """(num_rows,) as given, or None."""
+        return self._population.weights
+
+    @property
+    def draws(self) -> int:
+        """Positions of one epoch, all ranks together."""
+        return self._stream.length
 
     @property
     def epoch(self) -> int:

@@ -12,7 +12,7 @@ from prunesampler.tables import ScoreTable
 
 __all__ = ["THRESHOLD", "check_threshold", "learned_for_good", "superfluous"]
 
-THRESHOLD = 0.1
+THRESHOLD = 0.05
 
 
 def learned_for_good(table: ScoreTable) -> npt.NDArray[np.bool_]:
