@@ -9,9 +9,24 @@ from pathlib import Path
 import pytest
 
 from prunesampler.errors import CorruptFileError, StateError
+from prunesampler.shards import workers as workers_module
 from prunesampler.shards.scan import scan_shard
 from prunesampler.shards.workers import scan_shards
 from shardfiles import write_shards
+
+
+@pytest.fixture(autouse=True)
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "_WORTH_FORKING", -1)
+
+
+def test_little_work_needs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_shards(tmp_path, [1, 1, 1])
+    processes = scan_shards(paths, lambda key, files: os.getpid(), 3)
+    assert len({table["label"].to_pylist()[0] for *_, table in processes}) == 3
+    monkeypatch.setattr(workers_module, "_WORTH_FORKING", 1e9)
+    own = scan_shards(paths, lambda key, files: os.getpid(), 3)
+    assert {table["label"].to_pylist()[0] for *_, table in own} == {os.getpid()}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
@@ -52,9 +67,9 @@ def test_who_stops_listening_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_process_that_is_killed_is_noticed(tmp_path: Path) -> None:
     def label(key: str, files: Mapping[str, bytes]) -> int:
-        if key == "000002":
+        if key == "000003":
             os.kill(os.getpid(), signal.SIGKILL)
         return 0
 
     with pytest.raises(StateError, match="was killed"):
-        list(scan_shards(write_shards(tmp_path, [2, 2]), label, 2))
+        list(scan_shards(write_shards(tmp_path, [1, 2, 2]), label, 2))

@@ -23,8 +23,8 @@ _BLOCK = 512
 _END = bytes(_BLOCK)
 _RUN = 1024  # headers that are verified together
 _SMALL = 32
+_FILE, _TIME, _LINE_END = b"0x\n"
 _PLACES = 8 ** np.arange(10, -1, -1)
-_ONLY_TIME = re.compile(rb"(\d{1,9}) mtime=-?\d+(?:\.\d+)?\n")
 _RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
 _LONGEST_EXTENSION = 1 << 20
 _LARGEST = 1 << 60
@@ -103,49 +103,55 @@ def tar_members(source: Source) -> Iterator[Members]:
 
 
 def _usual_members(source: Source, position: int, awaited: int) -> tuple[Members, int, int]:
-    """Files with the simplest headers, after at most a PAX header with a time, up to the first that is another."""
+    """Files with the simplest headers, up to the first header that is another.
+
+    Before each may stand a PAX header with nothing but a time, which is taken by its content, its own checksum unread.
+    """
     blocks: list[bytes] = []
-    positions: list[int] = []
-    small: list[bytes] = []
+    starts: list[int] = []
     data, base = source.data, source.base
-    while len(blocks) < _RUN:
-        start = position - base
-        if start < 0 or start + 2 * _BLOCK > len(data):
-            if source.streamed and blocks:
-                break  # these first: their bytes would be gone
-            source.fill(position, 2 * _BLOCK)
-            data, base, start = source.data, source.base, 0
-        block = data[start : start + _BLOCK]
-        if len(block) < _BLOCK:
-            break
-        try:
-            kind, size = block[156], int(block[124:135], 8)
-        except ValueError:
-            break
-        if kind == 48 and size >= 0:  # ord("0"), a regular file
-            blocks.append(block)
-            positions.append(position)
-            position += _BLOCK
-            small.append(data[start + _BLOCK : start + _BLOCK + size] if size <= _SMALL else b"")
-            position += size + 511 & -_BLOCK
-        elif kind == 120 and (time := _ONLY_TIME.match(data, start + _BLOCK)) and int(time[1]) == size == len(time[0]):
-            position += 2 * _BLOCK  # ord("x"), a PAX header
-            awaited = position
-        else:
-            break
-    headers = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, _BLOCK)
+    try:
+        while len(blocks) < _RUN:
+            start = position - base
+            if start + 2 * _BLOCK > len(data):
+                if source.streamed and blocks:
+                    break  # these first: their bytes would be gone
+                source.fill(position, 2 * _BLOCK)
+                data, base, start = source.data, source.base, 0
+                if len(data) < 2 * _BLOCK:
+                    break
+            size = int(data[start + 124 : start + 135], 8)
+            kind = data[start + 156]
+            if kind == _FILE:
+                blocks.append(data[start : start + _BLOCK + _SMALL])
+                starts.append(position)
+                position += _BLOCK + (size + 511 & -_BLOCK)
+            elif kind == _TIME and 8 < size <= _BLOCK and data.startswith(b"%d mtime=" % size, start + _BLOCK):
+                if data[start + _BLOCK + size - 1] != _LINE_END:
+                    break
+                position += 2 * _BLOCK
+                awaited = position
+            else:
+                break
+    except ValueError:
+        pass  # no plain size
+    headers = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, _BLOCK + _SMALL)
     octal = headers[:, 124:154] - np.uint8(48)  # size, time, checksum
-    stated = octal[:, 24:] @ _PLACES[-6:]
-    total = headers.sum(1, dtype=np.uint32) - headers[:, 148:156].sum(1, dtype=np.uint32) + 8 * 32
-    sound = (octal[:, :11] < 8).all(1) & (octal[:, 24:] < 8).all(1) & (total == stated) & (headers[:, 345] == 0)
-    sound &= ((headers[:, 135] == 0) | (headers[:, 135] == 32)) & (headers[:, 154] == 0)
-    usual = int(sound.argmin()) if not sound.all() else len(blocks)
+    total = headers[:, :_BLOCK].sum(1, dtype=np.uint32) - headers[:, 148:156].sum(1, dtype=np.uint32) + 8 * 32
+    sound = (octal[:, :11] < 8).all(1) & (octal[:, 24:] < 8).all(1) & (total == octal[:, 24:] @ _PLACES[-6:])
+    sound &= (headers[:, 135] == 0) | (headers[:, 135] == 32)
+    sound &= (headers[:, 154] == 0) & (headers[:, 345] == 0)
+    usual = len(blocks) if sound.all() else int(sound.argmin())
     if usual < len(blocks):
-        position, awaited = positions[usual], -1
-    raw = np.ascontiguousarray(headers[:usual, :100]).view("S100").ravel().tolist()
-    offsets = np.array(positions[:usual], np.int64) + _BLOCK
-    members = Members(_decoded(source, raw), offsets, octal[:usual, :11] @ _PLACES, small[:usual])
-    return members, position, awaited
+        position, awaited = starts[usual], -1
+    names = np.ascontiguousarray(headers[:usual, :100]).view("S100").ravel().tolist()
+    sizes = octal[:usual, :11] @ _PLACES
+    small = [
+        block[_BLOCK : _BLOCK + size] if size <= _SMALL else b""
+        for block, size in zip(blocks, sizes.tolist(), strict=False)
+    ]
+    offsets = np.array(starts[:usual], np.int64) + _BLOCK
+    return Members(_decoded(source, names), offsets, sizes, small), position, awaited
 
 
 def _parse(source: Source, block: bytes, position: int, before: str) -> tuple[bytes, int, bytes]:

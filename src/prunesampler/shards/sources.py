@@ -100,15 +100,17 @@ class FileSource(_Window):
 
     def fill(self, offset: int, count: int) -> None:
         """Read there, and more of it the denser the reads are."""
-        if self.base <= offset <= self.base + len(self.data) + _LONG_HOP:
+        if -_LONG_HOP <= offset - self.base - len(self.data) <= _LONG_HOP:
             self._hop, self._step = _LONG_HOP, min(self._step * 4, _BLOCK)
         else:
             self._step = self._hop
-        self.base, self.data = offset, b""
-        left = max(self._step, min(count, self.size - offset)) if offset < self.size else 0
-        while left > 0 and (block := os.pread(self._file, left, offset + len(self.data))):
-            self.data += block
-            left = min(count, self.size - offset) - len(self.data)
+        data = b"" if offset > self.size else os.pread(self._file, self._step, offset)
+        while len(data) < count and (missing := min(count, self.size - offset) - len(data)) > 0:
+            block = os.pread(self._file, missing, offset + len(data))  # 2 GiB at most in one call
+            if not block:
+                break
+            data += block
+        self.base, self.data = offset, data
 
     def drain(self) -> None:
         """Nothing is left to verify."""

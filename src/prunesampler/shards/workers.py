@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
@@ -16,6 +17,8 @@ from prunesampler.shards.store import Shard
 
 __all__ = ["scan_shards"]
 
+_WORTH_FORKING = 0.5  # seconds of work left
+
 
 def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tuple[int, Shard, pa.Table], None, None]:
     """Read shards, ``workers`` of them at once.
@@ -23,7 +26,7 @@ def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tu
     Args:
         urls: of the shards.
         label: see :func:`prunesampler.shards.build_index`; a function need not be picklable.
-        workers: processes, forked; with 1, none is.
+        workers: processes, forked once what is left would take long enough; with 1, none is.
 
     Yields:
         Position in ``urls``, shard and samples, as they are ready.
@@ -32,11 +35,19 @@ def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tu
         Exception: what :func:`scan_shard` raised for the first shard that failed.
         StateError: a process was killed.
     """
-    workers = min(workers, len(urls))
-    if workers <= 1:
-        for place, url in enumerate(urls):
-            yield place, *scan_shard(url, label)
-        return
+    begun = time.perf_counter()
+    for place, url in enumerate(urls):
+        yield place, *scan_shard(url, label)
+        left = urls[place + 1 :]
+        if workers > 1 and len(left) > 1 and (time.perf_counter() - begun) / (place + 1) * len(left) > _WORTH_FORKING:
+            for later, *found in _in_processes(left, label, min(workers, len(left))):
+                yield place + 1 + later, *found
+            return
+
+
+def _in_processes(
+    urls: Sequence[str], label: Label, workers: int
+) -> Generator[tuple[int, Shard, pa.Table], None, None]:
     context = multiprocessing.get_context("fork")
     processes, open_ends = [], []
     try:
