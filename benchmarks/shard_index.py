@@ -38,7 +38,7 @@ KINDS = {
     "ustar, 20 kB": (20_000, 1.0, tarfile.USTAR_FORMAT),
     "ustar, 300 B": (300, 1.0, tarfile.USTAR_FORMAT),
 }
-SHARDS = 4
+SHARDS = 8
 SHARD_ROWS = 10_000
 
 
@@ -195,10 +195,10 @@ def open_large(rows: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000, help="samples of each kind of shard")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=100_000, help="samples of each kind of shard")
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--large", type=int, default=10_000_000, help="rows of the synthetic index; 0 for none")
+    parser.add_argument("--large", type=int, default=100_000_000, help="rows of the synthetic index; 0 for none")
     parser.add_argument("--out", type=Path, help="a file of JSON")
     options = parser.parse_args()
     report = {

@@ -86,7 +86,7 @@ def test_what_it_says_of_other_methods(capsys: pytest.CaptureFixture[str]) -> No
         found = lines(capsys, "--keep", "auto", *extra)
         gone = len(table) - len(Coreset.load("out"))
         assert found[0].endswith(f"all but {gone} superfluous rows by el2n")
-        assert found[1] == "superfluous: learned, never forgotten, el2n at most 0.1 in both halves"
+        assert found[1] == "superfluous: learned, never forgotten, el2n at most 0.05 in both halves"
     assert gone == 0
     score_table(labels=None).save("scores.parquet")
     assert not any("class" in line for line in lines(capsys, "--keep", "0.5"))

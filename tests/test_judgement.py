@@ -43,7 +43,7 @@ def test_shares_are_those_of_the_rows_that_go() -> None:
             for row in gone
         ]
         spare = [
-            is_good and scored.scores["el2n"][row] + scored.scores["el2n_spread"][row] / 2 <= 0.1
+            is_good and scored.scores["el2n"][row] + scored.scores["el2n_spread"][row] / 2 <= 0.05
             for row, is_good in zip(gone, good, strict=True)
         ]
         assert (case.kept, case.gone) == (len(kept), len(gone))

@@ -80,6 +80,9 @@ def test_a_shard_that_changed_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, [5], first_shard=1, first_key=3)
     with pytest.raises(MismatchError, match=r"000001.tar has changed since"):
         build_quietly(paths, index=index)
+    os.utime(paths[1], ns=(0, index.records[1].modified))
+    with pytest.raises(MismatchError, match=r"000001.tar has changed since"):
+        build_quietly(paths, index=index)
     os.unlink(paths[1])
     with pytest.raises(FileNotFoundError, match="000001"):
         build_quietly(paths, index=index)

@@ -55,6 +55,7 @@ FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 def test_every_format(tmp_path: Path, form: int) -> None:
     path = tmp_path / "a.tar"
     names = ["a.jpg", "../b.jpg", "/c.jpg", "d/" * 40 + "e.jpg", "f.g.h.jpg", "é.jpg", "empty.txt", "x" * 95 + ".jpg"]
+    names.insert(3, "prefix/" * 20 + "g.jpg")
     write_tar(path, [(name, b"" if name == "empty.txt" else name.encode() * 50) for name in names], form)
     assert [name for name, *_ in check(path)] == names
 

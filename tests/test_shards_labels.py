@@ -13,7 +13,7 @@ from prunesampler.shards.labels import LabelReader, class_index, class_indices
 from prunesampler.shards.sources import FileSource, StreamSource
 from shardfiles import write_tar
 
-FILES = [("a.PNG", b"p" * 5000), ("a.json", b"1"), ("README", b"?"), ("b.png", b"q" * 700), ("c.json", b"3")]
+FILES = [("a.PNG", b"p" * 3_000_000), ("a.json", b"1"), ("README", b"?"), ("b.png", b"q" * 700), ("c.json", b"3")]
 
 
 @pytest.mark.parametrize("value", [b"1.5", b"cat", b"", 1.0, "1.0", -2, 2**31, b"-2", b"2147483648", object()])

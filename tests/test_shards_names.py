@@ -40,8 +40,12 @@ CORNERS = [
 
 @pytest.mark.parametrize("name", CORNERS)
 def test_corners(name: str) -> None:
-    expected = None if passed_over(name) else base_plus_ext(name)
-    assert split_name(name) == (None if expected == (None, None) else expected)
+    part = None if passed_over(name) else base_plus_ext(name)
+    expected = None if part == (None, None) else part
+    assert split_name(name) == expected
+    _, keys, extensions = split_names(pa.array(["plain.jpg", name], pa.large_string()))
+    split = list(zip(keys.to_pylist(), extensions.to_pylist(), strict=True))
+    assert split == [("plain", "jpg")] + ([expected] if expected else [])
 
 
 @given(st.lists(NAMES, max_size=8))

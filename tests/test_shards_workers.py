@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_a_failure_ends_all(tmp_path: Path, workers: int) -> None:
     Path(paths[3]).write_bytes(b"")
     with pytest.raises(CorruptFileError, match=r"000003.tar is empty"):
         list(scan_shards(paths, "cls", workers))
+    assert not multiprocessing.active_children()
+
+
+def test_processes_with_much_to_do_are_ended(tmp_path: Path) -> None:
+    def label(key: str, files: Mapping[str, bytes]) -> int:
+        if key == "000002":
+            raise ValueError("this one")
+        if int(key) > 2:
+            time.sleep(1000)
+        return 0
+
+    with pytest.raises(ValueError, match="this one"):
+        list(scan_shards(write_shards(tmp_path, [2, 1, 1, 1]), label, 3))
     assert not multiprocessing.active_children()
 
 

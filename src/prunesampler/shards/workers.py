@@ -17,7 +17,7 @@ from prunesampler.shards.store import Shard
 
 __all__ = ["scan_shards"]
 
-_WORTH_FORKING = 0.5  # seconds of work left
+_WORTH_FORKING = 0.2  # seconds of work left
 
 
 def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tuple[int, Shard, pa.Table], None, None]:
