@@ -266,7 +266,7 @@ def main() -> None:
         epochs,
         given.device,
         given.threads or max(1, (os.cpu_count() or 1) // given.processes),
-        " ".join(["python", *sys.argv]),
+        " ".join(["python", *("DIR" if each == str(given.data) else each for each in sys.argv)]),
     )
     run.out.mkdir(parents=True, exist_ok=True)
     arms = arms_.plan(given.arms, given.keep, given.budgets, range(given.seeds), run.scoring_cost)

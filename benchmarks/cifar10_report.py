@@ -112,6 +112,15 @@ def table(results: Results) -> list[str]:
     return lines
 
 
+def commands(folder: Path) -> list[str]:
+    done = [
+        json.loads(file.read_text()) for file in sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    ]
+    hours = sum(each["seconds"] for each in done) / 3600
+    lines = [f"- `{command}`" for command in dict.fromkeys(each["command"] for each in done)]
+    return [f"{len(done)} runs, {hours:.1f} hours of training in all, by:", "", *lines]
+
+
 def chosen_offsets(folder: Path) -> list[str]:
     tried = defaultdict(list)
     for file in sorted(folder.glob("tune_*.json")):
@@ -229,7 +238,7 @@ def main() -> None:
         f"over seeds. Equal epochs: as many passes over the kept rows, so fewer steps. Equal steps: as many steps, "
         "so more passes." + verdict,
         "",
-        f"`{one['command']}`",
+        *commands(given.folder),
         "",
         *table(results),
         "",
