@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import prunesampler
+from prunesampler import cli
 from prunesampler.coreset import Coreset
 from prunesampler.errors import PruneSamplerWarning
 
@@ -46,7 +48,7 @@ def test_the_python_blocks_run_in_order(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = stand_ins()
-    one_line, reading, elsewhere, parts, resume = blocks("python")
+    one_line, reading, elsewhere, _, parts, resume = blocks("python")
     with caplog.at_level(logging.INFO, "prunesampler"), warnings.catch_warnings():
         warnings.simplefilter("ignore", PruneSamplerWarning)  # "attach warns"
         exec(one_line, names)
@@ -83,6 +85,31 @@ def test_the_columns_are_those_that_are_told(tmp_path: Path, monkeypatch: pytest
         assert set(found) <= set(re.findall(r"`(\w+)`", text))
     assert set(told) == {"scores", "coreset"}
     assert len(Coreset.load("runs/a/coreset.parquet")) == 500
+
+
+# webdataset leaves files for the garbage collector to close.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_commands_for_shards_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wds = pytest.importorskip("webdataset")
+    from shardfiles import write_shards
+
+    monkeypatch.chdir(tmp_path)
+    write_shards(tmp_path / "shards", [40] * 4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+    names = {**stand_ins(), "ps": prunesampler, "model": model, "epochs": 3}
+    names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
+    index, repack = (shlex.split(block)[1:] for block in blocks("bash"))
+    (training,) = (block for block in blocks("python") if "shards.track" in block)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruneSamplerWarning)
+        assert cli.main(index) == 0
+        exec(training, names)
+        assert cli.main(repack) == 0
+    kept = Coreset.load("runs/b/coreset.parquet")
+    repacked = wds.WebDataset(str(tmp_path / "kept/000000.tar"), shardshuffle=False)
+    assert sorted(int(sample["__key__"]) for sample in repacked) == kept.rows.tolist()
+    assert len(kept) == 80
 
 
 def test_ci_runs_the_test_command_that_is_told() -> None:
