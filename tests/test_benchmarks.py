@@ -143,3 +143,13 @@ def test_networks_answer_and_learn(name: str) -> None:
         assert logits.shape == (2, 10)
         logits.sum().backward()
         assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_samplers_beside_their_peers(tmp_path: Path) -> None:
+    pair = ["PrunedSampler, keep 0.5", "SubsetRandomSampler, list"]
+    told = run("sampler_overhead.py", "--smoke", "--arms", *pair, "--out", tmp_path / "sampler.json").stdout
+    arms_found = json.loads((tmp_path / "sampler.json").read_text())["sizes"]["1000"]
+    assert not any("error" in figures for figures in arms_found.values())
+    assert arms_found[pair[0]]["times_peer"] > 0
+    assert all(name in told for name in pair)
