@@ -170,7 +170,7 @@ def test_a_disk_that_fails_leaves_nothing_behind(
     assert main(["select", "scores.parquet", "-o", "out", "--keep", "0.5"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "prunesampler: [Errno 28] No space left on device\n"
+    assert captured.err == "prunesampler: out cannot be written: No space left on device\n"
     assert [path.name for path in here.iterdir()] == ["scores.parquet"]
 
 

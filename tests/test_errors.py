@@ -22,7 +22,10 @@ def test_an_argument_error_names_argument_rule_and_value_and_is_a_value_error() 
     assert len(str(ArgumentError("rows", "must be few", list(range(10_000))))) < 250
 
 
-@pytest.mark.parametrize("error", [ArgumentError("a", "must be b", 3), errors.StateError("text")])
+@pytest.mark.parametrize(
+    "error",
+    [ArgumentError("a", "must be b", 3), errors.StateError("text"), errors.WriteError(28, "No space left", "a")],
+)
 def test_errors_cross_process_boundaries(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (type(error), str(error))

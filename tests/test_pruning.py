@@ -215,9 +215,30 @@ def test_states_of_other_runs_are_refused() -> None:
     refuse("keys", {**state, "extra": 1})
     refuse("keys", {})
     refuse("world_size", {**state, "world_size": 2})
-    other = attach(DataLoader(Leaky(N + 1), batch_size=BATCH), Net())
-    with pytest.raises(ps.StateError, match="num_rows"):
-        other.pruning.load_state_dict(state)
+    for match, dataset in (("num_rows", Leaky(N + 1)), ("fingerprint", Leaky(N, seed=1))):
+        other = attach(DataLoader(dataset, batch_size=BATCH), Net())
+        with pytest.raises(ps.StateError, match=match):
+            other.pruning.load_state_dict(state)
+
+
+def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
+    run = Run(loop_skips=True)
+    states = [run.checkpoint()["pruning"] for _ in run.steps()]
+    scoring, pruned = states[STEPS_SCORED - 3], states[-3]
+    assert (scoring["phase"], pruned["phase"]) == ("scoring", "pruned")
+    damages = [{"phase": "training"}, {"batches_open": "7"}, {"fingerprint": 3}]
+    damaged = [{**state, **damage} for state in (scoring, pruned) for damage in damages]
+    damaged += [{**scoring, "scoring": value} for value in (None, 3, {}, {**scoring["scoring"], "rows": None})]
+    damaged += [{**scoring, "scoring": {**scoring["scoring"], "tracker": value}} for value in (None, 3, {})]
+    damaged += [{**pruned, "coreset": value} for value in (None, 3, {}, {**pruned["coreset"], "num_rows": N + 1})]
+    damaged += [{**pruned, "sampler": value} for value in (None, 3, {}, {**pruned["sampler"], "position": -1})]
+    other = Run(loop_skips=True)
+    other.restore({**other.checkpoint(), "pruning": states[9]})
+    before = str(other.checkpoint()["pruning"])
+    for state in damaged:
+        with pytest.raises(ps.StateError):
+            other.loader.pruning.load_state_dict(state)
+        assert str(other.checkpoint()["pruning"]) == before
 
 
 def test_a_state_taken_while_scoring_goes_back_from_a_finished_folder(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from prunesampler.coreset import Coreset
 from prunesampler.distributed import Group
-from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError, WriteError
 from prunesampler.rundir import RunDir
 from prunesampler.selection import Selection
 from prunesampler.tables import ScoreTable
 
 
-def opened(path: Path | None, *, resume: bool = False, fingerprint: str | None = None) -> RunDir:
-    return RunDir(path, resume=resume, fingerprint=fingerprint, group=Group.create())
+def opened(path: Path | None, *, resume: bool = False, num_rows: int = 3, fingerprint: str | None = None) -> RunDir:
+    return RunDir(path, resume=resume, num_rows=num_rows, fingerprint=fingerprint, group=Group.create())
 
 
 KEEP_TWO = Selection(keep=2, method="bottom")
@@ -94,6 +94,8 @@ def test_what_cannot_be_taken_up_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(MismatchError):
         opened(tmp_path, resume=True, fingerprint="another")
+    with pytest.raises(MismatchError, match="3 rows, this one has 4"):
+        opened(tmp_path, resume=True, num_rows=4)
     (tmp_path / "scores.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(CorruptFileError):
         opened(tmp_path, resume=True)
@@ -101,5 +103,5 @@ def test_what_cannot_be_taken_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="without the scores"):
         opened(tmp_path, resume=True)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(WriteError, match="file"):
         opened(tmp_path / "file")

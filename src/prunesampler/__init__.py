@@ -16,6 +16,7 @@ from prunesampler.errors import (
     PruneSamplerWarning,
     StateError,
     UnsupportedError,
+    WriteError,
 )
 from prunesampler.merging import merge
 from prunesampler.pruning import Pruning
@@ -44,6 +45,7 @@ __all__ = [
     "ScoreTracker",
     "StateError",
     "UnsupportedError",
+    "WriteError",
     "__version__",
     "attach",
     "merge",

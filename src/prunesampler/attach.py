@@ -197,7 +197,7 @@ def attach(
     given = _given(coreset, replacement, fingerprint)
     if given is not None and save_dir is not None:
         raise ArgumentError("save_dir", "must be None where coreset= is given: nothing is scored", save_dir)
-    rundir = RunDir(save_dir, resume=resume, fingerprint=fingerprint, group=group)
+    rundir = RunDir(save_dir, resume=resume, num_rows=replacement.num_rows, fingerprint=fingerprint, group=group)
 
     def scored_apart(tracked: ScoreTable | None) -> ScoreTable:
         table = score(
@@ -232,6 +232,7 @@ def attach(
         binder=binder,
         rundir=rundir,
         group=group,
+        fingerprint=fingerprint,
         logits_fn=logits_fn,
         target_fn=target_fn,
         train_on_all=on_error == "train_on_all",

@@ -9,7 +9,8 @@
     ├── StateError                   a call out of order, or a snapshot of another configuration
     └── FileError                    a file of ours cannot be used
         ├── CorruptFileError         damaged, cut short or edited
-        └── MismatchError            it belongs to another dataset or another format version
+        ├── MismatchError            it belongs to another dataset or another format version
+        └── WriteError (OSError)     it cannot be written
 
     PruneSamplerWarning (UserWarning)
 """
@@ -26,6 +27,7 @@ __all__ = [
     "PruneSamplerWarning",
     "StateError",
     "UnsupportedError",
+    "WriteError",
 ]
 
 
@@ -76,6 +78,17 @@ class CorruptFileError(FileError):
 
 class MismatchError(FileError):
     """A file is sound but belongs to another dataset, or to a newer format."""
+
+
+class WriteError(FileError, OSError):
+    """A file cannot be written: a full or read-only disk. Made as any ``OSError``, of a number, a reason and a path.
+
+    >>> print(WriteError(28, "No space left on device", "runs/a/scores.parquet"))
+    runs/a/scores.parquet cannot be written: No space left on device
+    """
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be written: {self.strerror}"
 
 
 class PruneSamplerWarning(UserWarning):

@@ -7,12 +7,13 @@ about it, and a digest of all this and of every value. Encodings are those that 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, WriteError
 from prunesampler.version import __version__
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "content_digest",
     "load_checked",
     "read_columns",
+    "remove_unfinished",
     "seal",
     "unseal",
     "write_columns",
@@ -69,7 +71,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         A binary file open for writing.
 
     Raises:
-        OSError: the folder does not exist, is not writable, or the disk is full.
+        WriteError: an ``OSError``: the folder does not exist, is not writable, or the disk is full.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,14 +88,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Take away what processes that were killed in :func:`atomic_write` have left beside ``path``."""
+    target = Path(os.path.realpath(path))
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> str:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from torch.utils.data import Sampler
 from prunesampler.binding import Binder, Pass, Token
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, BindingError, PruneSamplerError, PruneSamplerWarning, StateError
+from prunesampler.fingerprint import matches
 from prunesampler.forward import ForwardHook, find_logits, find_targets
+from prunesampler.layouts import check_layout
 from prunesampler.plan import Plan
 from prunesampler.replacement import Replacement
 from prunesampler.rows import RowLoader, plain_class, row_loader_class
@@ -31,7 +33,7 @@ from prunesampler.weights import SampleWeights
 
 __all__ = ["Pruning"]
 
-_VERSION = 2
+_VERSION = 3
 _log = logging.getLogger("prunesampler")
 
 Phase = Literal["scoring", "pruned", "scored", "detached"]
@@ -56,6 +58,7 @@ class Pruning:
         binder: Binder,
         rundir: RunDir,
         group: Group,
+        fingerprint: str | None,
         logits_fn: Callable[[Any], Tensor] | None,
         target_fn: Callable[[Any], Any] | None,
         train_on_all: bool,
@@ -63,7 +66,7 @@ class Pruning:
         self._loader, self._plan, self._scoring = loader, plan, scoring
         self._replacement, self._binder, self._rundir, self._group = replacement, binder, rundir, group
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
-        self._train_on_all = train_on_all
+        self._fingerprint, self._train_on_all = fingerprint, train_on_all
         self.coreset: Coreset | None = None
         self.sampler: Sampler[int] = replacement.base
         self._phase: Phase = "scoring"
@@ -337,9 +340,12 @@ class Pruning:
             self._stop_scoring("scored")
             _log.info("scored %d rows%s", self._replacement.num_rows, self._written())
 
-    def _prune(self, coreset: Coreset) -> None:
-        self.coreset, plan = coreset, self._plan
+    def _prune(self, coreset: Coreset, position: dict[str, Any] | None = None) -> None:
+        plan = self._plan
         sampler = self._replacement.sampler(coreset, seed=plan.seed, epoch_length=plan.epoch_length)
+        if position is not None:
+            sampler.load_state_dict(position)
+        self.coreset = coreset
         self._use(sampler)
         self._origin = sampler.state_dict()
         self._stop_scoring("pruned")
@@ -408,6 +414,7 @@ class Pruning:
             "version": _VERSION,
             "plan": self._plan.to_dict(),
             "num_rows": self._replacement.num_rows,
+            "fingerprint": self._fingerprint,
             "world_size": self._group.world_size,
             "phase": self._phase,
             "batches_open": self._scoring.progress.cut_off if open_pass is None else open_pass.trained,
@@ -430,40 +437,51 @@ class Pruning:
             base_resumes: whether the loader's own sampler was set to where a scoring epoch was cut off.
 
         Raises:
-            StateError: the state is of another version, plan, dataset or world size, or incomplete.
+            StateError: the state is of another version, plan, dataset or world size, or damaged; the run is then as
+                before.
         """
         self._check_state(state)
-        self._binder.clear()
-        self._base_resumes = base_resumes
-        self._pass = None
-        self.coreset = None
         if state["phase"] == "scoring":
-            self._use(self._replacement.base)
-            self._phase = "scoring"
             self._scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
+            self._use(self._replacement.base)
+            self._phase, self.coreset = "scoring", None
             self._binder.following = self._scoring.online
             self._binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
-            self._prune(load_coreset(state["coreset"]))
-            sampler = cast(PrunedSampler, self.sampler)
-            sampler.load_state_dict(state["sampler"])
+            try:
+                self._prune(load_coreset(state["coreset"]), state["sampler"] or {})
+            except ArgumentError as error:
+                raise StateError(f"state['coreset'] is of another dataset: {error}") from error
             if not mid_epoch:
+                sampler = cast(PrunedSampler, self.sampler)
                 _, position = sampler.began
                 self._binder.expect_skips(
                     position // self._replacement.batch_sampler.batch_size // sampler.num_replicas
                 )
                 sampler.load_state_dict({**sampler.state_dict(), "position": 0})
-            self._origin = sampler.state_dict()
+                self._origin = sampler.state_dict()
         elif state["phase"] == "scored":
+            self.coreset = None
             self._stop_scoring("scored")
         else:
             self.detach()
+        self._binder.clear()
+        self._base_resumes = base_resumes
+        self._pass = None
 
     def _check_state(self, state: dict[str, Any]) -> None:
         own = self.state_dict()
         names = ["version", "plan", "num_rows"]
         scoring = isinstance(state, dict) and state.get("phase") == "scoring"
         check_state(state, set(own), {name: own[name] for name in [*names, *["world_size"] * scoring]})
+        if not matches(state["fingerprint"], self._fingerprint):
+            raise StateError(
+                f"the state was saved on a dataset with fingerprint {state['fingerprint']}, and this one has "
+                f"{self._fingerprint}"
+            )
+        check_layout(state["batches_open"], int, "state['batches_open']")
+        if state["phase"] not in get_args(Phase):
+            raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
 
     def _position(self) -> dict[str, Any]:
         of = self._pass

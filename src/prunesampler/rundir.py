@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from prunesampler.coreset import Coreset
 from prunesampler.distributed import Group
-from prunesampler.errors import MismatchError, StateError
+from prunesampler.errors import MismatchError, StateError, WriteError
+from prunesampler.files import remove_unfinished
 from prunesampler.selection import Selection
 from prunesampler.tables import ScoreTable
 
@@ -24,17 +26,24 @@ class RunDir:
     Args:
         path: the folder, made where it is missing; None keeps nothing.
         resume: whether the files of an earlier run may be there, and are taken up.
-        fingerprint: of the dataset that they must belong to; None accepts any.
+        num_rows: of the dataset that they must belong to.
+        fingerprint: of that dataset; None accepts any.
         group: the ranks of the run.
 
     Raises:
         StateError: files are there and ``resume`` is false; on every rank.
         FileError: ``resume``, and they are damaged or of another dataset; on every rank.
-        OSError: the folder cannot be made or written.
+        WriteError: an ``OSError``: the folder cannot be made or written; on every rank.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None, *, resume: bool, fingerprint: str | None, group: Group
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        resume: bool,
+        num_rows: int,
+        fingerprint: str | None,
+        group: Group,
     ) -> None:
         self._folder = None if path is None else Path(path)
         self._group = group
@@ -43,7 +52,7 @@ class RunDir:
         failure = None
         if self._folder is not None and group.rank == 0:
             try:
-                self._open(self._folder, resume, fingerprint)
+                self._open(self._folder, resume, num_rows, fingerprint)
             except Exception as error:
                 failure = error
         failure = group.broadcast_object(failure)
@@ -114,13 +123,12 @@ class RunDir:
         else:
             what.save(self._folder / name)
 
-    def _open(self, folder: Path, resume: bool, fingerprint: str | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"save_dir {folder} cannot be written to")
+    def _open(self, folder: Path, resume: bool, num_rows: int, fingerprint: str | None) -> None:
+        _check_writable(folder)
         scores, coreset = folder / "scores.parquet", folder / "coreset.parquet"
         found = [str(path) for path in (scores, coreset) if path.exists()]
         if not found:
+            remove_unfinished(scores)
             return
         if not resume:
             raise StateError(
@@ -129,8 +137,23 @@ class RunDir:
             )
         if not scores.exists():
             raise MismatchError(f"{coreset} stands without the scores.parquet that it was selected from: remove it")
-        self.table = ScoreTable.load(scores, fingerprint=fingerprint)
+        table = ScoreTable.load(scores, fingerprint=fingerprint)
+        if table.num_rows != num_rows:
+            raise MismatchError(f"{scores} is of a dataset of {table.num_rows} rows, this one has {num_rows}")
+        remove_unfinished(scores)
+        remove_unfinished(coreset)
+        self.table = table
         if coreset.exists():
             self.coreset = Coreset.load(coreset, fingerprint=fingerprint)
             if self.coreset.scores_digest != self.table.digest:
                 self.coreset = None  # cut off between the two writes: select again
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder, and find out before any work is done whether a file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"prunesampler")
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, os.fspath(folder)) from error

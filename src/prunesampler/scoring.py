@@ -10,6 +10,7 @@ from torch import Tensor
 from prunesampler.binding import Binder, Token
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, StateError
+from prunesampler.layouts import check_layout
 from prunesampler.plan import Plan
 from prunesampler.progress import Progress
 from prunesampler.tables import ScoreTable
@@ -143,8 +144,11 @@ class Scoring:
         """Go on from there.
 
         Raises:
-            StateError: the state holds scores of another protocol.
+            StateError: the state is damaged, or holds scores of another protocol. Nothing has changed then.
         """
+        tracker = state.get("tracker") if isinstance(state, dict) else None
+        layout = {"rows": int, "rows_open": int, "ended": int, "tracker": None if tracker is None else type(tracker)}
+        check_layout(state, layout, "state['scoring']")
         if (state["tracker"] is None) != (self.tracker is None):
             raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
         if self.tracker is not None:

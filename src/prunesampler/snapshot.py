@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from prunesampler.coreset import Coreset
-from prunesampler.errors import StateError
+from prunesampler.errors import ArgumentError, StateError
 
 __all__ = ["check_state", "coreset_state", "load_coreset"]
 
@@ -28,6 +28,9 @@ def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None
 
     >>> check_state({"version": 1, "rows": 5}, {"version", "rows"}, {"version": 1})
     """
+    version = expected.get("version")
+    if isinstance(state, Mapping) and state.get("version", version) != version:
+        raise StateError(f"the state has version {state['version']!r}, and this library reads {version!r}")
     if not isinstance(state, Mapping) or set(state) != keys:
         found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise StateError(f"this is not a state of an attached loader: its keys are {found}")
@@ -47,12 +50,20 @@ def coreset_state(coreset: Coreset) -> dict[str, Any]:
         "rows": torch.from_numpy(coreset.rows.copy()),
         "weights": None if coreset.weights is None else torch.from_numpy(coreset.weights.copy()),
         "keys": coreset.keys,
+        "shards": None if coreset.shard_column is None else coreset.shard_column.tolist(),
         **{name: getattr(coreset, name) for name in _PLAIN},
     }
 
 
 def load_coreset(state: Mapping[str, Any]) -> Coreset:
-    """The coreset that :func:`coreset_state` was given."""
-    weights = state["weights"]
-    arrays = {"rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()}
-    return Coreset(**{**state, **arrays})
+    """The coreset that :func:`coreset_state` was given.
+
+    Raises:
+        StateError: the state is damaged.
+    """
+    try:
+        weights = state["weights"]
+        arrays = {"rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()}
+        return Coreset(**{**state, **arrays})
+    except (ArgumentError, AttributeError, KeyError, TypeError) as error:
+        raise StateError(f"the state holds no sound coreset: {error}") from error
