@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from prunesampler.pending import Pending
@@ -9,14 +10,29 @@ def batch(size: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor, torc
     return torch.arange(size), torch.randn(size, classes), torch.zeros(size, dtype=torch.int64)
 
 
-def test_batches_come_back_whole_and_in_their_order() -> None:
+@pytest.mark.parametrize("sizes", [[3] * 40, [1 + step % 3 for step in range(40)], [7, 1, 1, 300, 2, 7]])
+def test_batches_come_back_whole_and_in_their_order(sizes: list[int]) -> None:
     pending = Pending()
-    given = [batch(1 + step % 3) for step in range(40)]
-    ready = [joined for each in given for joined in pending.add(*each)] + pending.take()
-    assert [len(rows) for rows, _, _ in ready] == [31, 32, 16]
-    for position in range(3):
-        assert torch.equal(torch.cat([joined[position] for joined in ready]), torch.cat([g[position] for g in given]))
+    given = [batch(size) for size in sizes]
+    found = [torch.cat([each[part] for each in given]) for part in range(3)]
+    ready = []
+    for each in given:
+        for joined in pending.add(*each):
+            ready.append([part.clone() for part in joined])
+            for part in joined:
+                part.zero_()
+    ready += pending.take()
+    assert all(
+        torch.equal(torch.cat(parts), whole) for parts, whole in zip(zip(*ready, strict=True), found, strict=True)
+    )
     assert pending.take() == []
+
+
+def test_sixteen_batches_are_joined_in_the_same_memory() -> None:
+    pending = Pending()
+    ready = [joined for _ in range(48) for joined in pending.add(*batch(2))]
+    assert [len(rows) for rows, _, _ in ready] == [32, 32, 32]
+    assert len({logits.data_ptr() for _, logits, _ in ready}) == 1
 
 
 def test_what_cannot_be_joined_comes_first() -> None:
@@ -30,4 +46,6 @@ def test_what_cannot_be_joined_comes_first() -> None:
 
 def test_large_batches_do_not_wait() -> None:
     pending = Pending()
-    assert [len(pending.add(*batch(1000, 600))) for _ in range(4)] == [0, 1, 0, 1]
+    assert [len(pending.add(*batch(1000, 500))) for _ in range(4)] == [0, 1, 0, 1]
+    assert [len(pending.add(*batch(1000, 600))) for _ in range(2)] == [1, 1]
+    assert [len(pending.add(*batch(4, 1 << 20))) for _ in range(2)] == [1, 1]

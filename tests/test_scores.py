@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +14,14 @@ from torch import Tensor
 from prunesampler import scores
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.scores import SCORES, compute
+
+
+@pytest.fixture(autouse=True, scope="module", params=[128, 0], ids=["few classes", "many classes"])
+def few_classes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What is computed for few and for many classes, both at sizes that plain Python can follow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "_FEW_CLASSES", request.param)
+        yield
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -132,10 +141,16 @@ def test_masked_classes_have_no_part() -> None:
         assert torch.equal(compute((name,), masked, y)[name], compute((name,), logits, y)[name])
 
 
-def test_several_scores_at_once_equal_each_alone() -> None:
-    logits, targets = torch.randn(32, 7), torch.arange(32) % 7
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_several_scores_at_once_equal_each_alone(dtype: torch.dtype, overwrite: bool) -> None:
+    logits, targets = torch.randn(32, 7).to(dtype), torch.arange(32) % 7
     names = (*SCORES, "correct")
-    together = compute(names, logits, targets)
+    together = compute(names, logits.clone(), targets, overwrite=overwrite)
+    assert all(
+        torch.equal(values, together[name])
+        for name, values in compute(("el2n", "loss", "correct"), logits.clone(), targets, overwrite=overwrite).items()
+    )
     assert list(together) == list(names)
     for name in names:
         assert torch.equal(together[name], getattr(scores, name)(logits, targets))

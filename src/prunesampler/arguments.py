@@ -37,7 +37,7 @@ def as_tensor(argument: str, values: Any) -> Tensor:
     tensor([3, 1])
     """
     if isinstance(values, Tensor):
-        return values.detach()
+        return values.detach() if values.requires_grad else values
     try:
         array = np.asarray(values)
         as_torch_wants = array.flags.writeable and min(array.strides, default=0) >= 0

@@ -137,7 +137,7 @@ class ScoreTracker:
     def _score(self, batches: list[Batch]) -> None:
         for batch in batches:
             rows, logits, targets = map(self._here, batch)
-            values = compute(self._wanted, logits, targets)
+            values = compute(self._wanted, logits, targets, overwrite=True)
             self._share.add(rows, values, values.pop("correct", None), targets.long(), logits.shape[1])
 
     @torch.no_grad()
