@@ -7,17 +7,19 @@ about it, and a digest of all this and of every value. Encodings are those that 
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,14 +29,19 @@ from prunesampler.version import __version__
 
 __all__ = [
     "FORMAT",
+    "ROW_GROUP",
+    "Parts",
     "atomic_write",
     "content_digest",
+    "from_arrow",
     "load_checked",
     "read_columns",
     "remove_unfinished",
     "seal",
+    "to_arrow",
     "unseal",
     "write_columns",
+    "write_parts",
 ]
 
 FORMAT = 1
@@ -43,10 +50,20 @@ FORMAT = 1
 Column = Any
 """A contiguous numpy array (int64, int32, float32, bool) or a ``pyarrow.LargeStringArray``."""
 
+
+class Parts(NamedTuple):
+    """A column too long to be held: its length, and what gives it in parts, from the beginning at each call."""
+
+    length: int
+    read: Callable[[], Iterator[Column]]
+
+
+ROW_GROUP = 1_000_000
+"""Rows of a row group."""
+
 _Loaded = TypeVar("_Loaded")
 _KEY = b"prunesampler"
 _NOT_INTACT = "was damaged or edited: its content is not what was written"
-_ROW_GROUP = 1_000_000
 _ENCODINGS = {
     pa.int64(): "DELTA_BINARY_PACKED",
     pa.int32(): "DELTA_BINARY_PACKED",
@@ -108,12 +125,12 @@ def remove_unfinished(path: str | os.PathLike[str]) -> None:
         left.unlink(missing_ok=True)
 
 
-def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> str:
+def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | Parts]) -> str:
     """SHA-256 of the metadata and of every value, independent of how a file would encode them.
 
     Args:
         metadata: JSON values; the order of its keys does not matter.
-        columns: name → column of N values; their order matters.
+        columns: name → column of N values, held or in parts; their order matters.
 
     Returns:
         ``"sha256:"`` and 64 hexadecimal digits.
@@ -123,15 +140,17 @@ def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column]) -
     """
     state = hashlib.sha256(_canonical(metadata))
     for name, column in columns.items():
-        text = isinstance(column, pa.LargeStringArray)
-        state.update(_canonical({"name": name, "type": "string" if text else column.dtype.name, "length": len(column)}))
-        if text:
-            offsets = np.frombuffer(column.buffers()[1], "<i8")[column.offset : column.offset + len(column) + 1]
-            state.update(np.diff(offsets).data)
-            if data := column.buffers()[2]:
+        length, read = column if isinstance(column, Parts) else Parts(len(column), functools.partial(_once, column))
+        for number, part in enumerate(read()):
+            text = isinstance(part, pa.LargeStringArray)
+            if not number:
+                kind = "string" if text else part.dtype.name
+                state.update(_canonical({"name": name, "type": kind, "length": length}))
+            state.update((np.diff(_offsets(part)) if text else np.ascontiguousarray(part)).data)
+        for part in read() if text else ():
+            if data := part.buffers()[2]:
+                offsets = _offsets(part)
                 state.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
-        else:
-            state.update(np.ascontiguousarray(column).data)
     return "sha256:" + state.hexdigest()
 
 
@@ -198,20 +217,46 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
     ...     pq.read_table(path).to_pylist()
     [{'row': 0, 'el2n': 0.5}, {'row': 1, 'el2n': None}]
     """
-    table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
-    names = {field.name: _ENCODINGS[field.type] for field in table.schema}
-    with atomic_write(path) as file:
-        pq.write_table(
-            table.replace_schema_metadata(seal({**metadata, "digest": content_digest(metadata, columns)})),
-            file,
-            row_group_size=_ROW_GROUP,
-            compression="zstd",
-            # a shard's name stands beside each of its thousands of rows
-            use_dictionary=["shard"] if "shard" in names else False,
-            column_encoding={name: encoding for name, encoding in names.items() if name != "shard"},
-            write_page_index=True,
-            write_page_checksum=True,
-        )
+    table = pa.table({name: to_arrow(column) for name, column in columns.items()})
+    parts = (table.slice(start, ROW_GROUP) for start in range(0, len(table), ROW_GROUP))
+    write_parts(path, metadata, content_digest(metadata, columns), parts)
+
+
+def write_parts(
+    path: str | os.PathLike[str], metadata: Mapping[str, Any], digest: str, parts: Iterator[pa.Table]
+) -> None:
+    """Write what :func:`write_columns` would write of all parts together, holding one at a time.
+
+    Args:
+        path: where to write; see :func:`atomic_write`.
+        metadata: as there.
+        digest: of metadata and columns, by :func:`content_digest`.
+        parts: tables of :data:`ROW_GROUP` rows, the last one of the rest; at least one.
+
+    Raises:
+        OSError: the file cannot be written; an older one under ``path`` is then still intact.
+    """
+    with atomic_write(path) as file, ExitStack() as stack:
+        writer = None
+        for part in parts:
+            part = part.replace_schema_metadata(seal({**metadata, "digest": digest}))
+            if writer is None:
+                writer = stack.enter_context(_writer(file, part.schema))
+            writer.write_table(part, row_group_size=ROW_GROUP)
+
+
+def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    encodings = {field.name: _ENCODINGS[field.type] for field in schema}
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        # a shard's name stands beside each of its thousands of rows
+        use_dictionary=["shard"] if "shard" in encodings else False,
+        column_encoding={name: encoding for name, encoding in encodings.items() if name != "shard"},
+        write_page_index=True,
+        write_page_checksum=True,
+    )
 
 
 def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
@@ -244,7 +289,7 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
         with pq.ParquetFile(pa.memory_map(os.fspath(path)), page_checksum_verification=True) as file:
             sealed = unseal(path, file.metadata.metadata, kind)
             table = file.read()
-            columns = {name: _from_arrow(table[name]) for name in table.column_names}
+            columns = {name: from_arrow(table[name]) for name in table.column_names}
             added = {name: sealed.pop(name, None) for name in ("format", "library", "digest", "checksum")}
             if added["digest"] != content_digest(sealed, columns):
                 raise CorruptFileError(f"{path} {_NOT_INTACT}")
@@ -294,7 +339,16 @@ def _canonical(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _to_arrow(column: Column) -> pa.Array:
+def _once(column: Column) -> Iterator[Column]:
+    yield column
+
+
+def _offsets(column: pa.LargeStringArray) -> npt.NDArray[np.int64]:
+    return np.frombuffer(column.buffers()[1], "<i8")[column.offset : column.offset + len(column) + 1]
+
+
+def to_arrow(column: Column) -> pa.Array:
+    """A column as files hold it: NaN and −1 are null."""
     if isinstance(column, pa.Array):
         return column
     if column.dtype == np.int32:
@@ -303,7 +357,8 @@ def _to_arrow(column: Column) -> pa.Array:
     return pa.array(column, from_pandas=column.dtype == np.float32)
 
 
-def _from_arrow(column: pa.ChunkedArray) -> Column:
+def from_arrow(column: pa.ChunkedArray) -> Column:
+    """A column as :func:`read_columns` gives it."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         if column.null_count:
             raise ValueError("null among strings")
