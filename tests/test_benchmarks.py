@@ -153,3 +153,11 @@ def test_samplers_beside_their_peers(tmp_path: Path) -> None:
     assert not any("error" in figures for figures in arms_found.values())
     assert arms_found[pair[0]]["times_peer"] > 0
     assert all(name in told for name in pair)
+
+
+def test_the_tracker_beside_cross_entropy(tmp_path: Path) -> None:
+    told = run("tracker_overhead.py", "--smoke", "--out", tmp_path / "tracker.json").stdout
+    report_found = json.loads((tmp_path / "tracker.json").read_text())
+    assert report_found["update"]["128 × 10"]["ScoreTracker, EL2N and forgetting"]["us_a_step"] > 0
+    assert report_found["attach"]["attached"]["us_a_step"] > 0
+    assert "| attached |" in told

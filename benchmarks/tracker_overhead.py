@@ -1,0 +1,183 @@
+"""What a step of scoring costs: ScoreTracker.update beside cross entropy's own forward and beside aum; and attach.
+
+    python benchmarks/tracker_overhead.py --out benchmarks/results/tracker.json
+    python benchmarks/tracker_overhead.py --table benchmarks/results/tracker.json
+
+One thread, a dataset of 1.2 million rows. Arms take turns in rounds, each of the same steps on new rows; the median
+round counts, in microseconds of processor time a step. ``attach`` is measured in a loop that does nothing but read
+batches of 128 and call a model that hands its input on, with the loader and without. What the tracker holds in the end
+is compared with the definition of EL2N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+from torch.utils.data import DataLoader, TensorDataset
+
+import prunesampler
+from prunesampler.tracker import ScoreTracker
+
+ROWS = 1_200_000
+SIZES = [(128, 10), (512, 10), (128, 1000), (512, 1000), (128, 50_000), (512, 50_000)]
+LOGITS_A_ROUND = 50_000_000  # about, and 20 to 400 steps
+
+
+def update(batch: int, classes: int, rounds: int, scale: float) -> dict[str, Any]:
+    steps = int(min(400, max(20, LOGITS_A_ROUND * scale // (batch * classes))))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(batch, classes, generator=generator)
+    targets = torch.randint(0, classes, (batch,), generator=generator)
+    order = torch.randperm(ROWS, generator=generator)
+    tracker = ScoreTracker(ROWS, scores=("el2n", "forgetting"))
+    loss_only = ScoreTracker(ROWS, scores=("loss",))
+    begun = 0
+
+    def all_steps(step: Callable[[torch.Tensor], Any]) -> None:
+        for number in range(steps):
+            start = (begun + number) % (ROWS // batch) * batch
+            step(order[start : start + batch])
+
+    arms: dict[str, Callable[[torch.Tensor], Any]] = {
+        "cross_entropy": lambda rows: cross_entropy(logits, targets),
+        "ScoreTracker, EL2N and forgetting": lambda rows: tracker.update(rows, logits, targets),
+        "ScoreTracker, loss": lambda rows: loss_only.update(rows, logits, targets),
+    }
+    try:
+        from aum import AUMCalculator
+    except ImportError as error:
+        failed = {"aum": {"error": str(error)}}
+    else:
+        calculator = AUMCalculator(tempfile.gettempdir())
+        arms["aum"] = lambda rows: calculator.update(logits, targets, rows.tolist())
+        failed = {}
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        for name, step in arms.items():
+            start = time.process_time()
+            with torch.no_grad():
+                all_steps(step)
+            if number:  # the first warms up
+                times[name].append((time.process_time() - start) / steps * 1e6)
+        begun += steps
+    tracker.end_epoch()
+    table = tracker.table()
+    assert table.presentations is not None
+    assert table.presentations.sum() == (rounds + 1) * steps * batch
+    wanted = (logits.double().softmax(1) - one_hot(targets, classes)).norm(dim=1).numpy()
+    assert np.allclose(table.scores["el2n"][order[:batch].numpy()], wanted, rtol=1e-5)
+    return _told(times, "cross_entropy") | failed
+
+
+def attached(rounds: int, scale: float) -> dict[str, Any]:
+    """A loop that does no work, over so many batches of 128 a round."""
+    rows = int(128 * max(20, 400 * scale))
+    data = TensorDataset(torch.randn(rows, 10), torch.arange(rows) % 10)
+
+    class Batches:
+        """Reads a batch at once, so that the loader itself costs little."""
+
+        def __len__(self) -> int:
+            return rows
+
+        def __getitem__(self, row: int) -> Any:
+            return data[row]
+
+        def __getitems__(self, numbers: list[int]) -> Any:
+            return data[torch.tensor(numbers)]
+
+    def loader() -> DataLoader[Any]:
+        return DataLoader(Batches(), batch_size=128, shuffle=True, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+
+    model, alone = nn.Identity(), nn.Identity()
+    times: dict[str, list[float]] = {"loader alone": [], "attached": []}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = loader()
+        followed = prunesampler.attach(
+            loader(), model, keep=None, score_epochs=rounds + 1, save_dir=Path(folder) / "run"
+        )
+        for number in range(rounds + 1):
+            for name, each, called in (("loader alone", plain, alone), ("attached", followed, model)):
+                start = time.process_time()
+                for inputs, _ in each:
+                    called(inputs)
+                if number:
+                    times[name].append((time.process_time() - start) / (rows / 128) * 1e6)
+        followed.pruning.finish()
+        table = prunesampler.ScoreTable.load(Path(folder) / "run" / "scores.parquet")
+    wanted = (data.tensors[0].double().softmax(1) - one_hot(data.tensors[1], 10)).norm(dim=1).numpy()
+    assert np.allclose(table.scores["el2n"], wanted, rtol=1e-5)
+    return _told(times, "loader alone")
+
+
+def _told(times: dict[str, list[float]], beside: str) -> dict[str, Any]:
+    base = statistics.median(times[beside])
+    return {
+        name: {
+            "us_a_step": round(statistics.median(each), 1),
+            "lowest": round(min(each), 1),
+            "highest": round(max(each), 1),
+            "ratio": round(statistics.median(each) / base, 2),
+            "more_us": round(statistics.median(each) - base, 1),
+        }
+        for name, each in times.items()
+    }
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    lines = ["| batch × classes | arm | µs a step | × cross entropy |", "| --- | --- | ---: | ---: |"]
+    for size, arms in report["update"].items():
+        for name, run in arms.items():
+            told = f"{run['us_a_step']:,.0f} | {run['ratio']:.2f}" if "error" not in run else f"fails: {run['error']} |"
+            lines.append(f"| {size} | {name} | {told} |")
+    lines += ["", "| loop of 128 × 10 that does no work | µs a step | more |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {run['us_a_step']:.0f} | {run['more_us']:.0f} |" for name, run in report["attach"].items()]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, help="a file of JSON")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size, few steps")
+    parser.add_argument("--table", type=Path, help="print the tables of a file of JSON")
+    given = parser.parse_args()
+    if given.table:
+        print("\n".join(table(json.loads(given.table.read_text()))))
+        return
+    torch.set_num_threads(1)
+    rounds, scale = (1, 0.0) if given.smoke else (given.rounds, 1.0)
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"load {os.getloadavg()[0]:.1f} at the start",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "update": {
+            f"{batch} × {classes:,}": update(batch, classes, rounds, scale)
+            for batch, classes in (SIZES[:1] if given.smoke else SIZES)
+        },
+        "attach": attached(rounds, scale),
+    }
+    if given.out:
+        given.out.write_text(json.dumps(report, indent=1) + "\n")
+    print("\n".join(table(report)))
+
+
+if __name__ == "__main__":
+    main()
