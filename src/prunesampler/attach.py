@@ -240,6 +240,8 @@ def attach(
     kind: Any = AttachedLoader if isinstance(loader_, DataLoader) else AttachedPipeline
     loader_.__class__ = row_loader_class(kind, cast(Any, type(loader_)))
     loader_._row_listener = loader_.pruning = pruning
+    if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
+        cast(Any, loader).pruning = pruning
     try:
         pruning.begin(given)
         _warn_of_length(pruning, replacement)
@@ -251,8 +253,9 @@ def attach(
 
 def _followed(loader: Any) -> DataLoader[Any]:
     """The loader whose iterators make the batches, checked."""
-    # Accelerate's prepared loaders hold the one that works, and look attributes up there.
-    loader = vars(loader).get("base_dataloader", loader) if hasattr(loader, "__dict__") else loader
+    # Prepared loaders, of Accelerate and of Ray Train, hold the one that works.
+    for held in ("base_dataloader", "_dataloader"):
+        loader = vars(loader).get(held, loader) if hasattr(loader, "__dict__") else loader
     stages = getattr(loader, "pipeline", None)  # a WebLoader's, whose first is the DataLoader
     inner = row_stream(stages[0]) if isinstance(stages, list) and stages else None
     if inner is not None and row_stream(loader) is None:
