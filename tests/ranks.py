@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,50 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
     The function has to be importable by name, and its results plain Python or tensors.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world_size, folder, function, args), nprocs=world_size)
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+        context = start(world_size, folder, function, args)
+        while not context.join():
+            pass
+        return results(world_size, folder)
 
 
-def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def outlive(world_size: int, function: Callable[..., Any], *args: Any, timeout: float) -> list[Any]:
+    """The same where some ranks die, whose result is None; no collective waits longer than ``timeout`` seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = start(world_size, folder, function, args, timeout=timeout, meet=False)
+        for process in context.processes:
+            process.join(60)
+            if process.exitcode is None:
+                process.kill()
+        return results(world_size, folder)
+
+
+def start(world_size: int, folder: str, function: Callable[..., Any], args: Any, **options: Any) -> Any:
+    # Forked from one process that has imported what every rank needs; an optimizer imports torch._dynamo.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "prunesampler"])
+    given = (world_size, folder, function, args, options)
+    return mp.start_processes(_rank, given, nprocs=world_size, join=False, start_method="forkserver")
+
+
+def results(world_size: int, folder: str) -> list[Any]:
+    files = [Path(folder) / f"{rank}.pt" for rank in range(world_size)]
+    return [torch.load(file, weights_only=True) if file.exists() else None for file in files]
+
+
+def _rank(
+    rank: int,
+    world_size: int,
+    folder: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    torch.save(function(rank, world_size, *args), f"{folder}/{rank}.pt")
-    # destroy_process_group() of torch 2.6 hangs now and then; a rank that has met the others can just end.
-    dist.barrier()
+    timeout = timedelta(seconds=options.get("timeout", 300))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+    result = function(rank, world_size, *args)
+    torch.save(result, f"{folder}/{rank}.part")
+    Path(f"{folder}/{rank}.part").rename(f"{folder}/{rank}.pt")
+    if options.get("meet", True):
+        # destroy_process_group() of torch 2.6 hangs now and then; a rank that has met the others can just end.
+        dist.barrier()

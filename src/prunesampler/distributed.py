@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prunesampler.errors import UnsupportedError
+from prunesampler.errors import RankError, UnsupportedError
 
 __all__ = ["Group"]
 
@@ -22,11 +24,14 @@ class Group:
 
     Every method but the constructors is a collective: all ranks call it, in the same order. In a group of one each
     returns at once. The ranks talk over gloo in a process group of their own, so nothing of ours can fall between
-    the collectives of the training loop, nor occupy its device.
+    the collectives of the training loop, nor occupy its device. It waits for as long as the group of the loop does.
 
     Attributes:
         rank: of this process, from 0.
         world_size: number of ranks.
+
+    Raises:
+        RankError: every method, where another rank has died or does not come.
 
     >>> group = Group.create()
     >>> group.rank, group.world_size
@@ -56,7 +61,7 @@ class Group:
                 return cls()
             if not dist.is_gloo_available():
                 raise UnsupportedError("ranks talk over gloo, and this build of torch.distributed has none")
-            return cls(dist.new_group(backend="gloo"))
+            return cls(dist.new_group(backend="gloo", timeout=_timeout()))
         started = os.environ.get("WORLD_SIZE", "1")
         if started.isdecimal() and int(started) > 1:
             raise UnsupportedError(
@@ -77,7 +82,8 @@ class Group:
         if self.world_size == 1:
             return obj
         box = [obj if self.rank == 0 else None]
-        dist.broadcast_object_list(box, src=0, group=self._process_group)
+        with _meeting():
+            dist.broadcast_object_list(box, src=0, group=self._process_group)
         return box[0]
 
     def gather_object(self, obj: Any) -> list[Any]:
@@ -92,8 +98,24 @@ class Group:
         if self.world_size == 1:
             return [obj]
         gathered: list[Any] = [None] * self.world_size if self.rank == 0 else []
-        dist.gather_object(obj, gathered or None, dst=0, group=self._process_group)
+        with _meeting():
+            dist.gather_object(obj, gathered or None, dst=0, group=self._process_group)
         return gathered
+
+    def exchange(self, obj: Any) -> list[Any]:
+        """Every rank's ``obj`` in the order of ranks, on every rank.
+
+        Args:
+            obj: plain data, little of it.
+
+        >>> Group().exchange({"keep": 0.5})
+        [{'keep': 0.5}]
+        """
+        exchanged = [obj] * self.world_size
+        if self.world_size > 1:
+            with _meeting():
+                dist.all_gather_object(exchanged, obj, group=self._process_group)
+        return exchanged
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank.
@@ -109,12 +131,7 @@ class Group:
         >>> Group().union({"b", "a"})
         ['a', 'b']
         """
-        mine = set(names)
-        if self.world_size > 1:
-            gathered: list[Any] = [None] * self.world_size
-            dist.all_gather_object(gathered, mine, group=self._process_group)
-            mine = set().union(*gathered)
-        return sorted(mine)
+        return sorted(set().union(*self.exchange(set(names))))
 
     def max_(self, tensor: Tensor) -> Tensor:
         """The elementwise largest value of any rank, on every rank, in place.
@@ -145,8 +162,9 @@ class Group:
         seen = counts > 0
         if self.world_size == 1:
             return seen
-        nobody = torch.tensor(self.world_size, dtype=torch.int32)
-        lowest = torch.where(seen, torch.tensor(self.rank, dtype=torch.int32), nobody)
+        kind = torch.int8 if self.world_size < 128 else torch.int32
+        nobody = torch.tensor(self.world_size, dtype=kind)
+        lowest = torch.where(seen, torch.tensor(self.rank, dtype=kind), nobody)
         return self._all_reduce_(lowest, dist.ReduceOp.MIN).eq(self.rank)
 
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -159,11 +177,35 @@ class Group:
         tensor([1.5000])
         """
         if self.world_size > 1:
-            for part in tensor.view(-1).split(_CHUNK):
-                dist.reduce(part, dst=0, op=dist.ReduceOp.SUM, group=self._process_group)
+            with _meeting():
+                for part in tensor.view(-1).split(_CHUNK):
+                    dist.reduce(part, dst=0, op=dist.ReduceOp.SUM, group=self._process_group)
         return tensor
 
     def _all_reduce_(self, tensor: Tensor, op: Any) -> Tensor:
-        for part in tensor.view(-1).split(_CHUNK):  # gloo copies what it reduces
-            dist.all_reduce(part, op=op, group=self._process_group)
+        with _meeting():
+            for part in tensor.view(-1).split(_CHUNK):  # gloo copies what it reduces
+                dist.all_reduce(part, op=op, group=self._process_group)
         return tensor
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(
+            "the ranks could not exchange what they have scored: another one has died, has left the training loop "
+            f"earlier, or did not come within the process group's timeout ({error})"
+        ) from error
+
+
+def _timeout() -> timedelta | None:
+    """That of the group of the training loop; a new group would take torch's default."""
+    for device in ("cuda", "cpu"):
+        try:
+            backend: Any = dist.group.WORLD._get_backend(torch.device(device))  # type: ignore[union-attr]
+            return backend.options._timeout  # type: ignore[no-any-return]
+        except (AttributeError, RuntimeError):  # it has no backend for such a device
+            continue
+    return None

@@ -7,6 +7,7 @@
     ├── UnsupportedError             this loader, sampler or model cannot be followed safely
     ├── BindingError                 logits cannot be attributed to rows
     ├── StateError                   a call out of order, or a snapshot of another configuration
+    ├── RankError                    another rank has died, or does not come
     └── FileError                    a file of ours cannot be used
         ├── CorruptFileError         damaged, cut short or edited
         ├── MismatchError            it belongs to another dataset or another format version
@@ -25,6 +26,7 @@ __all__ = [
     "MismatchError",
     "PruneSamplerError",
     "PruneSamplerWarning",
+    "RankError",
     "StateError",
     "UnsupportedError",
     "WriteError",
@@ -68,6 +70,10 @@ class StateError(PruneSamplerError):
     """A call came out of order, or a snapshot belongs to another configuration."""
 
 
+class RankError(PruneSamplerError):
+    """Another rank has died, or did not come within the process group's timeout."""
+
+
 class FileError(PruneSamplerError):
     """A file of ours cannot be used."""
 
@@ -86,6 +92,11 @@ class WriteError(FileError, OSError):
     >>> print(WriteError(28, "No space left on device", "runs/a/scores.parquet"))
     runs/a/scores.parquet cannot be written: No space left on device
     """
+
+    @classmethod
+    def of(cls, error: OSError, path: object) -> WriteError:
+        """The error of a write to ``path``."""
+        return cls(error.errno, error.strerror or str(error), str(path))
 
     def __str__(self) -> str:
         return f"{self.filename} cannot be written: {self.strerror}"

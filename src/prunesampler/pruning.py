@@ -16,7 +16,14 @@ from torch.utils.data import Sampler
 
 from prunesampler.binding import Binder, Pass, Token
 from prunesampler.distributed import Group
-from prunesampler.errors import ArgumentError, BindingError, PruneSamplerError, PruneSamplerWarning, StateError
+from prunesampler.errors import (
+    ArgumentError,
+    BindingError,
+    PruneSamplerError,
+    PruneSamplerWarning,
+    RankError,
+    StateError,
+)
 from prunesampler.fingerprint import matches
 from prunesampler.forward import ForwardHook, find_logits, find_targets
 from prunesampler.layouts import check_layout
@@ -393,7 +400,7 @@ class Pruning:
         try:
             yield
         except (PruneSamplerError, OSError) as error:  # a full disk is no reason to lose the run either
-            if not self._train_on_all or self._phase == "pruned":
+            if not self._train_on_all or self._phase == "pruned" or isinstance(error, RankError):
                 raise
             self._scoring.failed = True
             self._binder.following = False
