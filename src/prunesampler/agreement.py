@@ -11,8 +11,9 @@ import numpy.typing as npt
 from prunesampler.errors import ArgumentError
 from prunesampler.order import hash64, mix
 
-__all__ = ["overlap", "spearman"]
+__all__ = ["correlation", "exact_dot", "overlap", "spearman"]
 
+_EXACT = 4096  # products below 2**50 that int64 can sum
 _Array = npt.NDArray[Any]
 
 
@@ -33,10 +34,36 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     0.5
     """
     left, right = (_ranks(values) for values in _in_both(a, b))
-    for ranks in (left, right):
-        ranks -= (len(ranks) - 1) / 2
-    scale = math.sqrt((left @ left) * (right @ right))
-    return min(1.0, max(-1.0, float(left @ right) / scale)) if scale else float("nan")
+    return correlation(exact_dot(left, right), exact_dot(left, left), exact_dot(right, right))
+
+
+def correlation(xy: int, xx: int, yy: int) -> float:
+    """The correlation of two centred columns by the sums of their products; NaN where one is constant.
+
+    >>> correlation(2, 4, 4)
+    0.5
+    """
+    scale = math.sqrt(xx * yy)
+    return min(1.0, max(-1.0, xy / scale)) if scale else float("nan")
+
+
+def exact_dot(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> int:
+    """The sum of products, exact, so that sums over parts add up to that over all.
+
+    Args:
+        x: (N,) int64.
+        y: (N,) int64, below 2**34 in size.
+
+    >>> exact_dot(np.array([2**60, -(2**60)]), np.array([2**33, 2**33 - 1])) == 2**60
+    True
+    """
+    x, y = np.abs(x), np.where(x < 0, -y, y)
+    total, shift = 0, 0
+    while x.any():
+        products = (x & 0xFFFF) * y
+        total += sum(np.add.reduceat(products, np.arange(0, len(products), _EXACT)).tolist()) << shift
+        x, shift = x >> 16, shift + 16
+    return total
 
 
 def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int = 0) -> float:
@@ -85,14 +112,14 @@ def _in_both(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[_Array, _Array]:
     return (left, right) if both.all() else (left[both], right[both])
 
 
-def _ranks(values: _Array) -> npt.NDArray[np.float64]:
-    """From 0 on; equal values share the mean of theirs."""
+def _ranks(values: _Array) -> npt.NDArray[np.int64]:
+    """Twice their distance from the middle rank; equal values share the mean of theirs."""
     order = np.argsort(values)
     ascending = values[order]
     first = np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]])) if len(values) else order
     lengths = np.diff(first, append=len(values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(first + (lengths - 1) / 2, lengths)
+    ranks = np.empty(len(values), np.int64)
+    ranks[order] = np.repeat(2 * first + lengths - len(values), lengths)
     return ranks
 
 

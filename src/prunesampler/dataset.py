@@ -15,7 +15,7 @@ from prunesampler.coreset import Coreset
 from prunesampler.errors import MismatchError
 from prunesampler.tables import ScoreTable
 
-__all__ = ["common_dataset"]
+__all__ = ["common_dataset", "common_identity"]
 
 _Array = npt.NDArray[Any]
 
@@ -37,6 +37,28 @@ def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
     >>> common_dataset(tables)["labels"]
     array([1, 0], dtype=int32)
     """
+    num_rows, fingerprint = common_identity(files)
+    rows = functools.reduce(_union, (file.rows for file in files))
+    labels = _first_known("label", rows, [_labels(file) for file in files])
+    return {
+        "num_rows": num_rows,
+        "fingerprint": fingerprint,
+        "rows": rows,
+        "labels": None if labels is None else pc.fill_null(labels, -1).to_numpy(),
+        "keys": _on_every_row(_first_known("key", rows, [(file.rows, file.key_column) for file in files])),
+        "shards": _on_every_row(_first_known("shard", rows, [(file.rows, file.shard_column) for file in files])),
+    }
+
+
+def common_identity(files: Sequence[Any]) -> tuple[int, str | None]:
+    """The number of rows and the fingerprint that several files share.
+
+    Args:
+        files: whatever has ``num_rows`` and ``fingerprint``.
+
+    Raises:
+        MismatchError: they belong to different datasets.
+    """
     first = files[0]
     fingerprint = first.fingerprint
     for number, file in enumerate(files[1:], 2):
@@ -45,16 +67,7 @@ def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
         if None not in (fingerprint, file.fingerprint) and file.fingerprint != fingerprint:
             raise _mismatch(f"number {number} has the fingerprint {file.fingerprint}, an earlier one {fingerprint}")
         fingerprint = fingerprint or file.fingerprint
-    rows = functools.reduce(_union, (file.rows for file in files))
-    labels = _first_known("label", rows, [_labels(file) for file in files])
-    return {
-        "num_rows": first.num_rows,
-        "fingerprint": fingerprint,
-        "rows": rows,
-        "labels": None if labels is None else pc.fill_null(labels, -1).to_numpy(),
-        "keys": _on_every_row(_first_known("key", rows, [(file.rows, file.key_column) for file in files])),
-        "shards": _on_every_row(_first_known("shard", rows, [(file.rows, file.shard_column) for file in files])),
-    }
+    return first.num_rows, fingerprint
 
 
 def _union(first: _Array, second: _Array) -> _Array:

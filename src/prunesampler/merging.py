@@ -16,7 +16,7 @@ from prunesampler.dataset import common_dataset
 from prunesampler.errors import ArgumentError
 from prunesampler.tables import ScoreTable
 
-__all__ = ["merge"]
+__all__ = ["check_runs", "merge", "merged_columns", "merged_provenance"]
 
 _Array = npt.NDArray[Any]
 
@@ -52,55 +52,82 @@ def merge(tables: Sequence[ScoreTable]) -> ScoreTable:
     >>> merged.protocols
     {'el2n': {'runs': 2, 'between_runs': -1.0}}
     """
-    tables = _checked(tables)
+    check_runs(tables if isinstance(tables, Sequence) else [], ScoreTable)
     identity = common_dataset(tables)
-    laid_out = functools.partial(_laid_out, identity["rows"], tables)
-    scores: dict[str, _Array] = {}
-    protocols: dict[str, dict[str, Any]] = {}
-    for name in tables[0].directions:
-        measured = [_protocol(table, name) for table in tables]
-        columns = laid_out(methodcaller("column", name), np.nan)
-        if "spread_of" in measured[0]:
-            scores[name] = np.fmax.reduce(columns)
-            protocols[name] = measured[0]
-            continue
-        protocols[name] = _merged_protocol(measured, columns)
-        if name in tables[0].scores:
-            scores[name] = _mean(columns, [protocol["runs"] for protocol in measured])
-    for name, protocol in protocols.items():
-        if spread_of := protocol.get("spread_of"):
-            protocols[name] = {**protocols.get(spread_of, {}), "spread_of": spread_of}
-    counts: dict[str, Any] = {}
-    if tables[0].forgetting_events is not None:
-        counts["forgetting_events"] = _total(laid_out(_seen_events, -1))
-    if tables[0].learned is not None:
-        counts["learned"] = np.logical_or.reduce(laid_out(attrgetter("learned"), False))
-    if tables[0].presentations is not None:
-        counts["presentations"] = _total(laid_out(attrgetter("presentations"), 0))
-    return ScoreTable(
-        {name: scores[name] for name in tables[0].scores},
-        **identity,
-        **counts,
-        directions=tables[0].directions,  # type: ignore[arg-type]
-        protocols=protocols,
-        provenance={"merged_from": [{"digest": table.digest, "provenance": table.provenance} for table in tables]},
-    )
+
+    def between(name: str) -> list[float]:
+        columns = _laid_out(identity["rows"], tables, methodcaller("column", name), np.nan)
+        return [spearman(*pair) for pair in itertools.combinations(columns, 2)]
+
+    return ScoreTable(**merged_columns(tables, identity["rows"]), **identity, **merged_provenance(tables, between))
 
 
-def _checked(tables: Sequence[ScoreTable]) -> list[ScoreTable]:
-    given = list(tables) if isinstance(tables, Sequence) else []
-    if len(given) < 2 or not all(isinstance(table, ScoreTable) for table in given):
+def check_runs(tables: Sequence[Any], kind: type) -> None:
+    """Refuse what is not several runs, measured alike.
+
+    Args:
+        tables: ScoreTables, or what has their provenance and says which columns they have.
+        kind: of each.
+
+    Raises:
+        ArgumentError: as :func:`merge` does.
+    """
+    if len(tables) < 2 or not all(isinstance(table, kind) for table in tables):
         raise ArgumentError("tables", "must be at least two ScoreTables", tables)
     sources: set[str] = set()
-    for number, table in enumerate(given, 1):
+    for number, table in enumerate(tables, 1):
         found = set(_sources(table.digest, table.provenance))
         if found & sources:
             raise ArgumentError("tables", "must not hold a run twice", f"one as number {number} that came before")
         sources |= found
-    for number, table in enumerate(given[1:], 2):
-        _check_same("scores and directions", _columns(given[0]), _columns(table), number)
-        _check_same("kinds of protocol", _kinds(given[0]), _kinds(table), number)
-    return given
+    for number, table in enumerate(tables[1:], 2):
+        _check_same("scores and directions", _columns(tables[0]), _columns(table), number)
+        _check_same("kinds of protocol", _kinds(tables[0]), _kinds(table), number)
+
+
+def merged_columns(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]:
+    """The columns of averages and sums, over the runs that have these rows, as arguments of a ScoreTable.
+
+    Args:
+        tables: the runs, or the same part of each.
+        rows: int64, ascending, all that stand in any of them.
+    """
+    laid_out = functools.partial(_laid_out, rows, tables)
+    first, scores = tables[0], {}
+    for name in first.scores:
+        measured = [_protocol(table, name) for table in tables]
+        columns = laid_out(methodcaller("column", name), np.nan)
+        spread = "spread_of" in measured[0]
+        scores[name] = np.fmax.reduce(columns) if spread else _mean(columns, [each["runs"] for each in measured])
+    counts: dict[str, Any] = {}
+    if first.forgetting_events is not None:
+        counts["forgetting_events"] = _total(laid_out(_seen_events, -1))
+    if first.learned is not None:
+        counts["learned"] = np.logical_or.reduce(laid_out(attrgetter("learned"), False))
+    if first.presentations is not None:
+        counts["presentations"] = _total(laid_out(attrgetter("presentations"), 0))
+    return {"scores": scores, **counts}
+
+
+def merged_provenance(tables: Sequence[Any], between: Callable[[str], list[float]]) -> dict[str, Any]:
+    """What the merged table says of its columns, as arguments of a ScoreTable.
+
+    Args:
+        tables: as of :func:`check_runs`.
+        between: a score → the Spearman correlations between each two tables, NaN where there is none.
+    """
+    protocols: dict[str, dict[str, Any]] = {}
+    for name in tables[0].directions:
+        measured = [_protocol(table, name) for table in tables]
+        protocols[name] = measured[0] if "spread_of" in measured[0] else _merged_protocol(measured, between(name))
+    for name, protocol in protocols.items():
+        if spread_of := protocol.get("spread_of"):
+            protocols[name] = {**protocols.get(spread_of, {}), "spread_of": spread_of}
+    return {
+        "directions": tables[0].directions,
+        "protocols": protocols,
+        "provenance": {"merged_from": [{"digest": each.digest, "provenance": each.provenance} for each in tables]},
+    }
 
 
 def _check_same(what: str, first: dict[str, Any], other: dict[str, Any], number: int) -> None:
@@ -117,28 +144,28 @@ def _sources(digest: str, provenance: Mapping[str, Any]) -> Iterator[str]:
         yield from _sources(source["digest"], source["provenance"])
 
 
-def _columns(table: ScoreTable) -> dict[str, Any]:
+def _columns(table: Any) -> dict[str, Any]:
     counts = ("learned", "presentations")
     return {**table.directions, **{name: "held" for name in counts if getattr(table, name) is not None}}
 
 
-def _kinds(table: ScoreTable) -> dict[str, Any]:
+def _kinds(table: Any) -> dict[str, Any]:
     kinds = ("kind", "reduction", "spread_of")
     return {name: tuple(_protocol(table, name).get(kind) for kind in kinds) for name in table.directions}
 
 
-def _protocol(table: ScoreTable, name: str) -> dict[str, Any]:
+def _protocol(table: Any, name: str) -> dict[str, Any]:
     protocol = table.protocols.get(name)
     return {"runs": 1, **(protocol if isinstance(protocol, dict) else {})}
 
 
-def _merged_protocol(protocols: list[dict[str, Any]], columns: list[_Array]) -> dict[str, Any]:
+def _merged_protocol(protocols: list[dict[str, Any]], correlations: list[float]) -> dict[str, Any]:
     first, *others = protocols
     merged = {key: value for key, value in first.items() if all(key in p and p[key] == value for p in others)}
     merged["runs"] = sum(protocol["runs"] for protocol in protocols)
     halves = [protocol["split_half"] for protocol in protocols if "split_half" in protocol]
-    between = [spearman(*pair) for pair in itertools.combinations(columns, 2)]
-    for name, found in (("split_half", halves), ("between_runs", [value for value in between if value == value])):
+    between = [value for value in correlations if value == value]
+    for name, found in (("split_half", halves), ("between_runs", between)):
         merged.pop(name, None)
         if found:
             merged[name] = float(np.mean(found))

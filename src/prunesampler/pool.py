@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from prunesampler.errors import ArgumentError
 from prunesampler.order import hash64
 
-__all__ = ["Method", "Pool"]
+__all__ = ["Method", "Pool", "even_sizes", "left_out", "shares", "strata_of"]
 
 Method = Literal["stratified", "top", "bottom", "window", "random"]
 
@@ -87,11 +87,8 @@ class Pool:
     def choose_balanced(self, members: _Array, budget: int) -> _Array:
         """``budget`` members, of each class its share by largest remainder (Hamilton's method)."""
         labels, groups = zip(*self._by_label(members), strict=True)
-        quotas = np.array([len(group) for group in groups]) * budget
-        sizes, remainders = np.divmod(quotas, len(members))
-        ties = hash64(int(self.key.min()), np.array(labels) + 1)  # a class index must not decide
-        sizes += _lowest(-remainders, ties, budget - int(sizes.sum()))
-        return np.concatenate([self.choose(group, int(size)) for group, size in zip(groups, sizes, strict=True)])
+        sizes = shares(labels, [len(group) for group in groups], budget, int(self.key.min()))
+        return np.concatenate([self.choose(group, size) for group, size in zip(groups, sizes, strict=True)])
 
     def choose(self, members: _Array, budget: int) -> _Array:
         """``budget`` members by the method; those without a score first."""
@@ -100,7 +97,7 @@ class Pool:
         if len(without):
             without = without[_lowest(self.key[without], self.key[without], min(budget, len(without)))]
         budget -= len(without)
-        scored = self._easier(scored, max(budget, len(scored) - self._left_out(len(scored))))
+        scored = self._easier(scored, max(budget, len(scored) - left_out(self.offset, len(scored), self._scored)))
         if self.method == "stratified":
             scored = self._stratified(scored, budget)
         elif self.method == "random":
@@ -119,31 +116,70 @@ class Pool:
     def _scored(self) -> int:
         return int(np.count_nonzero(~np.isnan(self.hardness)))
 
-    def _left_out(self, scored: int) -> int:
-        """How many of so many scored rows are left out as the hardest."""
-        if isinstance(self.offset, int):
-            return self.offset * scored // max(1, self._scored)
-        return math.floor(Fraction(repr(self.offset)) * scored)  # 0.29 of 100 are 29, in floats 28.999…
-
     def _stratified(self, members: _Array, budget: int) -> _Array:
         hardness = self.hardness[members].astype(np.float64)
         finite = np.isfinite(hardness)
         stratum = np.full(len(members), self.strata, np.uint16)
         if finite.any():
             low, high = hardness[finite].min(), hardness[finite].max()
-            share = (hardness[finite] - low) / ((high - low) or 1)
-            stratum[finite] = np.minimum(share * self.strata, self.strata - 1)
-        chosen = [members[:0]]
-        groups = sorted((members[group] for _, group in _groups(stratum)), key=len)
-        for remaining, group in zip(range(len(groups), 0, -1), groups, strict=True):
-            size = min(len(group), budget // remaining)
-            chosen.append(group[_lowest(self.key[group], self.key[group], size)])
-            budget -= size
-        return np.concatenate(chosen)
+            stratum[finite] = strata_of(hardness[finite], low, high, self.strata)
+        groups = [members[group] for _, group in _groups(stratum)]
+        sizes = even_sizes([len(group) for group in groups], budget)
+        chosen = [
+            group[_lowest(self.key[group], self.key[group], size)] for group, size in zip(groups, sizes, strict=True)
+        ]
+        return np.concatenate([members[:0], *chosen])
 
     def _by_label(self, members: _Array) -> Iterator[tuple[int, _Array]]:
         assert self.labels is not None
         return ((label, members[group]) for label, group in _groups(self.labels[members]))
+
+
+def shares(labels: Sequence[int], counts: Sequence[int], budget: int, salt: int) -> list[int]:
+    """How many of each class to keep: its share of ``budget`` by largest remainder, ties decided by ``salt``.
+
+    >>> shares([0, 1], [60, 40], 10, 0)
+    [6, 4]
+    """
+    sizes, remainders = np.divmod(np.array(counts) * budget, sum(counts))
+    ties = hash64(salt, np.array(labels) + 1)  # a class index must not decide
+    sizes += _lowest(-remainders, ties, budget - int(sizes.sum()))
+    return [int(size) for size in sizes]
+
+
+def left_out(offset: float, scored: int, of: int) -> int:
+    """How many of so many scored rows are left out as the hardest; an int ``offset`` is of the ``of`` in the pool.
+
+    >>> left_out(0.29, 100, 100), left_out(10, 30, 60)
+    (29, 5)
+    """
+    if isinstance(offset, int):
+        return offset * scored // max(1, of)
+    return math.floor(Fraction(repr(offset)) * scored)  # 0.29 of 100 are 29, in floats 28.999…
+
+
+def strata_of(hardness: npt.NDArray[np.float64], low: float, high: float, strata: int) -> npt.NDArray[np.uint16]:
+    """The stratum of each value between ``low`` and ``high``, of equal width.
+
+    >>> strata_of(np.array([0.0, 0.4, 1.0]), 0.0, 1.0, 2)
+    array([0, 0, 1], dtype=uint16)
+    """
+    share = (hardness - low) / ((high - low) or 1)
+    return np.minimum(share * strata, strata - 1).astype(np.uint16)
+
+
+def even_sizes(counts: Sequence[int], budget: int) -> list[int]:
+    """How many of each stratum to keep: evenly, from the smallest on; what one lacks goes to the larger ones.
+
+    >>> even_sizes([10, 1, 5], 9)
+    [4, 1, 4]
+    """
+    sizes = [0] * len(counts)
+    order = sorted(range(len(counts)), key=counts.__getitem__)
+    for remaining, stratum in zip(range(len(order), 0, -1), order, strict=True):
+        sizes[stratum] = min(counts[stratum], budget // remaining)
+        budget -= sizes[stratum]
+    return sizes
 
 
 def _lowest(values: _Array, ties: _Array, count: int) -> npt.NDArray[np.bool_]:
