@@ -109,7 +109,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise WriteError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+            raise WriteError.of(error, path) from error
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -118,10 +118,14 @@ class RunDir:
     def _save(self, name: str, what: ScoreTable | Coreset | None) -> None:
         if self._folder is None:
             return
-        if what is None:
-            (self._folder / name).unlink(missing_ok=True)
-        else:
-            what.save(self._folder / name)
+        path = self._folder / name
+        if what is not None:
+            what.save(path)
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError.of(error, path) from error
 
     def _open(self, folder: Path, resume: bool, num_rows: int, fingerprint: str | None) -> None:
         _check_writable(folder)
@@ -156,4 +160,4 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"prunesampler")
     except OSError as error:
-        raise WriteError(error.errno, error.strerror, os.fspath(folder)) from error
+        raise WriteError.of(error, folder) from error
