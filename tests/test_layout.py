@@ -16,7 +16,7 @@ ROOT = Path(prunesampler.__file__).parent
 LEVELS = [
     {"errors", "version"},
     {"scores", "order", "files", "columns", "distributed", "layouts", "sequences", "wording"},  # pure, or nearly
-    {"forward", "rows", "probes", "progress", "pending", "share", "agreement"},
+    {"forward", "rows", "probes", "progress", "pending", "share", "split", "agreement"},
     {"coreset", "draws", "fingerprint", "pool", "binding"},
     {"tables", "population", "snapshot", "weights"},
     {"superfluous", "classes"},
@@ -34,10 +34,11 @@ LEVELS = [
     {"shards.scan"},
     {"shards.workers"},
     {"shards.build", "shards.portions"},
-    {"shards.keep", "shards.carry"},
-    {"shards.track"},
     {"shards.locations", "shards.matching", "shards.packing", "shards.parts", "shards.folder"},
     {"shards.ranges", "shards.layout"},
+    {"shards.seeking"},
+    {"shards.keep", "shards.carry"},
+    {"shards.track"},
     {"shards.reader", "shards.contents", "shards.verify"},
     {"shards.repack"},
     {"inspection"},

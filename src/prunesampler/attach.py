@@ -15,7 +15,7 @@ from prunesampler.binding import Binder
 from prunesampler.columns import identities
 from prunesampler.coreset import Coreset
 from prunesampler.distributed import Group
-from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError
+from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError, UnsupportedError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.plan import Plan
 from prunesampler.pruning import Pruning
@@ -153,6 +153,8 @@ def attach(
         raise ArgumentError("model", "must be a torch.nn.Module or None", model)
     stream = row_stream(loader_)
     replacement = Replacement.of(loader_) if stream is None else _streamed(stream, seed, epoch_length)
+    if loader is not loader_ and "iteration" in vars(loader):
+        replacement.counter = loader
     if replacement.rows_per_pass < 1:
         raise ArgumentError("loader", "must hand out at least one batch", loader_)
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
@@ -253,6 +255,11 @@ def attach(
 
 def _followed(loader: Any) -> DataLoader[Any]:
     """The loader whose iterators make the batches, checked."""
+    if type(loader).__name__ == "DataLoaderDispatcher" and loader.state.num_processes > 1:
+        raise UnsupportedError(
+            "with dispatch_batches=True one process reads the batches of all, and their rows would not reach the "
+            "others: give Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
+        )
     # Prepared loaders, of Accelerate and of Ray Train, hold the one that works.
     for held in ("base_dataloader", "_dataloader"):
         loader = vars(loader).get(held, loader) if hasattr(loader, "__dict__") else loader

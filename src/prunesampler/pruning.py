@@ -233,8 +233,9 @@ class Pruning:
                 if self._scoring.progress.rows_open and self._group.world_size == 1:
                     self._end_epoch()
                 self._conclude()
-        if self._phase == "pruned" and self._replacement.follows:
-            cast(PrunedSampler, self.sampler).set_epoch(cast(Any, self._replacement.base).epoch)
+        epoch = self._replacement.epoch
+        if self._phase == "pruned" and epoch is not None:
+            cast(PrunedSampler, self.sampler).set_epoch(epoch)
 
     def started(self) -> Pass:
         """An iterator begins."""
@@ -287,7 +288,7 @@ class Pruning:
                 self._end_epoch()
         self._pass = token.of
         if self._phase == "scoring":
-            self._scoring.present(token, logits)
+            self._scoring.present(token, logits, real=self._replacement.real_rows(token.index))
         elif self._weights is not None and token.of.position is not None:
             values = logits()
             token.check_counts(values)
@@ -450,6 +451,7 @@ class Pruning:
         self._check_state(state)
         if state["phase"] == "scoring":
             self._scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
+            self._replacement.go_to(self._scoring.progress.ended)
             self._use(self._replacement.base)
             self._phase, self.coreset = "scoring", None
             self._binder.following = self._scoring.online
@@ -459,12 +461,11 @@ class Pruning:
                 self._prune(load_coreset(state["coreset"]), state["sampler"] or {})
             except ArgumentError as error:
                 raise StateError(f"state['coreset'] is of another dataset: {error}") from error
+            self._replacement.go_to(cast(PrunedSampler, self.sampler).state_dict()["epoch"])
             if not mid_epoch:
                 sampler = cast(PrunedSampler, self.sampler)
                 _, position = sampler.began
-                self._binder.expect_skips(
-                    position // self._replacement.batch_sampler.batch_size // sampler.num_replicas
-                )
+                self._binder.expect_skips(position // self._replacement.rows_per_step)
                 sampler.load_state_dict({**sampler.state_dict(), "position": 0})
                 self._origin = sampler.state_dict()
         elif state["phase"] == "scored":
@@ -494,10 +495,8 @@ class Pruning:
         of = self._pass
         if of is None or of.position is None:
             return self._origin
-        sampler = cast(PrunedSampler, self.sampler)
         epoch, start = of.position
-        trained = of.trained * self._replacement.batch_sampler.batch_size * sampler.num_replicas
-        return {**self._origin, "epoch": epoch, "position": start + trained}
+        return {**self._origin, "epoch": epoch, "position": start + of.trained * self._replacement.rows_per_step}
 
 
 def _how(coreset: Coreset) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     DistributedSampler,
     RandomSampler,
@@ -22,6 +21,7 @@ from prunesampler.errors import StateError, UnsupportedError
 from prunesampler.order import rank_length
 from prunesampler.progress import Progress
 from prunesampler.sampler import PrunedSampler
+from prunesampler.split import Split
 from prunesampler.tables import Coreset
 
 __all__ = ["Replacement"]
@@ -34,22 +34,26 @@ class Replacement:
     """A loader's batch sampler and sampler as they were found, and how to order a coreset in their way.
 
     Attributes:
-        batch_sampler: the loader's, whose ``sampler`` is exchanged.
+        batch_sampler: what makes the loader's batches, whose ``sampler`` is exchanged.
+        split: how its batches are split over processes.
         base: the sampler that was found there.
         num_rows: rows of the dataset.
         eligible: int64, ascending, the rows that ``base`` can draw; None where that is all of them.
         draws: rows that one epoch draws, over all ranks.
         options: how a :class:`PrunedSampler` does what ``base`` does.
         follows: whether ``base`` takes its epoch from ``set_epoch``.
+        counter: a framework's loader around this one, which counts its passes in ``iteration``; or None.
     """
 
-    batch_sampler: BatchSampler
+    batch_sampler: Any
+    split: Split
     base: Sampler[int]
     num_rows: int
     eligible: NDArray[np.int64] | None
     draws: int
     options: dict[str, Any] = field(default_factory=dict)
     follows: bool = False
+    counter: Any = None
 
     @classmethod
     def of(cls, loader: DataLoader[Any]) -> Replacement:
@@ -58,8 +62,8 @@ class Replacement:
         Raises:
             UnsupportedError: a batch sampler or a sampler whose order we cannot reproduce for a part of its rows.
         """
-        batch_sampler: Any = loader.batch_sampler
-        if not _is(batch_sampler, BatchSampler, "BatchSampler"):
+        batch_sampler, split = Split.of(loader.batch_sampler)
+        if split is None:
             raise UnsupportedError(
                 f"the batch sampler {type(batch_sampler).__name__} makes up batches in a way of its own, which "
                 "pruning would break: use a plain torch.utils.data.BatchSampler, or score with with_rows() and "
@@ -68,28 +72,28 @@ class Replacement:
         base: Any = batch_sampler.sampler
         rows = len(loader.dataset)  # type: ignore[arg-type]
         if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
-            return cls(batch_sampler, base, rows, None, len(base), {"replacement": base.replacement})
+            return cls(batch_sampler, split, base, rows, None, len(base), {"replacement": base.replacement})
         if type(base) is SequentialSampler:
-            return cls(batch_sampler, base, rows, None, len(base), {"shuffle": False})
+            return cls(batch_sampler, split, base, rows, None, len(base), {"shuffle": False})
         if type(base) is SubsetRandomSampler:
             drawn = np.asarray(base.indices, dtype=np.int64)
             eligible = np.unique(drawn)
             if len(eligible) < len(drawn):
                 raise UnsupportedError("SubsetRandomSampler.indices names a row more than once: name each row once")
-            return cls(batch_sampler, base, rows, eligible, len(base))
+            return cls(batch_sampler, split, base, rows, eligible, len(base))
         if type(base) is WeightedRandomSampler:
             weights = base.weights.numpy()
             options = {"sampling_weights": weights, "replacement": base.replacement}
-            return cls(batch_sampler, base, rows, np.flatnonzero(weights > 0), len(base), options)
+            return cls(batch_sampler, split, base, rows, np.flatnonzero(weights > 0), len(base), options)
         if _is(base, DistributedSampler, "StatefulDistributedSampler"):
-            options = {"shuffle": base.shuffle, **_split(base)}
-            return cls(batch_sampler, base, rows, None, rows, options, follows=True)
+            options = {"shuffle": base.shuffle, **_shared(base, split)}
+            return cls(batch_sampler, split, base, rows, None, rows, options, follows=True)
         if type(base) is PrunedSampler:
-            options = {"shuffle": base.shuffle, "replacement": base.replacement, **_split(base)}
+            options = {"shuffle": base.shuffle, "replacement": base.replacement, **_shared(base, split)}
             if base.sampling_weights is not None:
                 options["sampling_weights"] = base.sampling_weights
             follows = base.num_replicas > 1
-            return cls(batch_sampler, base, rows, base.eligible, base.draws, options, follows=follows)
+            return cls(batch_sampler, split, base, rows, base.eligible, base.draws, options, follows=follows)
         raise UnsupportedError(
             f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: use "
             "a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and ScoreTracker "
@@ -109,12 +113,31 @@ class Replacement:
     @property
     def rows_per_pass(self) -> int:
         """Rows that one pass of this rank's loader hands out now."""
-        return min(self._local(self.draws), self.batches() * self.batch_sampler.batch_size)
+        return self.split.rows(self._local(self.draws))
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of the order that all ranks read together while each reads one batch."""
+        return self.split.rows_per_step * self.num_replicas
 
     def batches(self, draws: int | None = None) -> int:
         """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks."""
-        local, size = self._local(self.draws if draws is None else draws), self.batch_sampler.batch_size
-        return local // size if self.batch_sampler.drop_last else -(-local // size)
+        return self.split.batches(self._local(self.draws if draws is None else draws))
+
+    def real_rows(self, batch: int) -> int:
+        """Rows of this rank's batch, numbered in its pass, that do not only fill it up; they come first."""
+        return self.split.real(self._local(self.draws), batch)
+
+    @property
+    def epoch(self) -> int | None:
+        """Which the next pass is, where the loop or its framework says so."""
+        counts = self.base.epoch if self.follows else None  # type: ignore[attr-defined]
+        return counts if self.counter is None else self.counter.iteration
+
+    def go_to(self, epoch: int) -> None:
+        """Have the framework count on from there."""
+        if self.counter is not None:
+            self.counter.iteration = epoch
 
     def progress(self, epochs: int) -> Progress:
         """Of so many scoring epochs."""
@@ -136,8 +159,9 @@ class Replacement:
         Raises:
             StateError: the loader's batch sampler or its sampler is another one.
         """
-        found = getattr(loader.batch_sampler, "sampler", None)
-        if loader.batch_sampler is not self.batch_sampler or found is not expected:
+        batch_sampler, _ = Split.of(loader.batch_sampler)
+        found = getattr(batch_sampler, "sampler", None)
+        if batch_sampler is not self.batch_sampler or found is not expected:
             raise StateError(
                 f"the loader's sampler was exchanged after attach ({type(found).__name__} instead of "
                 f"{type(expected).__name__}): call attach after the framework has prepared the loader"
@@ -147,7 +171,12 @@ class Replacement:
         return rank_length(draws, num_replicas=self.num_replicas, drop_last=bool(self.options.get("drop_last", False)))
 
 
-def _split(base: Any) -> dict[str, Any]:
+def _shared(base: Any, split: Split) -> dict[str, Any]:
+    if base.num_replicas > 1 and split.processes > 1:
+        raise UnsupportedError(
+            f"{type(base).__name__} splits its rows over {base.num_replicas} ranks, and Accelerate splits them once "
+            "more: give the loader that it prepares a sampler of all rows, such as shuffle=True"
+        )
     return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from prunesampler.binding import Binder, Token
 from prunesampler.distributed import Group
@@ -63,12 +65,16 @@ class Scoring:
         """Whether it is time to select, at the next ``iter``."""
         return self.progress.is_due if self._group.world_size == 1 else self._agreed
 
-    def present(self, token: Token, logits: Callable[[], Tensor]) -> None:
-        """One batch was trained on."""
+    def present(self, token: Token, logits: Callable[[], Tensor], *, real: int = sys.maxsize) -> None:
+        """One batch was trained on, whose first ``real`` rows count: the others only fill it up."""
         if self.online and self.tracker is not None:
-            values = logits()
+            values, rows, targets = logits(), token.rows, token.targets
             token.check_counts(values)
-            self.tracker.update(token.rows, values, token.targets)
+            if real < len(rows):
+                rows, values = rows[:real], values[:real]
+                targets = tree_map_only(Tensor, lambda column: column[:real] if column.dim() else column, targets)
+            if len(rows):
+                self.tracker.update(rows, values, targets)
         self.progress.train(len(token.rows))
 
     def end_epoch(self, binder: Binder) -> bool:
@@ -126,6 +132,7 @@ class Scoring:
         if batches >= self.progress.batches_per_pass:
             return True
         if loader_resumes:
+            token.index += batches
             token.of.fetched += batches
             token.of.trained += batches
         elif token.index < batches:
@@ -141,18 +148,30 @@ class Scoring:
         return {"rows": progress.rows, "rows_open": progress.rows_open, "ended": progress.ended, "tracker": tracker}
 
     def load_state_dict(self, state: dict[str, Any], *, batches_open: int) -> None:
-        """Go on from there.
+        """Go on from there; on all ranks together.
+
+        Where a rank is given the state of another, as Accelerate does with rank 0's, its share of an epoch that was
+        cut off is lost, and that epoch starts again on all of them.
 
         Raises:
             StateError: the state is damaged, or holds scores of another protocol. Nothing has changed then.
         """
         tracker = state.get("tracker") if isinstance(state, dict) else None
+        lost = self._group.any(_is_anothers(tracker, self._group))
         layout = {"rows": int, "rows_open": int, "ended": int, "tracker": None if tracker is None else type(tracker)}
         check_layout(state, layout, "state['scoring']")
         if (state["tracker"] is None) != (self.tracker is None):
             raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
         if self.tracker is not None:
+            if lost:
+                state = {**state, "rows": state["rows"] - state["rows_open"], "rows_open": 0}
+                state["tracker"] = {**state["tracker"], "share": None}
             self.tracker.load_state_dict(state["tracker"])
         self.progress.rows, self.progress.rows_open = state["rows"], state["rows_open"]
         self.progress.ended = state["ended"]
         self.progress.cut_off = batches_open if self.progress.rows_open else 0
+
+
+def _is_anothers(tracker: Any, group: Group) -> bool:
+    given = tracker if isinstance(tracker, dict) else {}
+    return given.get("share") is not None and given.get("rank") != group.rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -41,8 +42,6 @@ class StreamOrder:
 class _Gate:
     """In the place of a batch sampler: what is set as its sampler decides what the stream lets through."""
 
-    batch_size = 0  # positions inside a pass are not counted
-
     def __init__(self, stream: RowStream, order: StreamOrder) -> None:
         self._stream, self._order = stream, order
 
@@ -63,7 +62,8 @@ class StreamReplacement:
         eligible: None: all rows of the index, of which those whose shards are not read have no score.
     """
 
-    follows = False
+    epoch = None
+    rows_per_step = 0  # positions inside a pass are not counted
     eligible: NDArray[np.int64] | None = None
 
     def __init__(self, stream: RowStream, seed: int) -> None:
@@ -75,6 +75,13 @@ class StreamReplacement:
 
     def batches(self, draws: int | None = None) -> None:
         """Unknown."""
+
+    def real_rows(self, batch: int) -> int:
+        """Each row is one."""
+        return sys.maxsize
+
+    def go_to(self, epoch: int) -> None:
+        """Nobody counts."""
 
     def progress(self, epochs: int) -> StreamProgress:
         """Of so many scoring epochs."""

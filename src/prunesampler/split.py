@@ -1,0 +1,80 @@
+"""How the batches of a sampler are split over processes by something behind it, as Accelerate does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import BatchSampler
+
+__all__ = ["Split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The share of one process.
+
+    Attributes:
+        batch_size: rows of a batch before the split.
+        drop_last: whether what does not fill a batch is left out.
+        processes, index: how many there are, and which this is.
+        pieces: whether each batch is cut into pieces, one for each process; else whole batches go round.
+        even: whether all processes have as many batches, all full, what is missing taken from the beginning.
+
+    >>> split = Split(batch_size=4, drop_last=False, processes=2, index=1, even=True)
+    >>> split.batches(10), [split.real(10, batch) for batch in range(2)]
+    (2, [4, 0])
+    """
+
+    batch_size: int
+    drop_last: bool
+    processes: int = 1
+    index: int = 0
+    pieces: bool = False
+    even: bool = False
+
+    @classmethod
+    def of(cls, batch_sampler: Any) -> tuple[Any, Split | None]:
+        """The batch sampler that makes the batches, and how they are split; None where that is not known."""
+        if _is(batch_sampler, "accelerate.data_loader", "BatchSamplerShard"):
+            inner, shard = batch_sampler.batch_sampler, batch_sampler
+            given = {"processes": shard.num_processes, "index": shard.process_index}
+            given |= {"pieces": shard.split_batches, "even": shard.even_batches}
+        else:
+            inner, given = batch_sampler, {}
+        # torchdata's StatefulDataLoader puts samplers of its own in the place of torch's.
+        if type(inner) is BatchSampler or _is(inner, "torchdata.stateful_dataloader.sampler", "BatchSampler"):
+            return inner, cls(inner.batch_size, inner.drop_last, **given)
+        return inner, None
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that the processes read together while each reads one batch."""
+        return self.batch_size if self.pieces else self.batch_size * self.processes
+
+    def batches(self, draws: int) -> int:
+        """Batches of this process, of so many rows that all of them read together."""
+        whole, rest = divmod(draws, self.rows_per_step)
+        if self.drop_last or not rest:
+            return whole
+        return whole + (self.even or self.real(draws, whole) > 0)
+
+    def rows(self, draws: int) -> int:
+        """Rows in them."""
+        whole, batches = draws // self.rows_per_step, self.batches(draws)
+        if self.even or batches == whole:
+            return batches * self._size
+        return whole * self._size + self.real(draws, whole)
+
+    def real(self, draws: int, batch: int) -> int:
+        """Rows of this process's batch that are not repeated from the beginning to fill it; they come first."""
+        return min(max(draws - batch * self.rows_per_step - self.index * self._size, 0), self._size)
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size // self.processes if self.pieces else self.batch_size
+
+
+def _is(value: Any, module: str, name: str) -> bool:
+    kind = type(value)
+    return kind.__module__ == module and kind.__name__ == name
