@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
@@ -58,6 +59,20 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "a.parquet"
     write_columns(path, METADATA, columns())
     return path
+
+
+def test_no_file_of_ours_is_a_pickle() -> None:
+    """Reading somebody's file must not run their code."""
+    packages = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    calls = {"torch.save", "torch.load", "np.save", "np.load", "np.savez", "np.fromfile"}
+    for source in Path(files.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
+                assert not {name.partition(".")[0] for name in named} & packages, source
+            elif isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in calls, source
+                assert "pickle" not in node.attr, source
 
 
 # -- writing whole or not at all ----------------------------------------------------------------------------------
