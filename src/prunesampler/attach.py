@@ -196,6 +196,7 @@ def attach(
             replacement.num_rows, scores=online, reduction=reduction, device=device, score_fn=score_fn, group=group
         )
     fingerprint = fingerprint or (fingerprint_of(loader_.dataset) if stream is None else stream.fingerprint)
+    _check_ranks(group, plan, replacement.num_rows, fingerprint)
     given = _given(coreset, replacement, fingerprint)
     if given is not None and save_dir is not None:
         raise ArgumentError("save_dir", "must be None where coreset= is given: nothing is scored", save_dir)
@@ -277,6 +278,22 @@ def _followed(loader: Any) -> DataLoader[Any]:
             "iter(loader) or loader.state_dict()"
         )
     return cast("DataLoader[Any]", loader)
+
+
+def _check_ranks(group: Group, plan: Plan, num_rows: int, fingerprint: str | None) -> None:
+    """All ranks have to want the same of the same dataset: what differs would go unnoticed in its scores or order."""
+    mine = {**plan.to_dict(), "len(loader.dataset)": num_rows, "fingerprint": fingerprint}
+    mine.update(mine.pop("selection") or {"keep": None})
+    ranks = group.exchange(mine)
+    for name in ranks[0]:
+        values = [rank.get(name) for rank in ranks]
+        if any(value != values[0] for value in values):
+            if name == "fingerprint":
+                raise UnsupportedError(
+                    f"the ranks have different datasets, by their fingerprints {values}: every rank wants the whole "
+                    "one, and a DistributedSampler to split it; where only its paths differ, give fingerprint="
+                )
+            raise ArgumentError(name, "must be the same on every rank", values)
 
 
 def _check_rescore(rescore: Any, num_rows: int, model: nn.Module | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -203,9 +203,7 @@ def _meeting() -> Iterator[None]:
 def _timeout() -> timedelta | None:
     """That of the group of the training loop; a new group would take torch's default."""
     for device in ("cuda", "cpu"):
-        try:
+        with suppress(AttributeError, RuntimeError):  # it has no backend for such a device
             backend: Any = dist.group.WORLD._get_backend(torch.device(device))  # type: ignore[union-attr]
             return backend.options._timeout  # type: ignore[no-any-return]
-        except (AttributeError, RuntimeError):  # it has no backend for such a device
-            continue
     return None
