@@ -17,7 +17,7 @@ LEVELS = [
     {"errors", "version"},
     {"scores", "order", "files", "columns", "distributed", "layouts", "sequences", "wording"},  # pure, or nearly
     {"forward", "rows", "probes", "progress", "pending", "share", "split", "agreement"},
-    {"coreset", "draws", "fingerprint", "pool", "binding"},
+    {"coreset", "draws", "fingerprint", "pool", "prefetching", "binding"},
     {"tables", "population", "snapshot", "weights"},
     {"superfluous", "classes"},
     {"selection", "reading", "arguments", "totals", "dataset"},

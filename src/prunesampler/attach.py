@@ -18,6 +18,7 @@ from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError, UnsupportedError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.plan import Plan
+from prunesampler.prefetching import Prefetched, followed_prefetcher, is_prefetcher
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
@@ -87,8 +88,8 @@ def attach(
 
     Args:
         loader: a map-style ``DataLoader`` with a plain batch sampler and one of torch's samplers or ours; attached
-            after a framework has prepared it and before its first pass. Or a shard pipeline, or a loader over one,
-            that :func:`prunesampler.shards.track` has made.
+            after a framework has prepared it and before its first pass; timm's prefetcher around one. Or a shard
+            pipeline, or a loader over one, that :func:`prunesampler.shards.track` has made.
         model: the module that the loop calls as ``model(x)``: the DDP or compiled wrapper, where there is one.
             None: logits come through ``loader.pruning.observe(logits)`` alone.
         keep: the fraction in (0, 1] or the number (int >= 2) of rows to keep, of those that the loader's sampler
@@ -245,6 +246,8 @@ def attach(
     loader_._row_listener = loader_.pruning = pruning
     if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
         cast(Any, loader).pruning = pruning
+    if is_prefetcher(loader):
+        loader_._row_listener, cast(Any, loader).__class__ = Prefetched(pruning), followed_prefetcher(type(loader))
     try:
         pruning.begin(given)
         _warn_of_length(pruning, replacement)
@@ -261,6 +264,8 @@ def _followed(loader: Any) -> DataLoader[Any]:
             "with dispatch_batches=True one process reads the batches of all, and their rows would not reach the "
             "others: give Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
         )
+    if is_prefetcher(loader):
+        loader = loader.loader
     # Prepared loaders, of Accelerate and of Ray Train, hold the one that works.
     for held in ("base_dataloader", "_dataloader"):
         loader = vars(loader).get(held, loader) if hasattr(loader, "__dict__") else loader

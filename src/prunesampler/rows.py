@@ -185,7 +185,8 @@ def check_map_style(loader: DataLoader[Any]) -> None:
     """
     if not isinstance(loader, DataLoader):
         raise UnsupportedError(
-            f"loader must be a torch.utils.data.DataLoader over a map-style dataset, got {type(loader).__name__}"
+            "loader must be a torch.utils.data.DataLoader over a map-style dataset, or a webdataset pipeline under "
+            f"prunesampler.shards.track(pipeline, index), got {type(loader).__name__}"
         )
     if isinstance(loader.dataset, IterableDataset):
         raise UnsupportedError(
