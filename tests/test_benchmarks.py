@@ -161,3 +161,14 @@ def test_the_tracker_beside_cross_entropy(tmp_path: Path) -> None:
     assert report_found["update"]["128 × 10"]["ScoreTracker, EL2N and forgetting"]["us_a_step"] > 0
     assert report_found["attach"]["attached"]["us_a_step"] > 0
     assert "| attached |" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_soak_counts_handles_and_threads(tmp_path: Path) -> None:
+    told = run("soak.py", "--smoke", "--out", tmp_path / "soak.json").stdout
+    report_found = json.loads((tmp_path / "soak.json").read_text())
+    for name, epochs in (("no workers", 36), ("a worker", 12), ("a persistent worker", 12)):
+        assert f"over {epochs} epochs" in told
+        assert report_found[name]["series"]["epochs"] == list(range(6, epochs + 1, 6))
+    for figure in ("file_handles", "threads"):  # after the first life; all others are for more epochs
+        assert len(set(report_found["no workers"]["series"][figure][1:])) == 1

@@ -26,6 +26,7 @@ from torch.utils.data import DistributedSampler, Subset
 
 import prunesampler as ps
 from prunesampler.files import write_columns
+from ranks import run_ranks
 from test_attach import EPOCHS, N, attach, make_loader
 from test_pruning import STEPS_SCORED, Run, finished
 from training import Journal, Leaky, Net, Trainer
@@ -328,6 +329,34 @@ def test_a_full_disk_can_fall_back_to_all_rows(tmp_path: Path) -> None:
         seen += steps
     assert len(seen) == 2 * STEPS_SCORED
     assert not list((tmp_path / "run").iterdir())
+
+
+def full_disk(rank: int, world_size: int, folder: str) -> dict[str, Any]:
+    """Rank 0 cannot write at the end of the scoring, and can at the beginning of the next epoch."""
+    model = DistributedDataParallel(Net())
+    sampler = DistributedSampler(range(N), num_replicas=world_size, rank=rank, seed=2)
+    loader = attach(make_loader(sampler=sampler, shuffle=None), model, save_dir=f"{folder}/{rank}")
+    trainer = Trainer(model, Journal())
+    message = ""
+    for epoch in range(EPOCHS + 1):
+        sampler.set_epoch(epoch)
+        with limited(5 if rank == 0 and epoch == EPOCHS - 1 else resource.RLIM_INFINITY):
+            try:
+                trainer.epoch(loader)
+            except ps.WriteError as error:
+                message = str(error)
+                trainer.journal.end_epoch()
+    kept = loader.pruning.coreset.rows.tolist()
+    return {"message": message, "epochs": trainer.journal.epochs[:-1], "kept": kept}
+
+
+def test_a_disk_of_rank_0_that_is_full_is_an_error_of_all_ranks_and_all_outlive_it(tmp_path: Path) -> None:
+    first, second = run_ranks(2, full_disk, str(tmp_path))
+    assert first["message"] == second["message"] == f"{tmp_path}/0/scores.parquet cannot be written: File too large"
+    assert first["kept"] == second["kept"] == sorted(first["epochs"][-1] + second["epochs"][-1])
+    check_files(tmp_path / "0")
+    assert set(contents(tmp_path / "0")) == set(KINDS)
+    assert not (tmp_path / "1").exists()
 
 
 # -- files and states of others, and datasets that changed -------------------------------------------------------
