@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,24 @@ def test_attach_changes_nothing_in_what_comes(urls: list[str], index: ShardIndex
             assert set(batch) == {"input_ids", "attention_mask", "labels"} | ({"__key__"} & set(batch))
     if seen and before:
         assert [type(batch) for _, batch in seen] == before
+
+
+@pytest.mark.parametrize("options", [{}, {"handler": wds.warn_and_stop}, {"select_files": lambda name: True}])
+def test_pruned_passes_seek_where_the_reading_is_plain(
+    urls: list[str], index: ShardIndex, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = wds.DataPipeline(wds.SimpleShardList(urls), wds.tarfile_to_samples(**options), wds.to_tuple("cls"))
+    for pipeline in (samples(urls, **options), staged):
+        dataset = track(pipeline, index)
+        dataset.prunable(0)
+        dataset.prune(Coreset([1, 20, 21], num_rows=N))
+        opened: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                tarfile, "open", lambda opened=opened, open=tarfile.open, **given: opened.append(given) or open(**given)
+            )
+            assert sorted(row for rows, _ in with_rows(dataset) for row in rows.tolist()) == [1, 20, 21]
+        assert bool(opened) == bool(options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, MismatchError, StateError, UnsupportedError
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.portions import Remainder, Slice, portion
+from prunesampler.shards.portions import Portion, Remainder, Slice, portion
+from prunesampler.shards.seeking import Seeker
 
 __all__ = ["Keep", "keep", "shard_and_row"]
 
@@ -24,8 +25,9 @@ class Keep:
     """The kept samples of tar shards, as two stages of a webdataset pipeline. Made by :func:`keep`.
 
     ``kept.shards`` takes the place of the node and worker splitters: it passes on only the shards that hold something
-    for this worker. ``kept`` itself stands behind the reading of the tars, before ``decode``. Without
-    ``kept.shards`` the pipeline's own splitters stay in force: then all shards are opened, and ranks are uneven.
+    for this worker. ``kept.samples`` takes the place of ``tarfile_to_samples`` and seeks over what is dropped; where
+    the tars are read otherwise, ``kept`` itself stands behind that, before ``decode``. Without ``kept.shards`` the
+    pipeline's own splitters stay in force: then all shards are opened, and ranks are uneven.
 
     One object may be in one pass at a time in each process. What it keeps lies in shared memory: a switch reaches
     worker processes, persistent ones too, at their next pass.
@@ -112,6 +114,36 @@ class Keep:
             elif not (idle := idle - 1):
                 raise StateError(f"none of the shards that are resampled holds a kept sample, as {item['url']}")
 
+    def samples(self, source: Iterable[Any]) -> Iterator[Any]:
+        """The stage that reads the tars: ``dict(url=…)`` in, samples with ``__key__`` and ``__url__`` out.
+
+        Raises:
+            OSError, MismatchError, CorruptFileError: a shard cannot be read, has changed, or is cut short.
+            StateError: a pass ended, and not all samples that fell to this worker had come.
+        """
+        import webdataset
+
+        self.begin()
+        return (sample for _, sample in self.read(source, webdataset.tarfile_to_samples()))
+
+    def read(self, source: Iterable[Any], stream: Callable[[Any], Iterable[Any]]) -> Iterator[tuple[int, Any]]:
+        """Rows and samples of shards, ``dict(url=…)``: read at their offsets where the index knows a local file.
+
+        Args:
+            stream: webdataset's stage, or stages, by which any other shard is read.
+        """
+        with closing(Seeker(self.index)) as seeker:
+            for item in source:
+                url, shard = item["url"], self.index.shard_number(item["url"])
+                if seeker.can_read(url, shard):
+                    yield from seeker.read(url, self._present.take(shard))
+                    continue
+                for sample in stream(iter([item])):
+                    shard, row = shard_and_row(sample, self.index)
+                    if self.takes(shard, row):
+                        yield row, sample
+        self.end()
+
     def __call__(self, source: Iterable[Any]) -> Iterator[Any]:
         """The stage behind the reading of the tars: samples with ``__key__`` and ``__url__`` in and out.
 
@@ -131,9 +163,7 @@ class Keep:
 
     def takes(self, shard: int, row: int) -> bool:
         """Whether a sample falls to this worker."""
-        if self._portion is None:
-            self._portion = self.portion(None)
-        return self._portion.takes(shard, row)
+        return self._present.takes(shard, row)
 
     def end(self) -> None:
         """A pass of this process has come to its end.
@@ -143,6 +173,12 @@ class Keep:
         """
         if self._portion is not None:
             self._portion.check()
+
+    @property
+    def _present(self) -> Portion:
+        if self._portion is None:
+            self._portion = self.portion(None)
+        return self._portion
 
     def portion(self, listed: list[int] | None) -> Portion:
         """What falls to this worker of this rank, of the shards that are listed; of all, and unsplit, for None.
@@ -171,53 +207,6 @@ class Keep:
         return Portion(self.index, bits, slices, sum(one.stop - one.start for one in slices))
 
 
-class Portion:
-    """What one worker is to deliver in one pass; memory for a shard is taken when its first sample comes."""
-
-    def __init__(self, index: ShardIndex, bits: npt.NDArray[np.uint8], slices: list[Slice], count: int | None) -> None:
-        self.slices = slices
-        self._index, self._bits, self._count, self._delivered = index, bits, count, 0
-        self._slices: dict[int, list[Slice]] = {}
-        for one in slices:
-            self._slices.setdefault(one.shard, []).append(one)
-        self._masks: dict[int, npt.NDArray[np.bool_]] = {}
-
-    def __contains__(self, shard: int) -> bool:
-        return shard in self._slices
-
-    def takes(self, shard: int, row: int) -> bool:
-        """Whether a sample falls to this worker."""
-        if shard not in self._slices:
-            return False
-        if shard not in self._masks:
-            self._masks[shard] = self._mask(shard)
-        taken = bool(self._masks[shard][row - int(self._index.first_rows[shard])])
-        self._delivered += taken
-        return taken
-
-    def _mask(self, shard: int) -> npt.NDArray[np.bool_]:
-        rows = self._index.rows_of(shard)
-        around = np.unpackbits(self._bits[rows.start // 8 : rows.stop // 8 + 1], bitorder="little")
-        kept = np.flatnonzero(around[rows.start % 8 :][: len(rows)])
-        mask = np.zeros(len(rows), dtype=bool)
-        for one in self._slices[shard]:
-            mask[kept[one.start : one.stop]] = True
-        return mask
-
-    def check(self) -> None:
-        """At the end of a pass.
-
-        Raises:
-            StateError: not all has come.
-        """
-        if self._count is not None and self._delivered != self._count:
-            raise StateError(
-                f"{self._count} kept samples fell to this worker and {self._delivered} came: shards were split once "
-                "more behind kept.shards (leave out split_by_node and split_by_worker, and give WebDataset "
-                "workersplitter=None), or a handler skipped some that could not be read"
-            )
-
-
 def keep(
     coreset: Coreset | None,
     index: ShardIndex,
@@ -229,10 +218,11 @@ def keep(
 ) -> Keep:
     """Stages that let only the kept samples through, before they are decoded, and open no shard without any.
 
-    In a pipeline of stages, and in the fluid form::
+    In a pipeline of stages, where what is dropped is not even read; and in the fluid form, where webdataset reads it
+    first::
 
         kept = prunesampler.shards.keep(coreset, index)
-        wds.DataPipeline(wds.SimpleShardList(urls), kept.shards, wds.tarfile_to_samples(), kept, wds.decode("pil"))
+        wds.DataPipeline(wds.SimpleShardList(urls), kept.shards, kept.samples, wds.decode("pil"))
         dataset = wds.WebDataset(urls, nodesplitter=kept.shards, workersplitter=None, empty_check=False)
         dataset.compose(kept).decode("pil")
 

@@ -7,7 +7,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Remainder", "Slice", "portion"]
+from prunesampler.columns import Int64s
+from prunesampler.errors import StateError
+from prunesampler.shards.index import ShardIndex
+
+__all__ = ["Portion", "Remainder", "Slice", "portion"]
 
 Remainder = Literal["pad", "drop", "exact"]
 
@@ -70,3 +74,59 @@ def portion(
             if low < high:
                 slices.append(Slice(int(shards[i]), low, high))
     return slices
+
+
+class Portion:
+    """What one worker is to deliver in one pass; memory for a shard is taken when its first sample comes."""
+
+    def __init__(self, index: ShardIndex, bits: npt.NDArray[np.uint8], slices: list[Slice], count: int | None) -> None:
+        self.slices = slices
+        self._index, self._bits, self._count, self._delivered = index, bits, count, 0
+        self._slices: dict[int, list[Slice]] = {}
+        for one in slices:
+            self._slices.setdefault(one.shard, []).append(one)
+        self._masks: dict[int, npt.NDArray[np.bool_]] = {}
+
+    def __contains__(self, shard: int) -> bool:
+        return shard in self._slices
+
+    def takes(self, shard: int, row: int) -> bool:
+        """Whether a sample falls to this worker, which counts it as delivered."""
+        if shard not in self._slices:
+            return False
+        taken = bool(self._mask(shard)[row - int(self._index.first_rows[shard])])
+        self._delivered += taken
+        return taken
+
+    def take(self, shard: int) -> Int64s:
+        """The rows of a shard that fall to this worker, ascending; they count as delivered."""
+        if shard not in self._slices:
+            return np.zeros(0, np.int64)
+        rows: Int64s = np.flatnonzero(self._mask(shard)) + self._index.first_rows[shard]
+        self._delivered += len(rows)
+        return rows
+
+    def _mask(self, shard: int) -> npt.NDArray[np.bool_]:
+        if shard in self._masks:
+            return self._masks[shard]
+        rows = self._index.rows_of(shard)
+        around = np.unpackbits(self._bits[rows.start // 8 : rows.stop // 8 + 1], bitorder="little")
+        kept = np.flatnonzero(around[rows.start % 8 :][: len(rows)])
+        mask = np.zeros(len(rows), dtype=bool)
+        for one in self._slices[shard]:
+            mask[kept[one.start : one.stop]] = True
+        self._masks[shard] = mask
+        return mask
+
+    def check(self) -> None:
+        """At the end of a pass.
+
+        Raises:
+            StateError: not all has come.
+        """
+        if self._count is not None and self._delivered != self._count:
+            raise StateError(
+                f"{self._count} kept samples fell to this worker and {self._delivered} came: shards were split once "
+                "more behind kept.shards (leave out split_by_node and split_by_worker, and give WebDataset "
+                "workersplitter=None), or a handler skipped some that could not be read"
+            )

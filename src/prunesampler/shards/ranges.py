@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,6 +119,19 @@ class RangeReader:
                     url = records[range_.shard].url
                     contents[at] = _files(url, locations, int(places[at]), data, range_.first)
         return contents
+
+    def samples(self, locations: Locations, places: Int64s) -> list[dict[str, Any]]:
+        """What :meth:`fetch` reads, as raw webdataset gives it: ``__key__``, ``__url__``, extension in lower case."""
+        samples = []
+        for place, contents in zip(places.tolist(), self.fetch(locations, places), strict=True):
+            sample: dict[str, Any] = {
+                "__key__": locations.keys[place].as_py(),
+                "__url__": self._index.shards[locations.shards[place]],
+            }
+            for file, content in zip(locations.files(place), contents, strict=True):
+                sample[locations.extensions[locations.codes[file]].lower()] = content
+            samples.append(sample)
+        return samples
 
     def _read_local(self, ranges: Sequence[Range]) -> list[bytes]:
         return [_pread(self._open(range_.shard), range_.first, range_.end) for range_ in ranges]

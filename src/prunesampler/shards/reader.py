@@ -131,16 +131,7 @@ class IndexedShards(Dataset[Any]):
             raise IndexError(f"rows must be in [0, {length}), got {wanted.tolist()!r:.200}")
         locations = self._locations
         places = locations.places(np.where(wanted < 0, wanted + length, wanted))
-        samples = []
-        for place, contents in zip(places.tolist(), self._reader.fetch(locations, places), strict=True):
-            sample = {
-                "__key__": locations.keys[place].as_py(),
-                "__url__": self.index.shards[locations.shards[place]],
-            }
-            for file, content in zip(locations.files(place), contents, strict=True):
-                sample[locations.extensions[locations.codes[file]].lower()] = content
-            samples.append(sample)
-        decoded = self._decoded(samples)
+        decoded = self._decoded(self._reader.samples(locations, places))
         return decoded if self._transform is None else list(map(self._transform, decoded))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -111,9 +111,24 @@ class TrackedPipeline(IterableDataset[Any]):
                 source = kept.shards(source)
                 stages = [stage for stage in stages if function_of(stage) not in _splitters()]
         source = self._named(source, kept)
-        for stage in stages:
-            source = self._named(carried(stage, source, self.invoke), kept)  # type: ignore[attr-defined]
+        while stages:
+            count = 0 if kept is None else _readers(stages)
+            if kept is not None and count:
+                source = self._read(source, kept, stages[:count])
+            else:
+                source = self._named(carried(stages[0], source, self.invoke), kept)  # type: ignore[attr-defined]
+            stages = stages[count or 1 :]
         return source
+
+    def _read(self, source: Iterable[Any], kept: Keep, stages: list[Any]) -> Iterator[RowBatch]:
+        """What is kept of shards, with its rows; ``stages`` are webdataset's, for those that cannot be sought in."""
+
+        def stream(items: Iterable[Any]) -> Iterable[Any]:
+            for stage in stages:
+                items = self.invoke(stage, items)  # type: ignore[attr-defined]
+            return items
+
+        return (RowBatch(np.asarray(row, np.int64), sample) for row, sample in kept.read(source, stream))
 
     def _named(self, source: Iterable[Any], kept: Keep | None) -> Iterator[Any]:
         """Samples get their rows where they come from the tars, and those that are not kept end here."""
@@ -209,6 +224,26 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
 
 def _is_shard(item: Any) -> bool:
     return isinstance(item, dict) and "url" in item and "__key__" not in item
+
+
+def _readers(stages: list[Any]) -> int:
+    """How many stages, from the first one on, read shards as webdataset does without options; 0 for none."""
+    import webdataset
+    from webdataset import filters, handlers, tariterators
+
+    harmless = None, False, handlers.reraise_exception, filters.reraise_exception
+
+    def plain(stage: Any) -> bool:
+        options = {**getattr(stage, "kw", {}), **({} if hasattr(stage, "f") else vars(stage))}
+        return all(value in harmless for value in options.values())
+
+    apart = [webdataset.cache.StreamingOpen, tariterators.tar_file_expander, tariterators.group_by_keys]
+    for known in ([tariterators.tarfile_samples], apart):
+        found = stages[: len(known)]
+        kinds = [function_of(stage) if hasattr(stage, "f") else type(stage) for stage in found]
+        if kinds == known and all(map(plain, found)):
+            return len(known)
+    return 0
 
 
 @cache
