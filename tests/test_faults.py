@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -138,6 +140,23 @@ def test_a_worker_that_is_killed_ends_the_pass_and_the_run_goes_on_from_its_chec
         resumed.restore(checkpoints[-1])
         assert list(resumed.steps()) == expected[len(checkpoints) :]
         assert finished(resumed) == finished(whole)
+
+
+def test_a_loader_that_is_dropped_ends_at_once_with_its_workers_and_its_hook() -> None:
+    """Not at the next garbage collection, where torch waits five seconds for each worker."""
+    model = Net()
+    gc.disable()
+    try:
+        loader = attach(make_loader(num_workers=1, persistent_workers=True), model)
+        for x, _ in loader:
+            model(x)
+        worker, end = multiprocessing.active_children()[0], weakref.ref(loader)
+        del loader
+        assert end() is None
+        assert not model._forward_hooks
+        assert not worker.is_alive()
+    finally:
+        gc.enable()
 
 
 def train_rank(rank: int, world_size: int, folder: str, fault: tuple[str, int] | None) -> None:

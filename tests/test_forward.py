@@ -99,6 +99,7 @@ def test_the_model_does_not_keep_its_listener_alive() -> None:
     gc.collect()
     model(torch.zeros(1, 2))
     assert heard == []
+    assert not model._forward_hooks
 
 
 def test_copies_and_pickles_of_the_model_are_deaf() -> None:

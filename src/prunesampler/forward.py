@@ -133,7 +133,7 @@ class ForwardHook:
 
     Args:
         module: the module that the training loop calls: the DDP or compiled wrapper, where there is one.
-        listener: told of forwards until it is garbage or the hook is removed.
+        listener: told of forwards until the hook is removed, which it is when the listener is garbage.
 
     >>> class Print:
     ...     def forwarded(self, inputs, output):
@@ -147,10 +147,10 @@ class ForwardHook:
     """
 
     def __init__(self, module: nn.Module, listener: ForwardListener) -> None:
-        self._listener = weakref.ref(listener)
+        self._handle = handle = module.register_forward_hook(self, with_kwargs=True)
+        self._listener = weakref.ref(listener, lambda _: handle.remove())
         self._module = weakref.ref(module)
         self._tell = torch.compiler.disable(self._tell_listener)
-        self._handle = module.register_forward_hook(self, with_kwargs=True)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """What the module calls after each forward."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast, get_args
@@ -70,7 +71,8 @@ class Pruning:
         target_fn: Callable[[Any], Any] | None,
         train_on_all: bool,
     ) -> None:
-        self._loader, self._plan, self._scoring = loader, plan, scoring
+        self._loader_ref = weakref.ref(loader)  # so that a loader, and its workers, end with the last name for it
+        self._plan, self._scoring = plan, scoring
         self._replacement, self._binder, self._rundir, self._group = replacement, binder, rundir, group
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
         self._fingerprint, self._train_on_all = fingerprint, train_on_all
@@ -87,6 +89,10 @@ class Pruning:
         self._weights: SampleWeights | None = None
         self._model = model
         self._hook = None if model is None else ForwardHook(model, self)
+
+    @property
+    def _loader(self) -> Any:
+        return self._loader_ref()
 
     # -- what a user reads and calls ---------------------------------------------------------------------------
 
@@ -217,7 +223,8 @@ class Pruning:
             self._hook.remove()
         self._binder.clear()
         self._use(self._replacement.base)
-        self._loader.__class__ = plain_class(self._loader)
+        if self._loader is not None:
+            self._loader.__class__ = plain_class(self._loader)
 
     # -- what the loader and the model report ------------------------------------------------------------------
 
