@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -91,18 +91,15 @@ class Run:
         self.trainer = Trainer(self.model, self.diary)
         self.ahead = ahead
 
-    def epoch(self, number: int, steps: int | None = None, skip: int = 0) -> None:
-        """One epoch, or its first ``steps`` only; the first ``skip`` batches are passed over."""
+    def epoch(self, number: int, skip: int = 0, after: Callable[[int], None] | None = None) -> None:
+        """One epoch but for its first ``skip`` batches; ``after(done)`` is called after each of the others."""
         self.sampler.set_epoch(number)
         self.model.train()
-        done = skip
         for at, batch in enumerate(lookahead(self.loader) if self.ahead else self.loader):
-            if at < skip:
-                continue
-            self.trainer.step(batch)
-            done += 1
-            if done == steps:
-                return
+            if at >= skip:
+                self.trainer.step(batch)
+                if after is not None:
+                    after(at + 1)
         self.diary.end_epoch()
 
     def found(self) -> dict[str, Any]:

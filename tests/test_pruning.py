@@ -214,7 +214,6 @@ def test_states_of_other_runs_are_refused() -> None:
     refuse("keys", {name: value for name, value in state.items() if name != "scoring"})
     refuse("keys", {**state, "extra": 1})
     refuse("keys", {})
-    refuse("world_size", {**state, "world_size": 2})
     for match, dataset in (("num_rows", Leaky(N + 1)), ("fingerprint", Leaky(N, seed=1))):
         other = attach(DataLoader(dataset, batch_size=BATCH), Net())
         with pytest.raises(ps.StateError, match=match):

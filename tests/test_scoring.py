@@ -125,7 +125,7 @@ def test_an_epoch_that_was_cut_off(
 
 def test_a_state_of_another_protocol_is_refused() -> None:
     with pytest.raises(StateError, match="rescore="):
-        make(tracked=False, rescore=lambda tracked: None).load_state_dict(make().state_dict(), batches_open=0)
+        make(tracked=False, rescore=lambda tracked: None).check_state(make().state_dict())
 
 
 def test_a_failure_is_told_at_the_end_of_the_epoch() -> None:

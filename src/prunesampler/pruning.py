@@ -34,14 +34,14 @@ from prunesampler.rows import RowLoader, plain_class, row_loader_class
 from prunesampler.rundir import RunDir
 from prunesampler.sampler import PrunedSampler
 from prunesampler.scoring import Scoring
-from prunesampler.snapshot import check_state, coreset_state, load_coreset
+from prunesampler.snapshot import check_moment, check_state, coreset_state, load_coreset
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
 from prunesampler.weights import SampleWeights
 
 __all__ = ["Pruning"]
 
-_VERSION = 3
+_VERSION = 4
 _log = logging.getLogger("prunesampler")
 
 Phase = Literal["scoring", "pruned", "scored", "detached"]
@@ -235,9 +235,13 @@ class Pruning:
         self._replacement.check_in_place(self._loader, self.sampler)
         if not torch.is_grad_enabled():
             return  # an evaluation
-        if self._phase == "scoring" and self._scoring.due and not self._owes_rest():
+        if self._phase == "scoring" and self._owes_rest:
+            self._scoring.check_start(skipped=True)
+        elif self._phase == "scoring" and self._scoring.due:
+            if hasattr(self._loader, "next_iter_state"):  # nothing but the state of a sampler that is replaced now
+                vars(self._loader)["next_iter_state"] = None
             with self._guard():
-                if self._scoring.progress.rows_open and self._group.world_size == 1:
+                if self._scoring.progress.rows_open:
                     self._end_epoch()
                 self._conclude()
         epoch = self._replacement.epoch
@@ -318,15 +322,11 @@ class Pruning:
             self._pass.closed = True
         return self._scoring.end_epoch(self._binder)
 
+    @property
     def _owes_rest(self) -> bool:
         """Whether a StatefulDataLoader has yet to hand out the rest of an epoch that was cut off."""
-        state = getattr(self._loader, "next_iter_state", None)
-        if not state:
-            return False
-        if state.get("_iterator_finished"):
-            vars(self._loader)["next_iter_state"] = None  # nothing but the state of a sampler that is replaced now
-            return False
-        return True
+        state = getattr(self._loader, "next_iter_state", None) or {"_iterator_finished": True}
+        return not state.get("_iterator_finished")
 
     def _conclude(self) -> None:
         """Select and write; on several ranks all come here together."""
@@ -430,7 +430,6 @@ class Pruning:
             "plan": self._plan.to_dict(),
             "num_rows": self._replacement.num_rows,
             "fingerprint": self._fingerprint,
-            "world_size": self._group.world_size,
             "phase": self._phase,
             "batches_open": self._scoring.progress.cut_off if open_pass is None else open_pass.trained,
             "scoring": self._scoring.state_dict() if self._phase == "scoring" else None,
@@ -442,22 +441,31 @@ class Pruning:
         return state
 
     def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True, base_resumes: bool = False) -> None:
-        """Go on where :meth:`state_dict` was taken; before the first pass.
+        """Go on where :meth:`state_dict` was taken; before the first pass, and on all ranks together.
+
+        Any number of ranks may go on. Give each the state that it saved itself, or all of them rank 0's. The rest of
+        a pruned epoch is split anew. A scoring epoch starts again where a rank lacks what it had scored of it.
 
         Args:
-            state: what :meth:`state_dict` returned in a run with the same arguments, dataset and, while scoring,
-                world size.
+            state: what :meth:`state_dict` returned in a run with the same arguments and dataset.
             mid_epoch: whether the next pass continues inside the epoch that was cut off. False where the loop or
                 its framework skips the batches that were trained itself.
             base_resumes: whether the loader's own sampler was set to where a scoring epoch was cut off.
 
         Raises:
-            StateError: the state is of another version, plan, dataset or world size, or damaged; the run is then as
-                before.
+            StateError: the state is of another version, plan or dataset, of another moment than that of other ranks,
+                or damaged; the run is then as before.
         """
-        self._check_state(state)
+        try:
+            self._check_state(state)
+        except StateError:
+            self._group.exchange(None)  # the others must not wait
+            raise
+        check_moment(state, self._group)
         if state["phase"] == "scoring":
             self._scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
+            if base_resumes:
+                self._scoring.check_start(skipped=True)
             self._replacement.go_to(self._scoring.progress.ended)
             self._use(self._replacement.base)
             self._phase, self.coreset = "scoring", None
@@ -486,9 +494,7 @@ class Pruning:
 
     def _check_state(self, state: dict[str, Any]) -> None:
         own = self.state_dict()
-        names = ["version", "plan", "num_rows"]
-        scoring = isinstance(state, dict) and state.get("phase") == "scoring"
-        check_state(state, set(own), {name: own[name] for name in [*names, *["world_size"] * scoring]})
+        check_state(state, set(own), {name: own[name] for name in ("version", "plan", "num_rows")})
         if not matches(state["fingerprint"], self._fingerprint):
             raise StateError(
                 f"the state was saved on a dataset with fingerprint {state['fingerprint']}, and this one has "
@@ -497,6 +503,8 @@ class Pruning:
         check_layout(state["batches_open"], int, "state['batches_open']")
         if state["phase"] not in get_args(Phase):
             raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
+        if state["phase"] == "scoring":
+            self._scoring.check_state(state["scoring"])
 
     def _position(self) -> dict[str, Any]:
         of = self._pass

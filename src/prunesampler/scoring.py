@@ -53,7 +53,7 @@ class Scoring:
         self.abandoned = False
         self._plan, self._rescore, self._group = plan, rescore, group
         self._keys, self._fingerprint = keys, fingerprint
-        self._agreed = False
+        self._agreed = self._starts_again = False
 
     @property
     def online(self) -> bool:
@@ -66,7 +66,12 @@ class Scoring:
         return self.progress.is_due if self._group.world_size == 1 else self._agreed
 
     def present(self, token: Token, logits: Callable[[], Tensor], *, real: int = sys.maxsize) -> None:
-        """One batch was trained on, whose first ``real`` rows count: the others only fill it up."""
+        """One batch was trained on, whose first ``real`` rows count: the others only fill it up.
+
+        Raises:
+            StateError: it comes after a restart from which the scores cannot go on; see :meth:`check_start`.
+        """
+        self.check_start(token.index > 0)
         if self.online and self.tracker is not None:
             values, rows, targets = logits(), token.rows, token.targets
             token.check_counts(values)
@@ -144,34 +149,71 @@ class Scoring:
     def state_dict(self) -> dict[str, Any]:
         """Counts and scores so far."""
         progress = self.progress
-        tracker = None if self.tracker is None else self.tracker.state_dict()
-        return {"rows": progress.rows, "rows_open": progress.rows_open, "ended": progress.ended, "tracker": tracker}
+        return {
+            "rank": self._group.rank,
+            "world_size": self._group.world_size,
+            "rows": progress.rows,
+            "rows_open": progress.rows_open,
+            "rows_per_pass": progress.rows_per_pass,
+            "ended": progress.ended,
+            "tracker": None if self.tracker is None else self.tracker.state_dict(),
+        }
+
+    def check_state(self, state: Any) -> None:
+        """Refuse a state that is damaged or holds scores of another protocol.
+
+        Raises:
+            StateError: it is, or does.
+        """
+        tracker = state.get("tracker") if isinstance(state, dict) else None
+        counts = dict.fromkeys(("rank", "world_size", "rows", "rows_open", "rows_per_pass", "ended"), int)
+        check_layout(state, {**counts, "tracker": None if tracker is None else type(tracker)}, "state['scoring']")
+        if (tracker is None) != (self.tracker is None):
+            raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
 
     def load_state_dict(self, state: dict[str, Any], *, batches_open: int) -> None:
         """Go on from there; on all ranks together.
 
-        Where a rank is given the state of another, as Accelerate does with rank 0's, its share of an epoch that was
-        cut off is lost, and that epoch starts again on all of them.
+        Where a rank lacks its share of an epoch that was cut off, that epoch starts again on all of them: it was
+        given the state of another rank, or there were more or fewer.
+
+        Args:
+            state: one that was checked.
+            batches_open: of that epoch, trained before.
 
         Raises:
-            StateError: the state is damaged, or holds scores of another protocol. Nothing has changed then.
+            StateError: the tracker's part is damaged. Nothing has changed then.
         """
-        tracker = state.get("tracker") if isinstance(state, dict) else None
-        lost = self._group.any(_is_anothers(tracker, self._group))
-        layout = {"rows": int, "rows_open": int, "ended": int, "tracker": None if tracker is None else type(tracker)}
-        check_layout(state, layout, "state['scoring']")
-        if (state["tracker"] is None) != (self.tracker is None):
-            raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
+        progress, group, tracker = self.progress, self._group, state["tracker"]
+        moved = state["world_size"] != group.world_size
+        anothers = moved or (state["rank"] != group.rank and tracker is not None)
+        again = group.any(anothers and state["rows_open"] > 0)
         if self.tracker is not None:
-            if lost:
-                state = {**state, "rows": state["rows"] - state["rows_open"], "rows_open": 0}
-                state["tracker"] = {**state["tracker"], "share": None}
-            self.tracker.load_state_dict(state["tracker"])
-        self.progress.rows, self.progress.rows_open = state["rows"], state["rows_open"]
-        self.progress.ended = state["ended"]
-        self.progress.cut_off = batches_open if self.progress.rows_open else 0
+            self.tracker.load_state_dict({**tracker, "share": None} if again else tracker)
+        self._starts_again = again
+        rows = state["rows"] - state["rows_open"] * again
+        if moved and progress.rows_per_pass and state["rows_per_pass"]:
+            rows = round(rows * progress.rows_per_pass / state["rows_per_pass"])
+        elif moved:
+            rows = rows * state["world_size"] // group.world_size
+        progress.rows, progress.rows_open = rows, 0 if again else state["rows_open"]
+        progress.ended = state["ended"]
+        progress.cut_off = batches_open if progress.rows_open else 0
+        self._agreed = group.world_size > 1 and not group.any(not progress.is_due)
 
+    def check_start(self, skipped: bool) -> None:
+        """Whether the first pass after a restart begins where it should.
 
-def _is_anothers(tracker: Any, group: Group) -> bool:
-    given = tracker if isinstance(tracker, dict) else {}
-    return given.get("share") is not None and given.get("rank") != group.rank
+        Args:
+            skipped: whether it leaves out batches that were trained before.
+
+        Raises:
+            StateError: it goes on inside an epoch whose scores so far are not all there.
+        """
+        if self._starts_again and skipped:
+            raise StateError(
+                "the run was saved inside a scoring epoch, by another rank or by another number of ranks, and what "
+                "this rank had scored of that epoch is not in the state: begin the epoch again, with all its batches, "
+                "or give each rank the state that it saved itself"
+            )
+        self._starts_again = False

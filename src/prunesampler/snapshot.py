@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from prunesampler.coreset import Coreset
+from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, StateError
 
-__all__ = ["check_state", "coreset_state", "load_coreset"]
+__all__ = ["check_moment", "check_state", "coreset_state", "load_coreset"]
 
 _PLAIN = ("num_rows", "fingerprint", "scores_digest", "selection")
 
@@ -37,6 +38,26 @@ def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None
     for name, value in expected.items():
         if state[name] != value:
             raise StateError(f"the state was saved with {name} = {state[name]!r}, and this run has {value!r}")
+
+
+def check_moment(state: Mapping[str, Any], group: Group) -> None:
+    """Refuse states that the ranks saved at different moments. A collective; all ranks raise together.
+
+    Args:
+        state: of this rank, checked. A rank that refused its own exchanges None instead.
+        group: the ranks of the run.
+
+    Raises:
+        StateError: another rank has refused its state, or was given an earlier or a later one.
+
+    >>> check_moment({"phase": "scoring", "scoring": {"ended": 2}, "sampler": None}, Group())
+    """
+    scoring = state["scoring"] or {}
+    moments = group.exchange({"phase": state["phase"], "ended": scoring.get("ended"), "sampler": state["sampler"]})
+    if None in moments:
+        raise StateError(f"rank {moments.index(None)} has refused its state")
+    if any(moment != moments[0] for moment in moments):
+        raise StateError(f"the ranks were given states of different moments: {moments}")
 
 
 def coreset_state(coreset: Coreset) -> dict[str, Any]:
