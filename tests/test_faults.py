@@ -491,6 +491,19 @@ def test_a_dataset_that_changed_is_refused(tmp_path: Path, change: str) -> None:
         attach(make_loader(after()), Net(), coreset=tmp_path / "coreset.parquet")
 
 
+def test_a_state_of_another_coreset_than_the_one_that_is_given_is_refused() -> None:
+    def given(rows: list[int]) -> Any:
+        return attach(make_loader(), Net(), coreset=ps.Coreset(rows, num_rows=N))
+
+    state = given([1, 5, 7]).pruning.state_dict()
+    given([1, 5, 7]).pruning.load_state_dict(state)
+    for foreign in (state, attach(make_loader(), Net()).pruning.state_dict()):
+        other = given([1, 5, 8])
+        with pytest.raises(ps.StateError, match="not saved on the coreset"):
+            other.pruning.load_state_dict(foreign)
+        assert other.pruning.coreset.rows.tolist() == [1, 5, 8]
+
+
 # -- clocks ----------------------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,7 @@ class Pruning:
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
         self._fingerprint, self._train_on_all = fingerprint, train_on_all
         self.coreset: Coreset | None = None
+        self._given: Coreset | None = None
         self.sampler: Sampler[int] = replacement.base
         self._phase: Phase = "scoring"
         self._origin: dict[str, Any] = {}  # where the pruned order began in this process
@@ -336,6 +337,7 @@ class Pruning:
 
     def begin(self, given: Coreset | None) -> None:
         """Start on a given coreset, or on what an earlier run left; otherwise with scoring."""
+        self._given = given
         if given is not None:
             self._scored_epochs = 0
             self._prune(given)
@@ -503,6 +505,8 @@ class Pruning:
         check_layout(state["batches_open"], int, "state['batches_open']")
         if state["phase"] not in get_args(Phase):
             raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
+        if self._given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != self._given):
+            raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
         if state["phase"] == "scoring":
             self._scoring.check_state(state["scoring"])
 
