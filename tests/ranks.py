@@ -26,15 +26,22 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
         return results(world_size, folder)
 
 
-def outlive(world_size: int, function: Callable[..., Any], *args: Any, timeout: float) -> list[Any]:
-    """The same where some ranks die, whose result is None; no collective waits longer than ``timeout`` seconds."""
+def outlive(
+    world_size: int, function: Callable[..., Any], *args: Any, dies: int, timeout: float, wait: float = 60
+) -> list[Any]:
+    """The results of the others where the rank ``dies`` does.
+
+    No collective waits longer than ``timeout`` seconds, and no rank is waited for longer than ``wait``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         context = start(world_size, folder, function, args, timeout=timeout, meet=False)
+        others = [process for rank, process in enumerate(context.processes) if rank != dies]
+        for process in others:
+            process.join(wait)
         for process in context.processes:
-            process.join(60)
-            if process.exitcode is None:
-                process.kill()
-        return results(world_size, folder)
+            process.kill()
+            process.join()
+        return [found for rank, found in enumerate(results(world_size, folder)) if rank != dies]
 
 
 def start(world_size: int, folder: str, function: Callable[..., Any], args: Any, **options: Any) -> Any:
