@@ -239,7 +239,7 @@ def write_parts(
     with atomic_write(path) as file, ExitStack() as stack:
         writer = None
         for part in parts:
-            part = part.replace_schema_metadata(seal({**metadata, "digest": digest}))
+            part = part.combine_chunks().replace_schema_metadata(seal({**metadata, "digest": digest}))
             if writer is None:
                 writer = stack.enter_context(_writer(file, part.schema))
             writer.write_table(part, row_group_size=ROW_GROUP)

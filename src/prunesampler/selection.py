@@ -19,7 +19,7 @@ from prunesampler.pool import Method, Pool
 from prunesampler.superfluous import THRESHOLD, check_threshold, superfluous
 from prunesampler.tables import ScoreTable
 
-__all__ = ["Method", "Selection", "resolve_keep", "select"]
+__all__ = ["Method", "Selection", "resolve_keep", "select", "tie_keys"]
 
 _Array = npt.NDArray[Any]
 _WITH_OFFSET = ("stratified", "window")
@@ -139,14 +139,15 @@ class Selection:
 
     def __call__(self, table: ScoreTable, *, eligible: npt.ArrayLike | None = None) -> Coreset:
         """Select from ``table``; see :func:`select`."""
+        self.check_columns(table)
         where = _where(table, eligible)
         budget = self.check(len(where))
-        score = self._scores(table)[where]
-        offset = None if budget is None else self._resolve_offset(budget / len(where))
+        score = self.scores(table)[where]
+        offset = None if budget is None else self.resolve_offset(budget / len(where))
         pool = Pool(
-            hardness=-score if table.directions.get(self.by) == "lower" else score,
-            key=hash64(mix(self.seed, _TIES), table.rows[where]),
-            labels=self._labels(table, where),
+            hardness=self.hardness(table)[where],
+            key=tie_keys(self.seed, table.rows[where]),
+            labels=None if table.labels is None else table.labels[where],
             method=self.method,
             offset=offset or 0,
             strata=self.strata,
@@ -179,7 +180,7 @@ class Selection:
                 **found,
                 "unscored": without,
                 "offset": offset,
-                "threshold": [float(finite.min()), float(finite.max())]
+                "threshold": [float(finite.min()) + 0.0, float(finite.max()) + 0.0]  # −0 is 0
                 if len(finite) and self.method != "random"
                 else None,
             },
@@ -198,22 +199,29 @@ class Selection:
         chosen.sort()
         return chosen
 
-    def _scores(self, table: ScoreTable) -> npt.NDArray[np.float32]:
-        if self.method == "random":
-            return np.zeros(len(table), np.float32)
-        if self.by not in table.directions:
-            raise ArgumentError("by", f"must be a score of the table, one of {list(table.directions)}", self.by)
-        return table.column(self.by)
+    def check_columns(self, table: Any) -> None:
+        """Refuse a table, or what says which columns it has, that lacks one that is read.
 
-    def _labels(self, table: ScoreTable, where: _Array) -> npt.NDArray[np.int32] | None:
-        if not self.class_balanced and self.min_per_class is None:
-            return None
-        if table.labels is None:
+        Raises:
+            ArgumentError: it has no such score, or no labels where they are needed.
+        """
+        if self.method != "random" and self.by not in table.directions:
+            raise ArgumentError("by", f"must be a score of the table, one of {list(table.directions)}", self.by)
+        if (self.class_balanced or self.min_per_class is not None) and table.labels is None:
             name = "class_balanced" if self.class_balanced else "min_per_class"
             raise ArgumentError(name, "needs a table with labels", getattr(self, name))
-        return table.labels[where]
 
-    def _resolve_offset(self, kept_share: float) -> float | None:
+    def scores(self, table: ScoreTable) -> npt.NDArray[np.float32]:
+        """(len(table),) what is selected by, NaN where a row has no score; zeros for ``"random"``."""
+        return np.zeros(len(table), np.float32) if self.method == "random" else table.column(self.by)
+
+    def hardness(self, table: ScoreTable) -> npt.NDArray[np.float32]:
+        """(len(table),) the same, the harder the higher."""
+        score = self.scores(table)
+        return -score if table.directions.get(self.by) == "lower" else score
+
+    def resolve_offset(self, kept_share: float) -> float | None:
+        """``offset``, or the default where such a share of the rows is kept; None for methods that have none."""
         if self.offset is not None or self.method not in _WITH_OFFSET:
             return self.offset
         return 0.01 if self.method == "window" else 0.4 * (1 - kept_share) ** 2
@@ -311,6 +319,11 @@ def select(
     coreset = selection(table, eligible=eligible)
     selection.warn(coreset.selection["eligible"], stacklevel=2)
     return coreset
+
+
+def tie_keys(seed: int, rows: _Array) -> npt.NDArray[np.uint64]:
+    """What decides between rows of equal scores, and draws rows at random: (R,) distinct numbers."""
+    return hash64(mix(seed, _TIES), rows)
 
 
 def _where(table: ScoreTable, eligible: npt.ArrayLike | None) -> _Array:
