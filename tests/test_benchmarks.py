@@ -172,3 +172,14 @@ def test_a_soak_counts_handles_and_threads(tmp_path: Path) -> None:
         assert report_found[name]["series"]["epochs"] == list(range(6, epochs + 1, 6))
     for figure in ("file_handles", "threads"):  # after the first life; all others are for more epochs
         assert len(set(report_found["no workers"]["series"][figure][1:])) == 1
+
+
+def test_the_arms_of_tar_shards_deliver_what_they_should(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    told = run("shards.py", "--smoke", "--out", tmp_path / "shards.json").stdout
+    report = json.loads((tmp_path / "shards.json").read_text())
+    assert not [arm for arm in [*report["epochs"], *report["http"]] if "error" in arm]
+    assert [arm["samples"] for arm in report["epochs"] if arm["arm"] == "IndexedShards"] == [75, 45, 15]
+    assert report["repack"]["samples"] == 150
+    assert "| HTTP: IndexedShards | 0.5 | " in told
+    assert run("shards.py", "--table", tmp_path / "shards.json").stdout == told
