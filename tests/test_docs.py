@@ -401,7 +401,13 @@ def by_lightning(names: Names) -> None:
     assert len(names["prune"].pruning.coreset) == 600
 
 
+def prepared(names: Names) -> None:
+    assert len(names["loader"].pruning.coreset) == 600
+    assert next(Path("checkpoint").glob("custom_checkpoint_0*")).stat().st_size > 0
+
+
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
+    ("accelerate.md", "The one line"): prepared,
     ("lightning.md", "The one line"): by_lightning,
     ("choosing.md", "How much"): chosen,
     ("when-not-to-prune.md", "The controls"): compared,

@@ -247,7 +247,8 @@ def attach(
     if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
         cast(Any, loader).pruning = pruning
     if is_prefetcher(loader):
-        loader_._row_listener, cast(Any, loader).__class__ = Prefetched(pruning), followed_prefetcher(type(loader))
+        loader_._row_listener = Prefetched(pruning)
+        cast(Any, loader).__class__ = followed_prefetcher(cast(Any, type(loader)))
     try:
         pruning.begin(given)
         _warn_of_length(pruning, replacement)

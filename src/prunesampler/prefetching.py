@@ -69,7 +69,7 @@ class _Follower:
     def __iter__(self) -> Iterator[Any]:
         batches = super().__iter__()  # type: ignore[misc]
         listener = self.loader._row_listener if isinstance(self.loader, RowLoader) else None
-        return listener.follow(batches) if isinstance(listener, Prefetched) else batches  # type: ignore[no-any-return]
+        return listener.follow(batches) if isinstance(listener, Prefetched) else batches
 
 
 @cache
