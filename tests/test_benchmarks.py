@@ -183,3 +183,12 @@ def test_the_arms_of_tar_shards_deliver_what_they_should(tmp_path: Path) -> None
     assert report["repack"]["samples"] == 150
     assert "| HTTP: IndexedShards | 0.5 | " in told
     assert run("shards.py", "--table", tmp_path / "shards.json").stdout == told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_merges_are_timed_and_their_bytes_counted(tmp_path: Path) -> None:
+    run("merge.py", "--smoke", "--out", tmp_path / "merge.json")
+    (found,) = json.loads((tmp_path / "merge.json").read_text())["merges"]
+    assert (found["rows"], found["ranks"]) == (1000, 2)
+    assert all(count > 4 for count in found["all_reduce of one column"]["bytes_a_row_sent_by_each_rank"])
+    assert len(found["merge"]["seconds"]) == 3
