@@ -74,6 +74,13 @@ def split_twice() -> None:
     attach(prepare_data_loader(plain(shuffle=False, sampler=sampler), num_processes=2, process_index=0))
 
 
+def uneven() -> None:
+    from accelerate.data_loader import prepare_data_loader
+
+    accelerator()
+    attach(prepare_data_loader(plain(), num_processes=2, process_index=0, even_batches=False))
+
+
 def timm_loader(**options: Any) -> None:
     from timm.data import create_loader
 
@@ -173,6 +180,13 @@ REFUSALS = [
         split_twice,
         Unsupported,
         "Accelerate splits them once more",
+    ),
+    Refusal(
+        "Accelerate: `even_batches` turned off in several processes",
+        ("accelerate",),
+        uneven,
+        Unsupported,
+        "processes have different numbers of batches",
     ),
     Refusal(
         "Lightning: a loader that keeps its own place",

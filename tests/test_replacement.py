@@ -141,3 +141,49 @@ def test_accelerates_seedable_sampler_is_a_random_one() -> None:
     sampler = replacement.sampler(Coreset([1, 4, 7], num_rows=10), seed=0, epoch_length="kept")
     sampler.set_epoch(5)  # as Accelerate's loader calls it
     assert sorted(sampler) == [1, 4, 7]
+
+
+@pytest.mark.parametrize(("pieces", "batches", "step"), [(False, 4, 6), (True, 7, 3)])
+def test_a_split_over_processes_is_seen_through(pieces: bool, batches: int, step: int) -> None:
+    accelerate = pytest.importorskip("accelerate.data_loader")
+    inner = BatchSampler(RandomSampler(range(N)), 3, drop_last=False)
+    processes = 3 if pieces else 2
+    shard = accelerate.BatchSamplerShard(inner, processes, 1, split_batches=pieces)
+    loader = DataLoader(range(N), batch_sampler=shard)  # type: ignore[arg-type]
+    replacement = Replacement.of(loader)
+    assert replacement.batch_sampler is inner
+    assert (replacement.batches(), replacement.rows_per_step) == (batches, step) == (len(loader), step)
+    assert replacement.rows_per_pass == sum(len(batch) for batch in loader)
+    sampler = inner.sampler = replacement.sampler(Coreset(range(9), num_rows=N), seed=0, epoch_length="kept")
+    replacement.check_in_place(loader, sampler)
+    assert len(list(loader)) == replacement.batches(9)
+    with pytest.raises(StateError, match="exchanged"):
+        replacement.check_in_place(loader, RandomSampler(range(N)))
+
+
+def test_processes_with_as_many_batches_alone_are_followed() -> None:
+    accelerate = pytest.importorskip("accelerate.data_loader")
+
+    def of(drop_last: bool) -> Replacement:
+        inner = BatchSampler(RandomSampler(range(N)), 3, drop_last)
+        shard = accelerate.BatchSamplerShard(inner, 2, 0, even_batches=False)
+        return Replacement.of(DataLoader(range(N), batch_sampler=shard))  # type: ignore[arg-type]
+
+    assert of(drop_last=True).batches() == 3
+    with pytest.raises(UnsupportedError, match="leave even_batches=True"):
+        of(drop_last=False)
+
+
+def test_the_epoch_is_the_frameworks() -> None:
+    class Counter:
+        iteration = 7
+
+    replacement = of(RandomSampler(range(N)))[1]
+    assert replacement.epoch is None
+    replacement.counter = counter = Counter()
+    assert replacement.epoch == 7
+    replacement.go_to(2)
+    assert counter.iteration == 2
+    sampler = DistributedSampler(range(N), num_replicas=2, rank=0)
+    sampler.set_epoch(4)
+    assert of(sampler)[1].epoch == 4

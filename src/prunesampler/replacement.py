@@ -69,6 +69,11 @@ class Replacement:
                 "pruning would break: use a plain torch.utils.data.BatchSampler, or score with with_rows() and "
                 "ScoreTracker and give your batch sampler the coreset's rows"
             )
+        if split.processes > 1 and not (split.even or split.drop_last):
+            raise UnsupportedError(
+                "with even_batches=False processes have different numbers of batches, and their scores could not be "
+                "merged without waiting for one another: leave even_batches=True, or give the loader drop_last=True"
+            )
         base: Any = batch_sampler.sampler
         rows = len(loader.dataset)  # type: ignore[arg-type]
         if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
