@@ -66,6 +66,21 @@ class Lit(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.4)
 
 
+class Manual(Lit):
+    """Steps by itself, two batches at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        if batch_idx % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 class Submodule(Lit):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
@@ -136,6 +151,27 @@ def test_scores_and_rows_are_right(options: dict[str, Any], given: dict[str, Any
         assert sorted(model.epochs[epoch]) == (list(range(N)) if epoch < EPOCHS else kept)
     times = 2 if options.get("val_check_interval") else 1
     assert model.validated == [epoch for epoch in range(EPOCHS + 3) for _ in range(times)]
+
+
+def test_manual_optimisation_is_followed() -> None:
+    model, prune = Manual(), callback()
+    trainer(prune).fit(model, loader())
+    assert prune.pruning is not None
+    check_scores(prune.pruning.table, model.journal, N)
+    assert set(coreset_of(prune).rows.tolist()) == hardest(model.journal, N, N // 2)
+    assert sorted(model.epochs[EPOCHS]) == coreset_of(prune).rows.tolist()
+
+
+def test_kept_length_makes_fewer_steps_than_lightning_estimates() -> None:
+    class Scheduled(Lit):
+        def configure_optimizers(self) -> Any:
+            self.estimated = self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    model, run = Scheduled(), trainer(callback(epoch_length="kept"))
+    run.fit(model, loader())
+    assert model.estimated == (EPOCHS + 3) * FULL
+    assert run.global_step == EPOCHS * FULL + 3 * HALF
 
 
 def test_full_length_makes_the_steps_that_lightning_estimates() -> None:

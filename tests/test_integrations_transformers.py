@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -190,6 +190,29 @@ def test_a_causal_language_model_has_a_score_for_each_sequence(by: str, tmp_path
     kept = set(np.argsort(-expected)[:14].tolist())
     assert set(run.pruning.coreset.rows.tolist()) == kept
     check_epochs(run, kept, pruned=3)
+
+
+@pytest.mark.parametrize("through_log", [False, True])
+def test_figures_are_logged(through_log: bool, tmp_path: Path) -> None:
+    class Reporter(transformers.TrainerCallback):
+        seen: ClassVar[list[dict[str, float]]] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+            self.seen.append(dict(logs))
+
+    run = Run(tmp_path)
+    if through_log:
+        run.callback.trainer = run.trainer
+        run.trainer.callback_handler.callbacks.insert(0, Reporter())
+    run.train()
+    logged = Reporter.seen if through_log else run.trainer.state.log_history
+    found = [one for one in logged if "prune/kept" in one]
+    assert [one["prune/kept"] for one in found] == [N, N, 14, 14, 14]
+    assert [one["epoch"] for one in found] == [1, 2, 3, 4, 5]
+    values = [run.record.journal.el2n(row) for row in range(N)]
+    for percent in (10, 50, 90):
+        assert found[1][f"prune/el2n_p{percent}"] == pytest.approx(np.percentile(values, percent), abs=1e-5)
+    assert "prune/el2n_p50" not in found[2]
 
 
 def test_max_steps_ends_where_it_says(tmp_path: Path) -> None:

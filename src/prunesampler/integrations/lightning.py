@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from prunesampler.attach import attach
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.integrations.figures import quantiles
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.sampler import PrunedSampler
@@ -26,7 +26,6 @@ except ImportError:  # the same library under its older name, whose Trainer take
 __all__ = ["PruningCallback"]
 
 _VERSION = 1
-_QUANTILES = (10, 50, 90)
 
 
 class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightning is not installed
@@ -116,7 +115,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         kept = len(self._loader.dataset) if coreset is None else len(coreset)
         pl_module.log("prune/kept", float(kept))
         if scoring and trainer.is_global_zero:
-            pl_module.log_dict(self._quantiles(pruning), rank_zero_only=True)
+            pl_module.log_dict(quantiles(pruning, self._options.get("by", "el2n")), rank_zero_only=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks, which all call it; rank 0 holds what the checkpoint gets."""
@@ -213,19 +212,6 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         if trainer.val_check_batch is not None and not isinstance(trainer.val_check_interval, int):
             trainer.val_check_batch = max(1, int(length * trainer.val_check_interval))
         loop.max_batches = length
-
-    def _quantiles(self, pruning: Pruning) -> dict[str, float]:
-        by = self._options.get("by", "el2n")
-        if pruning.table is not None:
-            values = pruning.table.scores.get(by)
-        elif pruning.tracker is not None and by in pruning.tracker.merged:
-            values = pruning.tracker.value(by).numpy()
-        else:
-            return {}
-        seen = np.empty(0) if values is None else values[~np.isnan(values)]
-        if not len(seen):
-            return {}
-        return {f"prune/{by}_p{q}": float(np.percentile(seen, q)) for q in _QUANTILES}
 
 
 def _swap(loader: DataLoader[Any], seed: int) -> PrunedSampler | None:

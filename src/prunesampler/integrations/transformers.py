@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from prunesampler.attach import attach
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.integrations.figures import quantiles
 from prunesampler.integrations.states import load_state, save_state
 from prunesampler.pruning import Pruning
 from prunesampler.sequences import sequence_scores
@@ -34,7 +35,11 @@ class PruningCallback(TrainerCallback):
 
     The Trainer fixes its number of steps and its learning rates before it begins, so a pruned epoch has as many
     steps as a full one and goes through the kept rows more often; for a shorter run ask it for fewer epochs or steps.
-    Checkpoints of the Trainer hold the state of the pruning, and ``resume_from_checkpoint`` goes on exactly.
+    Checkpoints of the Trainer hold the state of the pruning, and ``resume_from_checkpoint`` goes on exactly, in as
+    many processes as before while scoring.
+
+    At the end of each epoch ``state.log_history`` has ``prune/kept``, the rows that the epoch drew from, and while
+    scoring the deciles ``prune/<by>_p10``, ``_p50`` and ``_p90`` of the scores so far.
 
     Args:
         keep: the share or number of rows to keep, ``"auto"``, or None to score only; see
@@ -47,6 +52,7 @@ class PruningCallback(TrainerCallback):
 
     Attributes:
         pruning: the handle, a :class:`~prunesampler.Pruning`; None before training begins.
+        trainer: set it to the Trainer, and the figures go through its ``log``, to whatever it reports to.
 
     Raises:
         ArgumentError: attach has no such argument, or it is the callback's own affair.
@@ -74,6 +80,7 @@ class PruningCallback(TrainerCallback):
             if name not in known:
                 raise ArgumentError(name, f"must be an argument of attach, one of {known}", value)
         self.pruning: Pruning | None = None
+        self.trainer: Any = None
         self._checkpoint = checkpoint
         self._options = {"keep": keep, "score_epochs": score_epochs, **options}
 
@@ -109,8 +116,18 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         """Switch here, where scores are due: the Trainer numbers the next epoch before it is read."""
         self._stop_following()
-        if self.pruning is not None:
-            self.pruning.before_pass()
+        if self.pruning is None or self.pruning.phase == "detached":
+            return
+        scoring, coreset = self.pruning.phase == "scoring", self.pruning.coreset
+        self.pruning.before_pass()
+        drawn = len(kwargs["train_dataloader"].dataset) if coreset is None else len(coreset)
+        figures = {"prune/kept": float(drawn)}
+        if scoring:
+            figures |= quantiles(self.pruning, self._options.get("by", "el2n"))
+        if self.trainer is not None:
+            self.trainer.log(figures)
+        else:
+            state.log_history.append({**figures, "epoch": state.epoch, "step": state.global_step})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the state into the checkpoint."""
