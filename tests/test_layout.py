@@ -28,7 +28,7 @@ LEVELS = [
     {"blocks.selecting"},
     {"replacement", "streaming", "rescore", "scoring"},
     {"pruning"},
-    {"attach", "integrations.states"},
+    {"attach", "integrations.states", "integrations.figures"},
     {"integrations.transformers"},
     {"shards.names", "shards.store"},
     {"shards.urls", "shards.streams"},
