@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunesampler.errors import CorruptFileError
-from prunesampler.shards import build_index, ranges
+from prunesampler.shards import build_index, handles
 from prunesampler.shards.locations import Locations
 from prunesampler.shards.ranges import RangeReader, merged_ranges
 from shardfiles import write_shards
@@ -50,7 +50,7 @@ def test_neighbours_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return real(file, count, offset)
 
     real = os.pread
-    monkeypatch.setattr(ranges.os, "pread", pread)
+    monkeypatch.setattr(os, "pread", pread)
     reader = RangeReader(index, 2)
     reader.fetch(locations, np.array([52, 3, 1, 2, 40]))
     assert len(reads) == 3
@@ -59,7 +59,7 @@ def test_neighbours_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_shard_that_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build_index(write_shards(tmp_path, [3]), progress=False)
-    monkeypatch.setattr(ranges, "check_size", lambda *args: None)
+    monkeypatch.setattr(handles, "check_size", lambda *args: None)
     os.truncate(tmp_path / "000000.tar", 2000)
     with pytest.raises(CorruptFileError, match="is cut short"):
         RangeReader(index, 2).fetch(Locations(index), np.array([2]))

@@ -298,7 +298,7 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
 
     def fail(self: Any, data: bytes) -> None:
         written.append(len(data))
-        if len(written) == 6:
+        if len(written) == 4:
             raise OSError(28, "No space left on device")
         write(self, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -10,9 +11,11 @@ from prunesampler.columns import Int64s
 from prunesampler.errors import CorruptFileError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.locations import Locations
-from prunesampler.shards.packing import BLOCK, check_header
+from prunesampler.shards.packing import BLOCK, check_header, check_headers
 from prunesampler.shards.ranges import RangeReader
+from prunesampler.shards.scattering import ScatterReader
 from prunesampler.shards.sources import FileSource, StreamSource, open_source
+from prunesampler.shards.urls import local_path
 
 __all__ = ["Contents"]
 
@@ -30,6 +33,7 @@ class Contents:
     def __init__(self, index: ShardIndex, locations: Locations) -> None:
         self._index, self._locations = index, locations
         self._reader = RangeReader(index, _OPEN_FILES)
+        self._scatter = ScatterReader(index, _OPEN_FILES)
         self._open = ExitStack()
         self._streamed: tuple[int, FileSource | StreamSource] | None = None
 
@@ -38,28 +42,54 @@ class Contents:
 
     def __exit__(self, *error: object) -> None:
         self._reader.close()
+        self._scatter.close()
         self._open.close()
 
-    def of(self, places: Int64s) -> list[list[bytes]]:
-        """The contents of each sample's files, in the order of ``places``.
+    def put(self, places: Int64s, slots: list[memoryview]) -> None:
+        """Put the contents of samples where they are wanted.
 
         Args:
             places: (P,) positions in ``locations``; those in shards that are streamed ascend, from call to call too.
+            slots: for each file of each of them, in this order, as many bytes as it has.
 
         Raises:
             OSError: a shard cannot be read.
             MismatchError: a shard has changed since it was indexed.
             CorruptFileError: a shard is cut short or damaged.
         """
-        shards = self._locations.shards[places]
-        seekable = np.array([self._index.records[shard].seekable for shard in shards.tolist()], bool)
-        (direct,) = np.nonzero(seekable)
-        files: list[list[bytes]] = [[]] * len(places)
-        for at, contents in zip(direct.tolist(), self._reader.fetch(self._locations, places[direct]), strict=True):
-            files[at] = contents
-        for at in np.flatnonzero(~seekable).tolist():
-            files[at] = self._stream(int(shards[at]), int(places[at]))
-        return files
+        held = self._locations
+        starts, files = held.files_of(places)
+        numbers, inverse = np.unique(held.shards[places], return_inverse=True)
+        local = np.array([self._is_local(shard) for shard in numbers.tolist()])[inverse]
+        owners = np.repeat(np.arange(len(places)), np.diff(starts))
+        (direct,) = np.nonzero(local[owners])
+        self._put_local(places[owners[direct]], files[direct], [slots[file] for file in direct.tolist()])
+        others = np.flatnonzero(~local)
+        for sample, contents in zip(others.tolist(), self._apart(places[others]), strict=True):
+            for slot, content in zip(slots[starts[sample] : starts[sample + 1]], contents, strict=True):
+                slot[:] = content
+
+    def _is_local(self, shard: int) -> bool:
+        return self._index.records[shard].seekable and local_path(self._index.shards[shard]) is not None
+
+    def _put_local(self, places: Int64s, files: Int64s, slots: list[memoryview]) -> None:
+        held, shards = self._locations, self._locations.shards[places]
+        room = memoryview(bytearray(len(files) * BLOCK))
+        buffers = [[room[i * BLOCK : (i + 1) * BLOCK], slot] for i, slot in enumerate(slots)]
+        sizes = held.sizes[files]
+        self._scatter.fill(shards, held.offsets[files] - BLOCK, sizes + BLOCK, buffers)
+        blocks = np.frombuffer(room, np.uint8).reshape(-1, BLOCK)
+        check_headers(
+            [self._index.shards[shard] for shard in shards.tolist()], blocks, held.names(places, files), sizes
+        )
+
+    def _apart(self, places: Int64s) -> Iterator[list[bytes]]:
+        """Of what is no local tar, the contents of each sample's files."""
+        shards = self._locations.shards[places].tolist()
+        ranged = np.array([self._index.records[shard].seekable for shard in shards], bool)
+        fetched = iter(self._reader.fetch(self._locations, places[ranged]))
+        for shard, place, at_once in zip(shards, places.tolist(), ranged.tolist(), strict=True):
+            yield next(fetched) if at_once else self._stream(shard, place)
 
     def _stream(self, shard: int, place: int) -> list[bytes]:
         url = self._index.shards[shard]

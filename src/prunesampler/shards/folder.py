@@ -15,25 +15,56 @@ from prunesampler.shards.urls import local_path
 __all__ = ["Folder", "Written"]
 
 _BLOCK = 4 << 20
+_STEP = 1 << 20
 
 
 class Written:
-    """A file being written, and the CRC-32 of what was written to it.
+    """A file being written to, wherever it is.
 
     Attributes:
-        checksum: of all bytes so far.
-        size: how many.
+        size: bytes so far.
     """
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.checksum = self.size = 0
+        self.size = self._checksum = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append."""
-        self.checksum = zlib.crc32(data, self.checksum)
+        self._append(memoryview(data))
         self.size += len(data)
+
+    def holds(self, file: Any) -> bool:
+        """Whether a file has what was written: as many bytes, with the same CRC-32."""
+        size = checksum = 0
+        while block := file.read(_BLOCK):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
+        return (size, checksum) == (self.size, self._checksum)
+
+    def _append(self, data: memoryview) -> None:
         self._file.write(data)
+        self._checksum = zlib.crc32(data, self._checksum)
+
+
+class _LocalWritten(Written):
+    """A local file, unbuffered, of which every MiB is read back and compared at once."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self._back = bytearray(_STEP)
+        self._same = True
+
+    def holds(self, file: Any) -> bool:
+        return self._same and os.fstat(file.fileno()).st_size == self.size
+
+    def _append(self, data: memoryview) -> None:
+        file = self._file.fileno()
+        for start in range(0, len(data), _STEP):
+            rest = step = data[start : start + _STEP]
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            back = self._back if len(step) == _STEP else bytearray(len(step))
+            self._same &= os.preadv(file, [back], self.size + start) == len(step) and back == step
 
 
 class Folder:
@@ -81,9 +112,13 @@ class Folder:
         listed = self._system.ls(self._path, detail=True)
         return {entry["name"].rstrip("/").rpartition("/")[2]: int(entry.get("size") or 0) for entry in listed}
 
+    def modified(self, name: str) -> int:
+        """When a local file was written, in nanoseconds since 1970; −1 elsewhere."""
+        return os.stat(self._at(name)).st_mtime_ns if self._system is None else -1
+
     def read(self, name: str) -> bytes:
         """A small file."""
-        with self._open(name, "rb") as file:
+        with self._open(name) as file:
             content: bytes = file.read()
             return content
 
@@ -108,14 +143,14 @@ class Folder:
         part = f".{name}.part"
         self.remove(part)
         try:
-            with self._open(part, "xb" if self._system is None else "wb") as file:
-                written = Written(file)
+            with self._create(part) as file:
+                written = Written(file) if self._system is not None else _LocalWritten(file)
                 yield written
                 if self._system is None:
-                    file.flush()
                     os.fsync(file.fileno())
-            if self._checksum(part) != written.checksum:
-                raise CorruptFileError(f"{self.url}/{name} does not read back as it was written")
+            with self._open(part) as file:
+                if not written.holds(file):
+                    raise CorruptFileError(f"{self.url}/{name} does not read back as it was written")
             self._rename(part, name)
         except BaseException:
             self.remove(part)
@@ -144,15 +179,11 @@ class Folder:
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}" if self._system is not None else os.path.join(self._path, name)
 
-    def _open(self, name: str, mode: str) -> Any:
-        return open(self._at(name), mode) if self._system is None else self._system.open(self._at(name), mode)
+    def _create(self, name: str) -> Any:
+        return open(self._at(name), "xb+", 0) if self._system is None else self._system.open(self._at(name), "wb")
 
-    def _checksum(self, name: str) -> int:
-        checksum = 0
-        with self._open(name, "rb") as file:
-            while block := file.read(_BLOCK):
-                checksum = zlib.crc32(block, checksum)
-        return checksum
+    def _open(self, name: str) -> Any:
+        return open(self._at(name), "rb") if self._system is None else self._system.open(self._at(name), "rb")
 
     def _rename(self, part: str, name: str) -> None:
         if self._system is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prunesampler.columns import Int64s
 from prunesampler.errors import ArgumentError
@@ -65,6 +66,21 @@ class Locations:
             rule = "must be of the coreset: give the loader sampler=PrunedSampler(dataset, coreset=coreset)"
             raise ArgumentError("row", rule, int(rows[missing][0]))
         return places
+
+    def files_of(self, places: Int64s) -> tuple[Int64s, Int64s]:
+        """The files of several rows: where those of each begin, (P + 1,), and their numbers, (M,)."""
+        counts = self.starts[places + 1] - self.starts[places]
+        starts = np.append(0, np.cumsum(counts))
+        return starts, np.arange(starts[-1]) + np.repeat(self.starts[places] - starts[:-1], counts)
+
+    def names(self, places: Int64s, files: Int64s) -> pa.LargeStringArray:
+        """The names that files have in their tars, each with the place of its row."""
+        return self.named(self.keys.take(pa.array(places)), files)
+
+    def named(self, keys: pa.LargeStringArray, files: Int64s) -> pa.LargeStringArray:
+        """(M,) names of files, were these the keys of their rows."""
+        extensions = pa.array(self.extensions, pa.large_string()).take(pa.array(self.codes[files]))
+        return pc.binary_join_element_wise(keys, extensions, pa.scalar(".", pa.large_string()))
 
     def files(self, place: int) -> range:
         """The files of one of the rows held."""

@@ -5,18 +5,35 @@ from __future__ import annotations
 import tarfile
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from prunesampler.columns import Int64s
 from prunesampler.errors import MismatchError
 
-__all__ = ["BLOCK", "END", "check_header", "file_header", "header_sizes", "padded"]
+__all__ = [
+    "BLOCK",
+    "END",
+    "check_header",
+    "check_headers",
+    "file_header",
+    "file_headers",
+    "header_sizes",
+    "is_plain",
+    "padded",
+]
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
 """What an archive ends with."""
 
 _LONGEST_NAME = 100
-_LARGEST = 8**11  # sizes above are not octal
+_LARGEST = 8**11  # sizes from here on are not octal
+_NAME, _SIZE, _SUM = slice(0, _LONGEST_NAME), slice(124, 135), slice(148, 154)
+_POWERS = 8 ** np.arange(10, -1, -1)
+
+Blocks = npt.NDArray[np.uint8]
 
 
 def padded(sizes: Int64s) -> Int64s:
@@ -49,18 +66,63 @@ def file_header(name: str, size: int) -> bytes:
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, 0o444
         return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
-    block = bytearray(_TEMPLATE)
-    block[: len(encoded)] = encoded
-    block[124:135] = b"%011o" % size
-    block[148:155] = b"%06o\0" % sum(block)
-    return bytes(block)
+    return file_headers(pa.array([name], pa.large_string()), np.array([size])).tobytes()
 
 
-def _template() -> bytes:
+def is_plain(names: pa.LargeStringArray, sizes: Int64s) -> npt.NDArray[np.bool_]:
+    """Whether a header of 512 bytes says it all, in octal digits.
+
+    >>> is_plain(pa.array(["a", "a", "a" * 101], pa.large_string()), np.array([1, 8**11, 1]))
+    array([ True, False, False])
+    """
+    plain: npt.NDArray[np.bool_] = (pc.binary_length(names).to_numpy() <= _LONGEST_NAME) & (sizes < _LARGEST)
+    return plain
+
+
+def file_headers(names: pa.LargeStringArray, sizes: Int64s) -> Blocks:
+    """:func:`file_header` of M files that are plain, as (M, 512) uint8."""
+    headers = np.tile(_TEMPLATE, (len(names), 1))
+    headers[:, _NAME], headers[:, _SIZE] = _name_fields(names), _octal(sizes, 11)
+    headers[:, _SUM] = _octal(headers.sum(1, dtype=np.int64), 6)
+    headers[:, _SUM.stop] = 0
+    return headers
+
+
+def check_headers(urls: list[str], blocks: Blocks, names: pa.LargeStringArray, sizes: Int64s) -> None:
+    """:func:`check_header` of M files.
+
+    Args:
+        urls: M shards.
+        blocks: (M, 512) uint8, what stands before each file.
+        names, sizes: (M,) of the files that were indexed.
+    """
+    same = is_plain(names, sizes)
+    (plain,) = np.nonzero(same)
+    same[plain] &= (blocks[plain, _NAME] == _name_fields(names.filter(same))).all(1)
+    same[plain] &= (blocks[plain, _SIZE] == _octal(sizes[plain], 11)).all(1)
+    for i in np.flatnonzero(~same).tolist():  # or it is written in another way
+        check_header(urls[i], blocks[i].tobytes(), names[i].as_py(), int(sizes[i]))
+
+
+def _name_fields(names: pa.LargeStringArray) -> Blocks:
+    """(M, 100), of names of at most so many bytes."""
+    fields = pc.ascii_rpad(names, width=_LONGEST_NAME, padding="\0")
+    start = fields.offset * _LONGEST_NAME
+    return np.frombuffer(fields.buffers()[2] or b"", np.uint8)[start:][: len(names) * _LONGEST_NAME].reshape(
+        -1, _LONGEST_NAME
+    )
+
+
+def _octal(numbers: Int64s, digits: int) -> Blocks:
+    return (numbers[:, None] // _POWERS[-digits:] % 8 + ord("0")).astype(np.uint8)
+
+
+def _template() -> Blocks:
     info = tarfile.TarInfo("")
     info.mode = 0o444
-    block = info.tobuf(tarfile.GNU_FORMAT)
-    return block[:148] + b" " * 8 + block[156:]  # a checksum is taken with blanks in its own place
+    block = np.frombuffer(info.tobuf(tarfile.GNU_FORMAT), np.uint8).copy()
+    block[148:156] = ord(" ")  # a checksum is taken with blanks in its own place
+    return block
 
 
 _TEMPLATE = _template()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -12,10 +11,11 @@ import numpy as np
 
 from prunesampler.columns import Int64s
 from prunesampler.errors import CorruptFileError
+from prunesampler.shards.handles import Handles
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.locations import Locations
 from prunesampler.shards.packing import BLOCK, check_header
-from prunesampler.shards.parts import check_size, read_part
+from prunesampler.shards.parts import read_part
 from prunesampler.shards.urls import local_path
 
 __all__ = ["Range", "RangeReader", "merged_ranges"]
@@ -72,17 +72,11 @@ class RangeReader:
     """
 
     def __init__(self, index: ShardIndex, open_files: int) -> None:
-        self._index, self._limit = index, open_files
-        self._files: OrderedDict[int, int] = OrderedDict()
-        self._process = os.getpid()
-
-    def __del__(self) -> None:
-        self.close()
+        self._index, self._handles = index, Handles(index, open_files)
 
     def close(self) -> None:
         """Close all files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        self._handles.close()
 
     def fetch(self, locations: Locations, places: Int64s) -> list[list[bytes]]:
         """The files of some rows.
@@ -134,25 +128,7 @@ class RangeReader:
         return samples
 
     def _read_local(self, ranges: Sequence[Range]) -> list[bytes]:
-        return [_pread(self._open(range_.shard), range_.first, range_.end) for range_ in ranges]
-
-    def _open(self, number: int) -> int:
-        if self._process != os.getpid():  # the parent's are its own
-            self.close()
-            self._process = os.getpid()
-        file = self._files.get(number)
-        if file is not None:
-            self._files.move_to_end(number)
-            return file
-        while len(self._files) >= self._limit:
-            os.close(self._files.popitem(last=False)[1])
-        record = self._index.records[number]
-        path = local_path(record.url)
-        assert path is not None
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._files[number] = file
-        check_size(record, os.fstat(file).st_size)
-        return file
+        return [_pread(self._handles.of(range_.shard), range_.first, range_.end) for range_ in ranges]
 
     def _read_remote(self, ranges: Sequence[Range]) -> list[bytes]:
         records = self._index.records

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, CorruptFileError, StateError
 from prunesampler.files import write_columns
-from prunesampler.shards.contents import Contents
 from prunesampler.shards.folder import Folder
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.layout import Layout, shard_number, split_pattern
 from prunesampler.shards.matching import check_coreset
-from prunesampler.shards.packing import BLOCK, END, file_header
+from prunesampler.shards.pieces import pieces
+from prunesampler.shards.store import Shard
 from prunesampler.shards.urls import local_path
-from prunesampler.shards.verify import verified
+from prunesampler.shards.verify import planned, verified
 from prunesampler.version import __version__
 
 __all__ = ["repack"]
 
 _READ = 8 << 20
-_SAMPLES_READ = 1024
 _PLAN, _ROWS, _INDEX = "repack.json", "rows.parquet", "index.parquet"
 
 
@@ -44,14 +44,16 @@ def repack(
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    engine: Literal["local", "ray"] = "local",
 ) -> ShardIndex:
     """Copy kept samples into new shards: the files byte for byte, their headers without times and owners.
 
-    A shard is written under a hidden name, read back, and named when it is complete; ``index.parquet`` comes last. A
-    run that was interrupted is taken up by repeating it, and ends in the same bytes; only complete shards are kept.
-    Beside the shards lie ``index.parquet``, their index, with the old labels; ``rows.parquet``, which has for each
-    new ``row`` its ``source_row`` and, where the coreset has weights, its ``weight``; and ``repack.json``, what is
-    being written. Keys stay as they were, so scores are carried over by them.
+    A shard is written under a hidden name, and named when it is complete, on disk, and reads back as it was written;
+    ``index.parquet`` comes last. A run that was interrupted is taken up by repeating it, and ends in the same bytes;
+    only complete shards are kept, once their headers were read. Beside the shards lie ``index.parquet``, their index,
+    with the old labels; ``rows.parquet``, which has for each new ``row`` its ``source_row`` and, where the coreset has
+    weights, its ``weight``; and ``repack.json``, what is being written. Keys stay as they were, so scores are carried
+    over by them.
 
     Args:
         index: of the samples, or the path of one.
@@ -65,17 +67,20 @@ def repack(
         workers: shards written at once; by default one for each processor, 8 at most.
         overwrite: replace what another repack, or anything else, left under such names in that folder.
         progress: show a bar.
+        engine: ``"ray"`` writes each shard in a task of Ray Data, on whichever node; the shards and ``out`` must then
+            be found there, and ``workers`` and ``progress`` are not read.
 
     Returns:
         The index of the new shards.
 
     Raises:
-        ArgumentError: an argument breaks its rule; the folder is one that is read from.
+        ArgumentError: an argument breaks its rule; the folder is one that is read from; or with ``"ray"`` shards are
+            named by relative paths.
         StateError: the folder holds other shards, or an index, and ``overwrite`` is false; or another process is
             writing to it.
         MismatchError: the coreset belongs to other shards, or a shard has changed since it was indexed.
         CorruptFileError: a shard is cut short, or a new one does not hold what was written.
-        UnsupportedError: keys repeat; or a compressed shard was to be shuffled.
+        UnsupportedError: keys repeat; or a compressed shard was to be shuffled; or Ray is not installed.
         OSError: something cannot be read or written.
 
     >>> import io, tarfile, tempfile
@@ -91,6 +96,8 @@ def repack(
     ...     fresh, fresh.key(1), sorted(os.listdir(f"{folder}/out"))
     (ShardIndex(rows=2, shards=1), 'c', ['000000.tar', 'index.parquet', 'repack.json', 'rows.parquet'])
     """
+    if engine not in ("local", "ray"):
+        raise ArgumentError("engine", 'must be "local" or "ray"', engine)
     workers = _whole("workers", min(8, os.cpu_count() or 1) if workers is None else workers, 1)
     folder_url, name = split_pattern(os.fspath(out))
     maxsize, seed = _whole("maxsize", maxsize, 1), _whole("seed", seed)
@@ -100,12 +107,18 @@ def repack(
         coreset = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
         check_coreset(coreset, index)
     _check_apart(folder_url, [*index.shards, *([] if read is None else [os.fspath(read)])], out)
+    if engine == "ray":
+        _check_reach(index)
     layout = Layout(index, coreset, maxsize, shuffle, seed, rename)
     folder = Folder(folder_url)
     with folder.locked():
         done = _begin(folder, layout, name, overwrite)
-        _write_shards(folder, layout, name, [n for n in range(len(layout)) if n not in done], workers, progress)
-        return _finish(folder, layout, name, workers)
+        missing = [number for number in range(len(layout)) if number not in done]
+        if engine == "ray":
+            _write_on_ray(folder, layout, name, missing)
+        else:
+            _write_shards(folder, layout, name, missing, workers, progress)
+        return _finish(folder, layout, name, done, workers)
 
 
 def _whole(argument: str, value: Any, least: int | None = None) -> int:
@@ -123,6 +136,14 @@ def _check_apart(folder: str, read: list[str], out: str | os.PathLike[str]) -> N
         theirs = url.rpartition("/")[0] if other is None else os.path.dirname(os.path.realpath(other))
         if mine == theirs:
             raise ArgumentError("out", f"must be another folder than that of {url}, which is read", os.fspath(out))
+
+
+def _check_reach(index: ShardIndex) -> None:
+    """Refuse paths that other processes would look for elsewhere."""
+    for url in index.shards:
+        path = local_path(url)
+        if path is not None and not os.path.isabs(path):
+            raise ArgumentError("index", 'must name shards by absolute paths or URLs with engine="ray"', url)
 
 
 def _begin(folder: Folder, layout: Layout, name: str, overwrite: bool) -> set[int]:
@@ -182,47 +203,45 @@ def _write_shards(folder: Folder, layout: Layout, name: str, numbers: list[int],
             pool.shutdown(cancel_futures=True)
 
 
+def _write_on_ray(folder: Folder, layout: Layout, name: str, numbers: list[int]) -> None:
+    from prunesampler.integrations.ray import RayEngine
+
+    url = folder.url if folder.path is None else os.path.abspath(folder.path)
+    if numbers:
+        RayEngine().map(functools.partial(_write_alone, url, layout, name), numbers)
+
+
+def _write_alone(folder: str, layout: Layout, name: str, number: int) -> pa.Table:
+    from tqdm import tqdm
+
+    with tqdm(disable=True) as bar:
+        _write_shard(Folder(folder), layout, name, number, bar, threading.Event())
+    return pa.table({"number": [number]})
+
+
 def _write_shard(folder: Folder, layout: Layout, name: str, number: int, bar: Any, stopped: threading.Event) -> None:
-    extensions, codes, starts = layout.locations.extensions, layout.locations.codes, layout.locations.starts
-    first, end = layout.first[number : number + 2].tolist()
-    with Contents(layout.index, layout.locations) as contents, folder.writing(name.format(shard=number)) as file:
-        for here, there in _portions(layout, first, end):
+    with folder.writing(name.format(shard=number)) as file:
+        for piece in pieces(layout, number):
             if stopped.is_set():
                 raise InterruptedError("another shard failed")
-            parts: list[bytes] = []
-            keys = layout.keys[here:there].to_pylist()
-            places = layout.order[here:there]
-            for key, place, files in zip(keys, places.tolist(), contents.of(places), strict=True):
-                for code, content in zip(codes[starts[place] : starts[place + 1]].tolist(), files, strict=True):
-                    parts += [file_header(f"{key}.{extensions[code]}", len(content)), content]
-                    parts.append(bytes(-len(content) % BLOCK))
-            block = b"".join(parts)
-            file.write(block)
-            bar.update(len(block))
-        file.write(END)
-        bar.update(len(END))
+            file.write(piece)
+            bar.update(len(piece))
         if file.size != layout.sizes[number]:
             raise CorruptFileError(f"{name.format(shard=number)} has {file.size} bytes, not {layout.sizes[number]}")
 
 
-def _portions(layout: Layout, first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Samples that are read at once."""
-    ends = np.cumsum(layout.content_sizes[first:end])
-    here = first
-    while here < end:
-        before = int(ends[here - first - 1]) if here > first else 0
-        there = first + int(np.searchsorted(ends, before + _READ, "right"))
-        there = min(max(there, here + 1), here + _SAMPLES_READ, end)
-        yield here, there
-        here = there
-
-
-def _finish(folder: Folder, layout: Layout, name: str, workers: int) -> ShardIndex:
-    """Read the new shards as anybody would, compare them with what was planned, and write their index."""
+def _finish(folder: Folder, layout: Layout, name: str, done: set[int], workers: int) -> ShardIndex:
+    """Read the shards that an earlier run left, compare them with what was planned, and write the index."""
     before = "" if folder.url == "." else folder.url.rstrip("/") + "/"
     urls = [before + name.format(shard=number) for number in range(len(layout))]
+
+    def shard(number: int) -> tuple[Shard, pa.Table]:
+        if number in done:
+            return verified(layout, number, urls[number])
+        return planned(layout, number, urls[number], folder.modified(name.format(shard=number)))
+
     with ThreadPoolExecutor(workers, "prunesampler-repack") as pool:
-        found = list(pool.map(lambda number: verified(layout, number, urls[number]), range(len(layout))))
+        found = list(pool.map(shard, range(len(layout))))
     fresh = ShardIndex.from_tables([shard for shard, _ in found], [table for _, table in found])
     rows: dict[str, Any] = {"row": np.arange(len(fresh)), "source_row": layout.locations.rows[layout.order]}
     if layout.coreset is not None and layout.coreset.weights is not None:

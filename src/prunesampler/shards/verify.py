@@ -1,4 +1,4 @@
-"""Whether a new shard holds what it should."""
+"""What a new shard should hold, and whether it does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,37 @@ import pyarrow as pa
 from prunesampler.errors import CorruptFileError
 from prunesampler.shards.layout import Layout
 from prunesampler.shards.scan import scan_shard
-from prunesampler.shards.store import Shard
+from prunesampler.shards.store import SCHEMA, Shard, key_digest, row_digest
+from prunesampler.shards.stretches import Stretch
 
-__all__ = ["verified"]
+__all__ = ["planned", "verified"]
+
+
+def planned(layout: Layout, number: int, url: str, modified: int) -> tuple[Shard, pa.Table]:
+    """What scanning a new shard would give, but for the labels, which are those that its samples had.
+
+    Args:
+        layout: the plan.
+        number: of the new shard.
+        url: where it is.
+        modified: nanoseconds since 1970, −1 where unknown.
+    """
+    stretch = Stretch(layout, *layout.first[number : number + 2].tolist())
+    held = layout.locations
+    inside = {
+        "extension": pa.array(held.extensions, pa.string()).take(pa.array(held.codes[stretch.files])),
+        "offset": pa.array(stretch.offsets),
+        "size": pa.array(stretch.sizes),
+    }
+    members = pa.ListArray.from_arrays(
+        pa.array(stretch.starts, pa.int32()), pa.StructArray.from_arrays(list(inside.values()), list(inside))
+    )
+    keys = layout.keys[stretch.first : stretch.end]
+    labels = np.full(len(keys), -1) if layout.index.labels is None else layout.index.labels[held.rows[stretch.places]]
+    columns = [keys, members, pa.array(labels, pa.int32(), mask=labels < 0)]
+    table = pa.Table.from_arrays(columns, names=SCHEMA.names).cast(SCHEMA)
+    size = int(layout.sizes[number])
+    return Shard(url, len(table), size, modified, True, key_digest(table), row_digest(table)), table
 
 
 def verified(layout: Layout, number: int, url: str) -> tuple[Shard, pa.Table]:
@@ -22,28 +50,14 @@ def verified(layout: Layout, number: int, url: str) -> tuple[Shard, pa.Table]:
         url: where it is now.
 
     Returns:
-        The shard and its samples, with the labels that they had.
+        The shard and its samples.
 
     Raises:
         CorruptFileError: it does not hold the files that it should, in their order, with their sizes.
         OSError: it cannot be read.
     """
-    shard, table = scan_shard(url, None)
-    first, end = layout.first[number : number + 2].tolist()
-    held, order = layout.locations, layout.order[first:end]
-    files = np.concatenate([np.arange(held.starts[place], held.starts[place + 1]) for place in order])
-    members = pa.concat_arrays(table["members"].chunks)
-    extensions = pa.array(held.extensions, pa.string()).take(pa.array(held.codes[files]))
-    if not (
-        pa.concat_arrays(table["key"].chunks).equals(layout.keys[first:end].cast(pa.large_string()))
-        and np.array_equal(np.diff(members.offsets.to_numpy()), held.starts[order + 1] - held.starts[order])
-        and members.flatten().field("extension").equals(extensions)
-        and np.array_equal(members.flatten().field("size").to_numpy(), held.sizes[files])
-    ):
+    shard, found = scan_shard(url, None)
+    _, table = planned(layout, number, url, shard.modified)
+    if not found.drop_columns("label").equals(table.drop_columns("label")):
         raise CorruptFileError(f"{url} does not hold what was written to it")
-    labels = layout.index.labels
-    if labels is None:
-        return shard, table
-    kept = labels[held.rows[order]]
-    column = pa.array(kept, pa.int32(), mask=kept < 0)
-    return shard, table.set_column(table.schema.get_field_index("label"), "label", column)
+    return shard, table
