@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from prunesampler.coreset import Coreset
-from prunesampler.errors import ArgumentError, MismatchError, StateError, UnsupportedError
+from prunesampler.errors import ArgumentError, StateError
 from prunesampler.shards.index import ShardIndex
+from prunesampler.shards.matching import check_coreset, shard_and_row
 from prunesampler.shards.portions import Portion, Remainder, Slice, portion
 from prunesampler.shards.seeking import Seeker
 
-__all__ = ["Keep", "keep", "shard_and_row"]
+__all__ = ["Keep", "keep"]
 
 _PATIENCE = 1000
 
@@ -67,7 +68,7 @@ class Keep:
         if coreset is None:
             self._bits.fill_(255)
         else:
-            _check(coreset, self.index)
+            check_coreset(coreset, self.index)
             kept = np.zeros(len(self._bits) * 8, dtype=bool)
             kept[coreset.rows] = True
             counts = np.diff(np.searchsorted(coreset.rows, self.index.first_rows))
@@ -271,22 +272,6 @@ def keep(
     return kept
 
 
-def shard_and_row(sample: Any, index: ShardIndex) -> tuple[int, int]:
-    """Where a sample of a webdataset pipeline is in the index.
-
-    Raises:
-        UnsupportedError: it has lost its identity.
-        ArgumentError: it is not there.
-    """
-    if not isinstance(sample, dict) or "__key__" not in sample or "__url__" not in sample:
-        raise UnsupportedError(
-            "samples must have __key__ and __url__ here, as webdataset's tarfile_to_samples gives them: put this "
-            "stage right behind the reading of the tars"
-        )
-    shard = index.shard_number(sample["__url__"])
-    return shard, index.row(shard, sample["__key__"])
-
-
 def _worker_of(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int, int, int]:
     """Rank, number of ranks, worker and number of workers, of the process that asks."""
     from webdataset.utils import pytorch_worker_info  # an optional dependency
@@ -294,10 +279,3 @@ def _worker_of(rank: int | None = None, num_replicas: int | None = None) -> tupl
     found = pytorch_worker_info()
     ranks = found[:2] if rank is None or num_replicas is None else (rank, num_replicas)
     return int(ranks[0]), int(ranks[1]), int(found[2]), int(found[3])
-
-
-def _check(coreset: Coreset, index: ShardIndex) -> None:
-    if coreset.num_rows != len(index):
-        raise MismatchError(f"coreset is of {coreset.num_rows} rows, and the index has {len(index)}")
-    if coreset.fingerprint not in (None, index.fingerprint):
-        raise MismatchError(f"coreset is of dataset {coreset.fingerprint}, and the index has {index.fingerprint}")

@@ -1,13 +1,15 @@
-"""Whether a coreset and an index speak of the same samples."""
+"""Whether a coreset, or a sample of a stream, is of an index."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from prunesampler.coreset import Coreset
-from prunesampler.errors import MismatchError
+from prunesampler.errors import MismatchError, UnsupportedError
 from prunesampler.fingerprint import matches
 from prunesampler.shards.index import ShardIndex
 
-__all__ = ["check_coreset"]
+__all__ = ["check_coreset", "shard_and_row"]
 
 
 def check_coreset(coreset: Coreset, index: ShardIndex) -> None:
@@ -23,3 +25,19 @@ def check_coreset(coreset: Coreset, index: ShardIndex) -> None:
             f"the coreset belongs to a dataset with fingerprint {coreset.fingerprint}, the index has "
             f"{index.fingerprint}"
         )
+
+
+def shard_and_row(sample: Any, index: ShardIndex) -> tuple[int, int]:
+    """Where a sample of a webdataset pipeline is in the index.
+
+    Raises:
+        UnsupportedError: it has lost its identity.
+        ArgumentError: it is not there.
+    """
+    if not isinstance(sample, dict) or "__key__" not in sample or "__url__" not in sample:
+        raise UnsupportedError(
+            "samples must have __key__ and __url__ here, as webdataset's tarfile_to_samples gives them: put this "
+            "stage right behind the reading of the tars"
+        )
+    shard = index.shard_number(sample["__url__"])
+    return shard, index.row(shard, sample["__key__"])

@@ -17,7 +17,8 @@ from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.rows import RowBatch, RowSource, carrying_rows, row_loader_class
 from prunesampler.shards.carry import carried, function_of
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.keep import Keep, keep, shard_and_row
+from prunesampler.shards.keep import Keep, keep
+from prunesampler.shards.matching import shard_and_row
 
 __all__ = ["TrackedPipeline", "track"]
 
