@@ -27,6 +27,7 @@ LEVELS = [
     {"blocks.merging", "blocks.plan"},
     {"blocks.selecting"},
     {"replacement", "streaming", "rescore", "scoring"},
+    {"pruned"},
     {"pruning"},
     {"attach", "integrations.states", "integrations.figures"},
     {"integrations.transformers"},

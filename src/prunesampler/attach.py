@@ -19,6 +19,7 @@ from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarnin
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.plan import Plan
 from prunesampler.prefetching import Prefetched, followed_prefetcher, is_prefetcher
+from prunesampler.pruned import PrunedEpochs
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
@@ -232,6 +233,7 @@ def attach(
         model,
         plan,
         scoring=scoring,
+        pruned=PrunedEpochs(plan, replacement, model),
         replacement=replacement,
         binder=binder,
         rundir=rundir,

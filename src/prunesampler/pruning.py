@@ -29,15 +29,14 @@ from prunesampler.fingerprint import matches
 from prunesampler.forward import ForwardHook, find_logits, find_targets
 from prunesampler.layouts import check_layout
 from prunesampler.plan import Plan
+from prunesampler.pruned import PrunedEpochs
 from prunesampler.replacement import Replacement
 from prunesampler.rows import RowLoader, plain_class, row_loader_class
 from prunesampler.rundir import RunDir
-from prunesampler.sampler import PrunedSampler
 from prunesampler.scoring import Scoring
 from prunesampler.snapshot import check_moment, check_state, coreset_state, load_coreset
 from prunesampler.tables import Coreset, ScoreTable
 from prunesampler.tracker import ScoreTracker
-from prunesampler.weights import SampleWeights
 
 __all__ = ["Pruning"]
 
@@ -48,12 +47,7 @@ Phase = Literal["scoring", "pruned", "scored", "detached"]
 
 
 class Pruning:
-    """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand.
-
-    Attributes:
-        coreset: the kept rows; None until they are selected.
-        sampler: what orders the loader now: the loader's own sampler, then a :class:`PrunedSampler`.
-    """
+    """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand."""
 
     def __init__(
         self,
@@ -62,6 +56,7 @@ class Pruning:
         plan: Plan,
         *,
         scoring: Scoring,
+        pruned: PrunedEpochs,
         replacement: Replacement,
         binder: Binder,
         rundir: RunDir,
@@ -72,23 +67,18 @@ class Pruning:
         train_on_all: bool,
     ) -> None:
         self._loader_ref = weakref.ref(loader)  # so that a loader, and its workers, end with the last name for it
-        self._plan, self._scoring = plan, scoring
+        self._plan, self._scoring, self._pruned = plan, scoring, pruned
         self._replacement, self._binder, self._rundir, self._group = replacement, binder, rundir, group
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
         self._fingerprint, self._train_on_all = fingerprint, train_on_all
-        self.coreset: Coreset | None = None
         self._given: Coreset | None = None
-        self.sampler: Sampler[int] = replacement.base
         self._phase: Phase = "scoring"
-        self._origin: dict[str, Any] = {}  # where the pruned order began in this process
         self._scored_epochs = plan.score_epochs
         self._paused = self._base_resumes = False
         self._binder.following = scoring.online
         self._pass: Pass | None = None  # the one that was trained on last
         self._forwards_unfetched = 0
         self._skipped = 0  # batches of the next pass that its loader leaves out
-        self._weights: SampleWeights | None = None
-        self._model = model
         self._hook = None if model is None else ForwardHook(model, self)
 
     @property
@@ -101,6 +91,16 @@ class Pruning:
     def phase(self) -> Phase:
         """``"scoring"``, then ``"pruned"`` (or ``"scored"`` under ``keep=None``); ``"detached"`` at the end."""
         return self._phase
+
+    @property
+    def coreset(self) -> Coreset | None:
+        """The kept rows; None until they are selected."""
+        return self._pruned.coreset
+
+    @property
+    def sampler(self) -> Sampler[int]:
+        """What orders the loader now: its own sampler, then a :class:`PrunedSampler`."""
+        return self._pruned.sampler
 
     @property
     def tracker(self) -> ScoreTracker | None:
@@ -131,7 +131,7 @@ class Pruning:
         if now is None:
             raise StateError("a shard pipeline does not say how many batches one pass hands out: count a pass")
         full = min(epochs, self._scored_epochs)
-        later = now if epochs == full else self.batches_after
+        later = now if epochs == full else self._pruned.batches
         if later is None:
             raise StateError(
                 'how many rows keep="auto" leaves is known when they are selected: ask again then, or give attach '
@@ -223,7 +223,7 @@ class Pruning:
         if self._hook is not None:
             self._hook.remove()
         self._binder.clear()
-        self._use(self._replacement.base)
+        self._pruned.end()
         if self._loader is not None:
             self._loader.__class__ = plain_class(self._loader)
 
@@ -245,9 +245,8 @@ class Pruning:
                 if self._scoring.progress.rows_open:
                     self._end_epoch()
                 self._conclude()
-        epoch = self._replacement.epoch
-        if self._phase == "pruned" and epoch is not None:
-            cast(PrunedSampler, self.sampler).set_epoch(epoch)
+        if self._phase == "pruned":
+            self._pruned.before_pass()
 
     def started(self) -> Pass:
         """An iterator begins."""
@@ -260,7 +259,7 @@ class Pruning:
             return
         self._forwards_unfetched = 0
         if token.fetched == token.skipped and self._phase == "pruned":
-            token.position = cast(PrunedSampler, self.sampler).began
+            self._pruned.started(token)
         with self._guard():
             online = self._phase == "scoring" and self._scoring.online
             targets = self._find_targets(batch) if online else None
@@ -301,10 +300,8 @@ class Pruning:
         self._pass = token.of
         if self._phase == "scoring":
             self._scoring.present(token, logits, real=self._replacement.real_rows(token.index))
-        elif self._weights is not None and token.of.position is not None:
-            values = logits()
-            token.check_counts(values)
-            self._weights.apply(token.rows, values)
+        elif self._pruned.weighted and token.of.position is not None:
+            self._pruned.weight(token, logits())
         self._close(token.of)
 
     def _open_pass(self) -> Pass | None:
@@ -357,51 +354,25 @@ class Pruning:
             self._stop_scoring("scored")
             _log.info("scored %d rows%s", self._replacement.num_rows, self._written())
 
-    def _prune(self, coreset: Coreset, position: dict[str, Any] | None = None) -> None:
-        plan = self._plan
-        sampler = self._replacement.sampler(coreset, seed=plan.seed, epoch_length=plan.epoch_length)
-        if position is not None:
-            sampler.load_state_dict(position)
-        self.coreset = coreset
-        self._use(sampler)
-        self._origin = sampler.state_dict()
+    def _prune(self, coreset: Coreset) -> None:
+        self._pruned.begin(coreset)
         self._stop_scoring("pruned")
-        _log.info(
-            "training on %d of %d rows (%s)%s",
-            len(coreset),
-            self._replacement.num_eligible,
-            _how(coreset),
-            self._written(),
-        )
 
     def _stop_scoring(self, phase: Phase) -> None:
         self._phase = phase
-        self._weights = None
-        if phase == "pruned" and self.coreset is not None and self.coreset.weights is not None:
-            self._weights = SampleWeights(self.coreset, self._model)
-        self._binder.following = self._weights is not None
+        self._binder.following = self._pruned.weighted
+        if self.coreset is not None:
+            kept, eligible = len(self.coreset), self._replacement.num_eligible
+            _log.info("training on %d of %d rows (%s)%s", kept, eligible, _how(self.coreset), self._written())
 
     def _written(self) -> str:
         path = self._rundir.scores_path
         return "" if path is None else f", written to {path.parent}"
 
-    def _use(self, sampler: Sampler[int]) -> None:
-        self._replacement.batch_sampler.sampler = sampler
-        self.sampler = sampler
-
     @property
     def batches_after(self) -> int | None:
         """Batches of one pass once pruned, on this rank; None where that depends on scores to come."""
-        selection = self._plan.selection
-        if self.coreset is not None:
-            kept: int | None = len(self.coreset)
-        elif selection is None or self._plan.epoch_length == "full":
-            return self._replacement.batches()
-        else:
-            kept = selection.check(self._replacement.num_eligible)
-        if kept is None:
-            return None
-        return self._replacement.batches(self._replacement.draws_of(kept, self._plan.epoch_length))
+        return self._pruned.batches
 
     # -- failure -----------------------------------------------------------------------------------------------
 
@@ -439,7 +410,7 @@ class Pruning:
             "sampler": None,
         }
         if self._phase == "pruned":
-            state["sampler"] = self._position()
+            state["sampler"] = self._pruned.position(self._pass)
         return state
 
     def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True, base_resumes: bool = False) -> None:
@@ -469,24 +440,17 @@ class Pruning:
             if base_resumes:
                 self._scoring.check_start(skipped=True)
             self._replacement.go_to(self._scoring.progress.ended)
-            self._use(self._replacement.base)
-            self._phase, self.coreset = "scoring", None
+            self._pruned.end()
+            self._pruned.coreset, self._phase = None, "scoring"
             self._binder.following = self._scoring.online
             self._binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
-            try:
-                self._prune(load_coreset(state["coreset"]), state["sampler"] or {})
-            except ArgumentError as error:
-                raise StateError(f"state['coreset'] is of another dataset: {error}") from error
-            self._replacement.go_to(cast(PrunedSampler, self.sampler).state_dict()["epoch"])
-            if not mid_epoch:
-                sampler = cast(PrunedSampler, self.sampler)
-                _, position = sampler.began
-                self._binder.expect_skips(position // self._replacement.rows_per_step)
-                sampler.load_state_dict({**sampler.state_dict(), "position": 0})
-                self._origin = sampler.state_dict()
+            skips = self._pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch)
+            self._stop_scoring("pruned")
+            self._binder.expect_skips(skips)
         elif state["phase"] == "scored":
-            self.coreset = None
+            self._pruned.end()
+            self._pruned.coreset = None
             self._stop_scoring("scored")
         else:
             self.detach()
@@ -509,13 +473,6 @@ class Pruning:
             raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
         if state["phase"] == "scoring":
             self._scoring.check_state(state["scoring"])
-
-    def _position(self) -> dict[str, Any]:
-        of = self._pass
-        if of is None or of.position is None:
-            return self._origin
-        epoch, start = of.position
-        return {**self._origin, "epoch": epoch, "position": start + of.trained * self._replacement.rows_per_step}
 
 
 def _how(coreset: Coreset) -> str:
