@@ -16,7 +16,7 @@ from prunesampler.errors import RankError, UnsupportedError
 
 __all__ = ["Group"]
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20  # of larger parts gloo's reduce sends up to twice as much
 
 
 class Group:
@@ -163,8 +163,7 @@ class Group:
         if self.world_size == 1:
             return seen
         kind = torch.int8 if self.world_size < 128 else torch.int32
-        nobody = torch.tensor(self.world_size, dtype=kind)
-        lowest = torch.where(seen, torch.tensor(self.rank, dtype=kind), nobody)
+        lowest = torch.full_like(counts, self.world_size, dtype=kind).masked_fill_(seen, self.rank)
         return self._all_reduce_(lowest, dist.ReduceOp.MIN).eq(self.rank)
 
     def sum_(self, tensor: Tensor) -> Tensor:

@@ -88,21 +88,21 @@ class Totals:
     def _merge_columns(self, share: Share, group: Group) -> None:
         recorded = group.union(share.counts)
         seen = share.presentations.cpu()
-        owned = group.owners(seen)
+        others = ~group.owners(seen)
 
         def summed(mine: Tensor) -> Tensor:
-            return group.sum_(torch.where(owned, mine.cpu(), 0))
+            return group.sum_(mine.cpu().masked_fill(others, 0))
 
         presented = summed(seen)
         sums = {name: summed(share.sums[name]) for name in self._scores}
         counts = {}
         if share.packed is not None:
             self.followed = group.any(share.followed) or self.followed
-            self._merge_flags(share.packed.cpu(), owned, group)
+            self._merge_flags(share.packed.cpu(), others, group)
             events = summed(share.packed.cpu() >> 2)
         for name in recorded:
             mine = share.counts[name].cpu() if name in share.counts else torch.zeros_like(seen)
-            owned = group.owners(mine)
+            others = ~group.owners(mine)
             sums[name] = summed(share.sums[name] if name in share.counts else torch.zeros(len(seen)))
             counts[name] = summed(mine)
         if group.rank == 0:
@@ -117,9 +117,10 @@ class Totals:
             for name, total in sums.items():
                 self._add(name, total, counts.get(name, presented), counted=name in counts)
 
-    def _merge_flags(self, packed: Tensor, owned: Tensor, group: Group) -> None:
-        merged = group.max_(torch.where(owned, packed & 3, -1).to(torch.int8))
-        self.flags = torch.where(merged < 0, self.flags, merged).to(torch.uint8)  # type: ignore[arg-type]
+    def _merge_flags(self, packed: Tensor, others: Tensor, group: Group) -> None:
+        assert self.flags is not None
+        merged = group.max_(packed.to(torch.int8).bitwise_and_(3).masked_fill_(others, -1))
+        self.flags = torch.where(merged < 0, self.flags.to(torch.int8), merged).to(torch.uint8)
 
     def _add(self, name: str, total: Tensor, count: Tensor, *, counted: bool) -> None:
         if name not in self._sums:
