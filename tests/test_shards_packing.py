@@ -4,12 +4,13 @@ import io
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunesampler.errors import MismatchError
-from prunesampler.shards.packing import END, check_header, file_header, header_sizes, padded
+from prunesampler.shards.packing import END, check_header, check_headers, file_header, header_sizes, padded
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300).filter(
     lambda name: not name.endswith("/")
@@ -51,6 +52,20 @@ def test_headers_of_every_writer_are_known_again(name: str, format: int) -> None
 def test_another_header_is_refused(block: bytes) -> None:
     with pytest.raises(MismatchError, match=r"'a\.png' is not where it was"):
         check_header("a.tar", block, "a.png", 7)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1, 2, 3])
+def test_many_headers_are_checked_as_one_is(wrong: int | None) -> None:
+    files = [("a.png", 7), ("é" * 60 + ".png", 8), ("b.png", 8**11), ("c.png", 0)]
+    said = [(name, size + (place == wrong)) for place, (name, size) in enumerate(files)]
+    blocks = np.frombuffer(b"".join(file_header(*file)[-512:] for file in said), np.uint8).reshape(4, 512)
+    names, sizes = pa.array([name for name, _ in files], pa.large_string()), np.array([size for _, size in files])
+    urls = [f"{place}.tar" for place in range(4)]
+    if wrong is None or files[wrong][1] == 8**11:  # which is not compared
+        check_headers(urls, blocks, names, sizes)
+        return
+    with pytest.raises(MismatchError, match=rf"{wrong}\.tar has changed"):
+        check_headers(urls, blocks, names, sizes)
 
 
 def test_padding() -> None:

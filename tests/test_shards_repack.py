@@ -91,8 +91,9 @@ def test_the_same_samples_through_stage_reader_and_new_shards(
     assert contents(list(IndexedShards(fresh).__getitems__(range(len(fresh))))) == expected
     assert contents(IndexedShards(index, coreset).__getitems__(rows)) == expected
     stage = keep(coreset, index)
-    pipeline = webdataset.DataPipeline(webdataset.SimpleShardList(paths), webdataset.tarfile_to_samples(), stage)
-    assert contents(list(pipeline)) == [old[row] for row in KEPT]
+    for reading in ([webdataset.tarfile_to_samples(), stage], [stage.samples]):
+        pipeline = webdataset.DataPipeline(webdataset.SimpleShardList(paths), *reading)
+        assert contents(list(pipeline)) == [old[row] for row in KEPT]
     assert fresh.labels.tolist() == index.labels[rows].tolist()
     sizes = [os.path.getsize(path) for path in fresh.shards]
     assert all(size <= maxsize or len(fresh.rows_of(path)) == 1 for size, path in zip(sizes, fresh.shards, strict=True))

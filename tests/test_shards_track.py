@@ -295,6 +295,19 @@ def test_a_given_coreset_and_a_run_that_resumes(urls: list[str], index: ShardInd
     assert third.pruning.phase == "pruned"
 
 
+def test_an_epoch_that_was_cut_off_starts_again_and_steps_are_unknown(urls: list[str], index: ShardIndex) -> None:
+    coreset = Coreset(range(12), num_rows=N)
+    first: Any = attach(plain_loader(urls, index, 0), Net(), coreset=coreset)
+    with pytest.raises(StateError, match="does not say how many batches one pass hands out"):
+        first.pruning.total_steps(3)
+    passing = iter(first)
+    next(passing)
+    again: Any = attach(plain_loader(urls, index, 0), Net(), coreset=coreset)
+    again.pruning.load_state_dict(first.pruning.state_dict())
+    assert [len(labels) for _, labels in passing] == [5, 2]
+    assert [len(labels) for _, labels in again] == [5, 5, 2]
+
+
 def test_a_scoring_run_goes_on(urls: list[str], index: ShardIndex) -> None:
     model, journal = Net(), Journal()
     trainer = Trainer(model, journal)

@@ -14,7 +14,7 @@ from prunesampler.shards.stretches import Stretch
 
 __all__ = ["pieces"]
 
-_BYTES = 16 << 20
+_BYTES = 8 << 20
 _SAMPLES = 8192
 
 
