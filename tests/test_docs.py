@@ -7,6 +7,8 @@ import inspect
 import math
 import re
 import shlex
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -406,7 +408,14 @@ def prepared(names: Names) -> None:
     assert next(Path("checkpoint").glob("custom_checkpoint_0*")).stat().st_size > 0
 
 
+def on_one_rank(names: Names) -> None:
+    assert len(names["loader"].pruning.coreset) == 600
+    assert names["state"]["pruning"]["phase"] == "pruned"
+    assert not torch.distributed.is_initialized()
+
+
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
+    ("distributed.md", "The script"): on_one_rank,
     ("accelerate.md", "The one line"): prepared,
     ("lightning.md", "The one line"): by_lightning,
     ("choosing.md", "How much"): chosen,
@@ -447,6 +456,9 @@ def test_the_snippets_run_in_order(page: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     names: Names = {}
     torch.manual_seed(0)
+    if page == "distributed.md":
+        for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}.items():
+            monkeypatch.setenv(name, str(value))  # as torchrun does
     for title, blocks in sections(page):
         names.update(given(page, title))
         for language, code in blocks:
@@ -464,6 +476,21 @@ def test_the_snippets_run_in_order(page: str, tmp_path: Path, monkeypatch: pytes
                         assert command == "prunesampler"
                         assert cli.main(arguments) == 0, line
         CHECKS.get((page, title), lambda names: None)(names)
+
+
+def test_the_script_of_several_processes_runs_under_torchrun(tmp_path: Path) -> None:
+    code = [
+        "import torch",
+        "images = torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))",
+        "dataset = torch.utils.data.TensorDataset(images, images.flatten(1)[:, :10].argmax(1))",
+        "model, epochs = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), 3",
+    ]
+    code += [block for _, blocks in sections("distributed.md") for language, block in blocks if language == "python"]
+    (tmp_path / "train.py").write_text("\n".join(code))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=250).stdout
+    assert told.splitlines() == ["pruned 200"] * 2
+    assert len(prunesampler.Coreset.load(tmp_path / "runs/a/coreset.parquet")) == 200
 
 
 @pytest.mark.parametrize("title", ["Mixup in the loop", "CutMix in the loader", "Soft labels of a row's own"])
