@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
 import prunesampler as ps
-from frameworks import BATCH, OPTIONS, N, Pictures
+from loaders import Pictures
+from loops import BATCH, OPTIONS, N
 from training import Leaky, Net
 
 
@@ -144,8 +145,8 @@ def grouped() -> None:
 
     import transformers
 
-    from frameworks import Texts
     from prunesampler.integrations.transformers import PruningCallback
+    from trainers import Texts
 
     accelerator()
     settings = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "train_sampling_strategy": "group_by_length"}
