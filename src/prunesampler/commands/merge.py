@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prunesampler.commands.files import check_output
+from prunesampler.commands.options import Engine
 from prunesampler.inspection import score_names
+from prunesampler.integrations import ray as on_ray
 from prunesampler.merging import merge as merge_tables
 from prunesampler.tables import ScoreTable
 from prunesampler.wording import printable
@@ -20,11 +22,15 @@ def merge(
     scores: Annotated[list[Path], typer.Argument(help="Files of scores, one a run.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file of the averages.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
 ) -> None:
     """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
     check_output(out, scores, force)
-    table = merge_tables([ScoreTable.load(path) for path in scores])
-    table.save(out)
+    if engine is Engine.ray:
+        table: Any = on_ray.merge(scores, out)
+    else:
+        table = merge_tables([ScoreTable.load(path) for path in scores])
+        table.save(out)
     typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
     for name in score_names(table):
         protocol = table.protocols[name]

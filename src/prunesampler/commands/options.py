@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Literal
 
 from prunesampler.errors import ArgumentError
 
-__all__ = ["keep_option"]
+__all__ = ["Engine", "keep_option"]
+
+
+class Engine(str, Enum):
+    """Where a command does its work."""
+
+    local = "local"
+    ray = "ray"
 
 
 def keep_option(text: str) -> float | int | Literal["auto"]:

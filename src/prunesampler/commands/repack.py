@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from prunesampler.commands.options import Engine
 from prunesampler.errors import ArgumentError
 
 __all__ = ["byte_count", "repack"]
@@ -42,6 +43,7 @@ def repack(
     rename: Annotated[bool, typer.Option("--rename", help="Name samples by their old rows.")] = False,
     workers: Annotated[int | None, typer.Option(help="Shards written at once.", show_default="processors")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that are there.")] = False,
+    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
 ) -> None:
     """Copy the kept samples into new tar shards, with an index beside them; repeat it to go on where it stopped."""
     from prunesampler.shards.repack import repack as repack_shards
@@ -56,6 +58,7 @@ def repack(
         rename=rename,
         workers=workers,
         overwrite=overwrite,
+        engine=engine.value,
     )
     size = sum(shard.size for shard in fresh.records)
     typer.echo(f"{len(fresh):,} samples in {len(fresh.shards):,} shards, {size:,} bytes")

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.classes import survival_of
+from prunesampler.classes import Survival, survival_of
 from prunesampler.commands.files import check_output
-from prunesampler.commands.options import keep_option
+from prunesampler.commands.options import Engine, keep_option
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
+from prunesampler.integrations import ray as on_ray
 from prunesampler.selection import Selection
-from prunesampler.tables import Coreset, ScoreTable
+from prunesampler.tables import ScoreTable
 from prunesampler.wording import printable
 
 __all__ = ["select"]
@@ -37,18 +38,25 @@ def select(
     strata: Annotated[int, typer.Option(help="Number of strata.")] = 50,
     threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
 ) -> None:
     """Keep rows by their scores: a file of scores in, a coreset's file out."""
     given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
     given |= {"class_balanced": class_balanced, "unscored": unscored, "strata": strata, "threshold": threshold}
     selection = Selection(keep_option(keep), offset=None if offset is None else _offset(offset), **given)
     check_output(out, [scores], force)
-    table = ScoreTable.load(scores)
+    classes: list[Survival] = []
     with _said_in_a_line():
-        coreset = selection(table)
-        selection.warn(coreset.selection["eligible"])
-    coreset.save(out)
-    for line in _summary(coreset, table):
+        if engine is Engine.ray:
+            found = on_ray.select(scores, out, **selection.to_dict())
+        else:
+            table = ScoreTable.load(scores)
+            coreset = selection(table)
+            found = coreset.selection
+            selection.warn(found["eligible"])
+            coreset.save(out)
+            classes = [each for each in survival_of(coreset, table) or () if each.label is not None]
+    for line in _summary(found, classes):
         typer.echo(printable(line))
     typer.echo(f"written to {out}")
 
@@ -69,12 +77,11 @@ def _said_in_a_line() -> Iterator[None]:
         typer.echo(f"prunesampler: {warning.message}", err=True)
 
 
-def _summary(coreset: Coreset, table: ScoreTable) -> Iterator[str]:
-    found = coreset.selection
-    options, eligible = found["options"], found["eligible"]
-    how = f"all but {eligible - len(coreset):,} superfluous rows" if options["keep"] == "auto" else options["method"]
+def _summary(found: dict[str, Any], classes: list[Survival]) -> Iterator[str]:
+    options, eligible, kept = found["options"], found["eligible"], found["kept"]
+    how = f"all but {eligible - kept:,} superfluous rows" if options["keep"] == "auto" else options["method"]
     by = "" if options["method"] == "random" else f" by {options['by']}"
-    yield f"kept {len(coreset):,} of {eligible:,} rows ({len(coreset) / eligible:.1%}): {how}{by}"
+    yield f"kept {kept:,} of {eligible:,} rows ({kept / eligible:.1%}): {how}{by}"
     if options["keep"] == "auto":
         yield f"superfluous: learned, never forgotten, {options['by']} at most {options['threshold']:g} in both halves"
     elif offset := found["offset"]:
@@ -83,7 +90,6 @@ def _summary(coreset: Coreset, table: ScoreTable) -> Iterator[str]:
         yield f"{options['by']} of the kept rows: {threshold[0]:.4g} to {threshold[1]:.4g}"
     if found["unscored"]:
         yield f"kept without a score: {found['unscored']:,}"
-    classes = [each for each in survival_of(coreset, table) or () if each.label is not None]
     if classes:
         least, most = (extreme(classes, key=lambda each: each.share) for extreme in (min, max))
         yield (
