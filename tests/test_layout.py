@@ -26,6 +26,7 @@ LEVELS = [
     {"blocks.ranks", "blocks.cuts"},
     {"blocks.merging", "blocks.plan"},
     {"blocks.selecting"},
+    {"integrations.ray"},
     {"replacement", "streaming", "rescore", "scoring"},
     {"pruned"},
     {"pruning"},
