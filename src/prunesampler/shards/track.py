@@ -113,28 +113,34 @@ class TrackedPipeline(IterableDataset[Any]):
                 stages = [stage for stage in stages if function_of(stage) not in _splitters()]
         source = self._named(source, kept)
         while stages:
-            count = 0 if kept is None else _readers(stages)
-            if kept is not None and count:
-                source = self._read(source, kept, stages[:count])
-            else:
-                source = self._named(carried(stages[0], source, self.invoke), kept)  # type: ignore[attr-defined]
+            count = _readers(stages)
+            source = self._read(source, kept, stages[:count]) if count else self._next(source, kept, stages[0])
             stages = stages[count or 1 :]
         return source
 
-    def _read(self, source: Iterable[Any], kept: Keep, stages: list[Any]) -> Iterator[RowBatch]:
+    def _next(self, source: Iterator[Any], kept: Keep | None, stage: Any) -> Iterator[Any]:
+        return self._named(carried(stage, source, self.invoke), kept)  # type: ignore[attr-defined]
+
+    def _read(self, source: Iterator[Any], kept: Keep | None, stages: list[Any]) -> Iterator[Any]:
         """What is kept of shards, with its rows; ``stages`` are webdataset's, for those that cannot be sought in."""
 
-        def stream(items: Iterable[Any]) -> Iterable[Any]:
+        def stream(items: Iterator[Any]) -> Iterator[Any]:
             for stage in stages:
                 items = self.invoke(stage, items)  # type: ignore[attr-defined]
             return items
 
+        if kept is None:
+            return self._named(stream(source), None)
         return (RowBatch(np.asarray(row, np.int64), sample) for row, sample in kept.read(source, stream))
 
     def _named(self, source: Iterable[Any], kept: Keep | None) -> Iterator[Any]:
         """Samples get their rows where they come from the tars, and those that are not kept end here."""
         here = None
         for item in source:
+            if isinstance(item, RowBatch):  # so are all that follow
+                yield item
+                yield from source
+                return
             here = isinstance(item, dict) and "__key__" in item and "__url__" in item
             if here:
                 shard, row = shard_and_row(item, self._index)
