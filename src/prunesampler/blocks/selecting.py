@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prunesampler.blocks import plan as block
+import prunesampler.blocks.plan as block
 from prunesampler.blocks.cuts import Cuts, find_cuts
 from prunesampler.blocks.engine import Engine
 from prunesampler.blocks.merging import written

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+import prunesampler.integrations.ray as on_ray
 from prunesampler.commands.files import check_output
 from prunesampler.commands.options import Engine
 from prunesampler.inspection import score_names
-from prunesampler.integrations import ray as on_ray
 from prunesampler.merging import merge as merge_tables
 from prunesampler.tables import ScoreTable
 from prunesampler.wording import printable

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+import prunesampler.integrations.ray as on_ray
 from prunesampler.classes import Survival, survival_of
 from prunesampler.commands.files import check_output
 from prunesampler.commands.options import Engine, keep_option
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
-from prunesampler.integrations import ray as on_ray
 from prunesampler.selection import Selection
 from prunesampler.tables import ScoreTable
 from prunesampler.wording import printable

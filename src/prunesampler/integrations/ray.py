@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from prunesampler.blocks import merging, selecting
 from prunesampler.blocks.engine import Blocks, Function
+from prunesampler.blocks.merging import merge as merge_files
 from prunesampler.blocks.reading import Header
+from prunesampler.blocks.selecting import select as select_from_file
 from prunesampler.errors import PruneSamplerError, UnsupportedError
 from prunesampler.selection import Selection
 
@@ -38,7 +39,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         ArgumentError, MismatchError: as :func:`prunesampler.merge` does.
         CorruptFileError: a file is damaged.
     """
-    return merging.merge(RayEngine(), paths, out)
+    return merge_files(RayEngine(), paths, out)
 
 
 def select(
@@ -66,7 +67,7 @@ def select(
         PruneSamplerWarning: as :func:`prunesampler.select` does.
     """
     selection = Selection(keep, **options)  # type: ignore[arg-type]
-    found: dict[str, Any] = selecting.select(RayEngine(), path, out, selection).metadata["selection"]
+    found: dict[str, Any] = select_from_file(RayEngine(), path, out, selection).metadata["selection"]
     selection.warn(found["eligible"], stacklevel=2)
     return found
 
