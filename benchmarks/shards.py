@@ -278,7 +278,7 @@ def main() -> None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     report = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.argv]).replace(str(given.data), "DIR"),
         "machine": machine,
         "versions": versions,
         "images": given.images,
