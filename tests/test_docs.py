@@ -488,8 +488,9 @@ def test_the_script_of_several_processes_runs_under_torchrun(tmp_path: Path) -> 
     code += [block for _, blocks in sections("distributed.md") for language, block in blocks if language == "python"]
     (tmp_path / "train.py").write_text("\n".join(code))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=250).stdout
-    assert told.splitlines() == ["pruned 200"] * 2
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["pruned 200"] * 2
     assert len(prunesampler.Coreset.load(tmp_path / "runs/a/coreset.parquet")) == 200
 
 
@@ -541,12 +542,14 @@ def test_the_first_page_links_every_other() -> None:
 
 def test_every_argument_that_is_told_exists() -> None:
     from transformers import Trainer
+    from webdataset import WebDataset
 
     from prunesampler import shards
     from prunesampler.sequences import sequence_scores
 
     functions = (
         Trainer.train,
+        WebDataset.__init__,
         sequence_scores,
         shards.keep,
         prunesampler.attach,

@@ -35,9 +35,8 @@ def test_deciles_of_what_was_merged_and_then_of_the_table() -> None:
 
 
 def test_rows_without_a_score_are_left_out() -> None:
-    loader: Any = DataLoader(Leaky(N), batch_size=4)
-    loader = ps.attach(loader, Net(), keep=0.5, score_epochs=1, epoch_length="full")
-    model = loader.pruning._model
+    model, loader = Net(), DataLoader(Leaky(N), batch_size=4)
+    loader = ps.attach(loader, model, keep=0.5, score_epochs=1, epoch_length="full")
     for number, (x, _) in enumerate(loader):
         output = model(x)
         if number == 2:

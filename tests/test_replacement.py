@@ -174,6 +174,16 @@ def test_processes_with_as_many_batches_alone_are_followed() -> None:
         of(drop_last=False)
 
 
+def test_batches_of_one_process_are_whole_in_whatever_order_they_come() -> None:
+    _, replacement = of(RandomSampler(range(N)))
+    assert {replacement.real_rows(batch) for batch in range(7)} == {3}
+    accelerate = pytest.importorskip("accelerate.data_loader")
+    shard = accelerate.BatchSamplerShard(BatchSampler(RandomSampler(range(N)), 3, False), 2, 0)
+    assert Replacement.of(DataLoader(range(N), batch_sampler=shard)).real_rows(0) == 3  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="in_order=True"):
+        Replacement.of(DataLoader(range(N), batch_sampler=shard, num_workers=1, in_order=False))  # type: ignore[arg-type]
+
+
 def test_the_epoch_is_the_frameworks() -> None:
     class Counter:
         iteration = 7

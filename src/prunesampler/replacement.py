@@ -74,6 +74,11 @@ class Replacement:
                 "with even_batches=False processes have different numbers of batches, and their scores could not be "
                 "merged without waiting for one another: leave even_batches=True, or give the loader drop_last=True"
             )
+        if split.processes > 1 and not getattr(loader, "in_order", True):
+            raise UnsupportedError(
+                "with in_order=False a batch that is filled up, as processes have equal numbers of batches, cannot be "
+                "told from the others: give the loader in_order=True"
+            )
         base: Any = batch_sampler.sampler
         rows = len(loader.dataset)  # type: ignore[arg-type]
         if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
@@ -131,6 +136,8 @@ class Replacement:
 
     def real_rows(self, batch: int) -> int:
         """Rows of this rank's batch, numbered in its pass, that do not only fill it up; they come first."""
+        if self.split.processes == 1:  # nothing is filled up, and batches may come in any order
+            return self.split.batch_size
         return self.split.real(self._local(self.draws), batch)
 
     @property
