@@ -188,7 +188,11 @@ def plot(results: Results, out: Path) -> None:
     from matplotlib import pyplot
 
     budgets = [budget for budget in ("epochs", "steps") if any(key[2] == budget and key[1] < 1 for key in results)]
-    figure, panels = pyplot.subplots(1, len(budgets), figsize=(6.4 * len(budgets), 4.8), sharey=True, squeeze=False)
+    figure, panels = pyplot.subplots(
+        1, len(budgets), figsize=(5.2 * len(budgets) + 2.4, 4.8), sharey=True, squeeze=False
+    )
+    colours = {name: "black" if name == "full" else f"C{place}" for place, name in enumerate(NAMES)}
+    shown = {}
     for panel, budget in zip(panels[0], budgets, strict=True):
         lines: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
         for (name, *_), of in results.items():
@@ -198,12 +202,14 @@ def plot(results: Results, out: Path) -> None:
                 lines[name].append((statistics.mean(map(cost, of)), statistics.mean(shares), deviation))
         for name in (name for name in NAMES if name in lines):
             costs, means, deviations = zip(*sorted(lines[name]), strict=True)
-            style = {"color": "black", "linewidth": 2} if name == "full" else {"linewidth": 1}
-            panel.errorbar(costs, means, deviations, label=NAMES[name], marker="o", markersize=4, capsize=2, **style)
+            style = {"color": colours[name], "linewidth": 2 if name == "full" else 1}
+            shown[name] = panel.errorbar(costs, means, deviations, marker="o", markersize=4, capsize=2, **style)
         panel.set(xlabel="total cost, full run = 1 (scoring included)", title=f"equal {budget}")
         panel.grid(alpha=0.3)
     panels[0][0].set(ylabel="test accuracy, %")
-    panels[0][-1].legend(fontsize=8)
+    arms = [name for name in NAMES if name in shown]
+    handles, labels = [shown[name] for name in arms], [NAMES[name] for name in arms]
+    panels[0][-1].legend(handles, labels, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     for suffix in ("png", "svg"):
         figure.savefig(out / f"accuracy.{suffix}", dpi=120, metadata={"Date": None} if suffix == "svg" else None)
