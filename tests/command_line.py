@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import prunesampler
+from prunesampler.cli import main
 from prunesampler.tables import ScoreTable
 
 ONLINE = {"kind": "online", "epochs": 5, "reduction": "mean", "runs": 1}
+
+
+def assert_refused(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
+    """Exit code 2, and one line on stderr that holds ``message``."""
+    assert main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("prunesampler: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
 
 
 def run_module(*args: str) -> subprocess.CompletedProcess[str]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import tarfile
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import webdataset
 
 from pictures import pictures, png
+
+LEFT_OPEN = [  # webdataset leaves the files that it read for the garbage collector to close
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def samples(count: int, first: int = 0, **files: Any) -> list[dict[str, Any]]:
@@ -27,14 +34,22 @@ def write_shards(
     folder: Path, per_shard: Sequence[int], first_shard: int = 0, first_key: int = 0, **options: Any
 ) -> list[str]:
     """Shards ``000000.tar`` and on, with so many samples each. Returns their paths."""
+    first_keys = itertools.accumulate(per_shard, initial=first_key)
+    made = itertools.chain.from_iterable(map(samples, per_shard, first_keys))
+    return write_split(folder, made, per_shard, first_shard, **options)
+
+
+def write_split(
+    folder: Path, samples: Iterable[dict[str, Any]], per_shard: Sequence[int], first_shard: int = 0, **options: Any
+) -> list[str]:
+    """Given samples, so many in each of the shards ``000000.tar`` and on. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    left, paths = iter(samples), []
     for number, count in enumerate(per_shard, first_shard):
         paths.append(str(folder / f"{number:06d}.tar"))
         with webdataset.TarWriter(paths[-1], **options) as writer:
-            for sample in samples(count, first_key):
+            for sample in itertools.islice(left, count):
                 writer.write(sample)
-        first_key += count
     return paths
 
 

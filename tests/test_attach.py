@@ -870,3 +870,15 @@ def test_accelerate_prepares_then_attach() -> None:
     assert attached is loader
     trainer = Trainer(model, Journal())
     run(loader, trainer)
+
+
+@pytest.mark.parametrize("coreset", [None, ps.Coreset([3, 5], num_rows=N)])
+def test_a_loader_that_is_never_read_is_noticed(coreset: Any) -> None:
+    model = Net()
+    attach(loader := make_loader(), model, coreset=coreset)
+    inputs = torch.stack([x for x, _ in make_loader()][0:1])[0]
+    for _ in range(64):
+        model(inputs)
+    with pytest.raises(ps.BindingError, match="hands out no batches: call attach after the framework"):
+        model(inputs)
+    loader.pruning.detach()

@@ -177,18 +177,6 @@ def test_forwards_before_the_first_batch_are_warm_up() -> None:
     assert Binder().match((torch.zeros(2, 3),)) is None
 
 
-@pytest.mark.parametrize("following", [True, False])
-def test_a_loader_that_is_never_iterated_is_noticed(following: bool) -> None:
-    binder, other = Binder(), Binder(forwards="matching")
-    binder.following = other.following = following
-    for _ in range(64):
-        assert binder.match((torch.zeros(2, 3),)) is None
-    with pytest.raises(BindingError, match="call attach after it"):
-        binder.match((torch.zeros(2, 3),))
-    for _ in range(100):
-        assert other.match((torch.zeros(2, 3),)) is None
-
-
 def test_counting_alone_needs_no_values() -> None:
     loop = Loop()
     loop.binder.following = False

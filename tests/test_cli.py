@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import prunesampler
+from command_line import assert_refused
 from prunesampler.cli import main
 from prunesampler.version import __version__
 
@@ -33,12 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_misuse_is_one_line_and_writes_nothing(
     args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(args) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, args, message)
     assert list(here.iterdir()) == []
 
 

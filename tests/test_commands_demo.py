@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import assert_refused
 from pictures import write_parquet
 from prunesampler.cli import main
 from prunesampler.tables import Coreset, ScoreTable
@@ -81,12 +82,7 @@ def test_the_demo_on_a_little_of_the_real_cifar10(here: Path, capsys: pytest.Cap
 def test_misuse_is_one_line_and_writes_nothing(
     args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(args) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, args, message)
     assert list(here.iterdir()) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from command_line import ONLINE, run_module, score_table
+from command_line import ONLINE, assert_refused, run_module, score_table
 from prunesampler.agreement import overlap, spearman
 from prunesampler.cli import main
 from prunesampler.selection import select
@@ -159,12 +159,7 @@ def test_misuse_is_one_line(args: list[str], message: str, capsys: pytest.Captur
     score_table().save("scores")
     Coreset([1], num_rows=2).save("coreset")
     Path("text").write_text("row,el2n\n0,0.5\n")
-    assert main(["diff", *args]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, ["diff", *args], message)
 
 
 def test_as_a_process(here: Path) -> None:

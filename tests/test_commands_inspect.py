@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from command_line import assert_refused
 from prunesampler.cli import main
 from prunesampler.selection import select
 from prunesampler.tables import Coreset, ScoreTable
@@ -109,10 +110,5 @@ def test_misuse_is_one_line_and_writes_nothing(
     args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(here.iterdir())
-    assert main(["inspect", *args]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, ["inspect", *args], message)
     assert sorted(here.iterdir()) == before

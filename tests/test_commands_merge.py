@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from command_line import ONLINE, run_module, score_table
+from command_line import ONLINE, assert_refused, run_module, score_table
 from prunesampler.cli import main
 from prunesampler.merging import merge
 from prunesampler.tables import Coreset, ScoreTable
@@ -72,12 +72,7 @@ def test_misuse_is_one_line_and_writes_nothing(
     score_table(5, rows=100).save("other")
     score_table(5, protocols={"el2n": {**ONLINE, "kind": "rescored"}}).save("rescored")
     before = {path.name: path.read_bytes() for path in here.iterdir()}
-    assert main(["merge", *args]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, ["merge", *args], message)
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 

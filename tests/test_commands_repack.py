@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import run_module
+from command_line import assert_refused, run_module
 from prunesampler.cli import main
 from prunesampler.commands.repack import byte_count
 from prunesampler.errors import ArgumentError
@@ -66,12 +66,7 @@ def test_misuse_is_one_line_and_writes_nothing(
     Path("full").mkdir()
     Path("full/3.tar").touch()
     before = {path: path.is_file() and path.read_bytes() for path in here.rglob("*")}
-    assert main(args) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, args, message)
     assert {path: path.is_file() and path.read_bytes() for path in here.rglob("*")} == before
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from command_line import assert_refused
 from pictures import write_parquet
 from prunesampler.cli import main
 from prunesampler.selection import select
@@ -73,12 +74,7 @@ def test_misuse_is_one_line_and_writes_nothing(
     args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in here.iterdir()}
-    assert main(["report", "-o", "report.html", *args]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, ["report", "-o", "report.html", *args], message)
     assert {path: path.read_bytes() for path in here.iterdir()} == before
 
 

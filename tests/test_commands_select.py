@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import run_module, score_table
+from command_line import assert_refused, run_module, score_table
 from prunesampler.cli import main
 from prunesampler.selection import select
 from prunesampler.tables import Coreset, ScoreTable
@@ -151,12 +151,7 @@ def test_misuse_is_one_line_and_writes_nothing(
     Path("cut").write_bytes(Path("scores.parquet").read_bytes()[:-100])
     Coreset([1], num_rows=2).save("coreset")
     before = {path.name: path.read_bytes() for path in here.iterdir()}
-    assert main(["select", *args]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("prunesampler: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert_refused(capsys, ["select", *args], message)
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 

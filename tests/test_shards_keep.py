@@ -24,29 +24,17 @@ from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.keep import Keep, keep
 from prunesampler.shards.portions import Slice
+from shardfiles import LEFT_OPEN, write_split
 
-# webdataset leaves the files that it read for the garbage collector to close.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*LEFT_OPEN, pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")]
 SIZES = [7, 5, 9, 4, 8]
 N = sum(SIZES)
 
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("shards")
-    found, row = [], 0
-    for number, size in enumerate(SIZES):
-        path = str(folder / f"{number:03d}.tar")
-        with wds.TarWriter(path) as writer:
-            for _ in range(size):
-                writer.write({"__key__": f"s{row}", "json": {"row": row}, "cls": row % 3})
-                row += 1
-        found.append(path)
-    return found
+    samples = ({"__key__": f"s{row}", "json": {"row": row}, "cls": row % 3} for row in range(N))
+    return write_split(tmp_path_factory.mktemp("shards"), samples, SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,9 @@ from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, 
 from prunesampler.fingerprint import fingerprint
 from prunesampler.shards import IndexedShards, ShardIndex, build_index
 from prunesampler.tables import Coreset
-from shardfiles import delivered, write_shards, write_tar
+from shardfiles import LEFT_OPEN, delivered, write_shards, write_tar
 
-# webdataset leaves the closing of its files to the garbage collector
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = LEFT_OPEN
 
 COUNTS = [7, 1, 5, 9]
 ROWS = sum(COUNTS)

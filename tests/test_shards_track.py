@@ -25,14 +25,10 @@ from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.track import track
 from ranks import run_ranks
+from shardfiles import LEFT_OPEN, write_split
 from training import Journal, Leaky, Net, Trainer, check_scores, hardest
 
-# webdataset leaves the files that it read for the garbage collector to close.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*LEFT_OPEN, pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")]
 SIZES = [9, 12, 7, 12]
 N = sum(SIZES)
 DATA = Leaky(N)
@@ -40,17 +36,11 @@ DATA = Leaky(N)
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("shards")
-    found, row = [], 0
-    for number, size in enumerate(SIZES):
-        path = str(folder / f"{number:03d}.tar")
-        with wds.TarWriter(path) as writer:
-            for _ in range(size):
-                x, y = DATA[row]
-                writer.write({"__key__": f"s{row}", "x.bin": x.numpy().tobytes(), "cls": int(y)})
-                row += 1
-        found.append(path)
-    return found
+    samples = (
+        {"__key__": f"s{row}", "x.bin": x.numpy().tobytes(), "cls": int(y)}
+        for row, (x, y) in enumerate(map(DATA.__getitem__, range(N)))
+    )
+    return write_split(tmp_path_factory.mktemp("shards"), samples, SIZES)
 
 
 @pytest.fixture(scope="module")

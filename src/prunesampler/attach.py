@@ -228,12 +228,13 @@ def attach(
         keys=keys,
         fingerprint=fingerprint,
     )
+    pruned = PrunedEpochs(plan, replacement, model)
     pruning = Pruning(
         loader_,
         model,
         plan,
         scoring=scoring,
-        pruned=PrunedEpochs(plan, replacement, model),
+        pruned=pruned,
         replacement=replacement,
         binder=binder,
         rundir=rundir,
@@ -253,7 +254,8 @@ def attach(
         cast(Any, loader).__class__ = followed_prefetcher(cast(Any, type(loader)))
     try:
         pruning.begin(given)
-        _warn_of_length(pruning, replacement)
+        if pruning.phase == "scoring":
+            _warn_of_length(replacement.batches(), pruned.batches)
     except BaseException:
         pruning.detach()
         raise
@@ -339,9 +341,8 @@ def _given(
     return coreset
 
 
-def _warn_of_length(pruning: Pruning, replacement: Replacement) -> None:
-    now, later = replacement.batches(), pruning.batches_after
-    if now == later or pruning.phase != "scoring":
+def _warn_of_length(now: int | None, later: int | None) -> None:
+    if now == later:
         return
     text = (
         f"len(loader) is {now} and will be {later} once pruned: give schedules that count steps "

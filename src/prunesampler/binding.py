@@ -110,7 +110,6 @@ class Binder:
         self._newest_bound = -1
         self._verified = 0
         self._unbound = 0
-        self._early = 0  # training forwards before the first pass
         self._skips = 0
         self._depth = 1  # batches from the one bound to the newest one fetched, itself included
         self._history: deque[tuple[Token, list[Input]]] = deque(maxlen=_HISTORY)
@@ -161,20 +160,10 @@ class Binder:
             (SAM, recomputation), or one before any batch was fetched.
 
         Raises:
-            BindingError: the inputs are not a batch that waits, or it cannot be told which; or 64 forwards came
-                before the loader was ever iterated.
+            BindingError: the inputs are not a batch that waits, or it cannot be told which.
         """
         leaves = [leaf for leaf in tensor_leaves(inputs) if leaf.numel()][:_LEAVES]
-        if not self._passes:
-            self._early += 1
-            if self._early > _UNBOUND and not self._matching:
-                raise BindingError(
-                    f"{_UNBOUND} training forwards of the model came, and the loader was never iterated: a framework "
-                    "that prepares loaders makes new ones, so call attach after it, on the loader that it returns; if "
-                    "the model is trained on other data first, call attach after that"
-                )
-            return None
-        if self._is_repeated(leaves):
+        if not self._passes or self._is_repeated(leaves):
             return None
         index = self._find(leaves) if self.following else self._by_depth()
         if index is None:

@@ -278,7 +278,7 @@ class Pruning:
             return
         with self._guard():
             self._forwards_unfetched += 1
-            if self._forwards_unfetched > 64 and self._scoring.progress.rows == 0 and self._phase == "scoring":
+            if self._forwards_unfetched > 64 and self._pass is None:
                 raise BindingError(
                     "the model trains, but the attached loader hands out no batches: call attach after the framework "
                     "has prepared the loader (some build a new one), and before the loop begins"
@@ -368,11 +368,6 @@ class Pruning:
     def _written(self) -> str:
         path = self._rundir.scores_path
         return "" if path is None else f", written to {path.parent}"
-
-    @property
-    def batches_after(self) -> int | None:
-        """Batches of one pass once pruned, on this rank; None where that depends on scores to come."""
-        return self._pruned.batches
 
     # -- failure -----------------------------------------------------------------------------------------------
 

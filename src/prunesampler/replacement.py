@@ -21,12 +21,10 @@ from prunesampler.errors import StateError, UnsupportedError
 from prunesampler.order import rank_length
 from prunesampler.progress import Progress
 from prunesampler.sampler import PrunedSampler
-from prunesampler.split import Split
+from prunesampler.split import STATEFUL, Split, is_named
 from prunesampler.tables import Coreset
 
 __all__ = ["Replacement"]
-
-_STATEFUL = "torchdata.stateful_dataloader.sampler"
 
 
 @dataclass(eq=False)
@@ -74,7 +72,7 @@ class Replacement:
                 "with even_batches=False processes have different numbers of batches, and their scores could not be "
                 "merged without waiting for one another: leave even_batches=True, or give the loader drop_last=True"
             )
-        if split.processes > 1 and not getattr(loader, "in_order", True):
+        if split.fills_up and not getattr(loader, "in_order", True):
             raise UnsupportedError(
                 "with in_order=False a batch that is filled up, as processes have equal numbers of batches, cannot be "
                 "told from the others: give the loader in_order=True"
@@ -136,7 +134,7 @@ class Replacement:
 
     def real_rows(self, batch: int) -> int:
         """Rows of this rank's batch, numbered in its pass, that do not only fill it up; they come first."""
-        if self.split.processes == 1:  # nothing is filled up, and batches may come in any order
+        if not self.split.fills_up:  # batches may come in any order
             return self.split.batch_size
         return self.split.real(self._local(self.draws), batch)
 
@@ -194,11 +192,8 @@ def _shared(base: Any, split: Split) -> dict[str, Any]:
 
 def _is_seedable(value: Any) -> bool:
     # Accelerate's, which takes its epoch from set_epoch; so does ours once it stands in its place.
-    kind = type(value)
-    return kind.__module__ == "accelerate.data_loader" and kind.__name__ == "SeedableRandomSampler"
+    return is_named(value, "accelerate.data_loader", "SeedableRandomSampler")
 
 
 def _is(value: Any, plain: type, stateful: str) -> bool:
-    # torchdata's StatefulDataLoader puts samplers of its own in the place of torch's.
-    kind = type(value)
-    return kind is plain or (kind.__module__ == _STATEFUL and kind.__name__ == stateful)
+    return type(value) is plain or is_named(value, STATEFUL, stateful)

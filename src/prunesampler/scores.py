@@ -77,27 +77,34 @@ class _Prediction:
         return self.best_other - self.label
 
     @cached_property
-    def odds(self) -> tuple[Tensor, Tensor]:
-        """Sum and Euclidean norm of the other classes' odds."""
+    def _odds(self) -> tuple[Tensor, Tensor | None]:
+        """The other classes' odds; where classes are many their shares, and one odd's share."""
         # 0 * lead makes an infinite logit NaN, as it is in softmax, where it would pass for perfect confidence.
         best = torch.add(self.best_other, self.lead, alpha=0).unsqueeze(1)
         if self.logits.shape[1] <= _FEW_CLASSES:
-            odds = self._others.sub_(best).exp_()
-            return odds.sum(1), torch.linalg.vector_norm(odds, dim=1)
-        # With the best other class once more in the label's place, whose share there is 1 / (1 + sum).
+            return self._others.sub_(best).exp_(), None
+        # With the best other class once more in the label's place, whose share there is 1 / (1 + sum of the odds).
         shares = torch.softmax(self._others.scatter_(1, self.index, best), 1, out=self._others)
-        one = shares.gather(1, self.index).squeeze(1).reciprocal()
-        norm = torch.linalg.vector_norm(shares, dim=1) * one
-        return one - 1, (norm.square() - 1).sqrt()
+        return shares, shares.gather(1, self.index).squeeze(1)
+
+    @cached_property
+    def odds_sum(self) -> Tensor:
+        odds, one = self._odds
+        return odds.sum(1) if one is None else one.reciprocal() - 1
+
+    @cached_property
+    def odds_norm(self) -> Tensor:
+        odds, one = self._odds
+        norm: Tensor = torch.linalg.vector_norm(odds, dim=1)
+        return norm if one is None else ((norm / one).square() - 1).sqrt()
 
 
 def _el2n(seen: _Prediction) -> Tensor:
-    total, norm = seen.odds
-    return torch.hypot(norm, total) / (total + (-seen.lead).exp())
+    return torch.hypot(seen.odds_norm, seen.odds_sum) / (seen.odds_sum + (-seen.lead).exp())
 
 
 def _loss(seen: _Prediction) -> Tensor:
-    return F.softplus(seen.lead + seen.odds[0].log())
+    return F.softplus(seen.lead + seen.odds_sum.log())
 
 
 def _margin(seen: _Prediction) -> Tensor:

@@ -7,7 +7,10 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-__all__ = ["Split"]
+__all__ = ["STATEFUL", "Split", "is_named"]
+
+STATEFUL = "torchdata.stateful_dataloader.sampler"
+"""Where StatefulDataLoader has samplers of its own, which it puts in the place of torch's."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,13 @@ class Split:
     @classmethod
     def of(cls, batch_sampler: Any) -> tuple[Any, Split | None]:
         """The batch sampler that makes the batches, and how they are split; None where that is not known."""
-        if _is(batch_sampler, "accelerate.data_loader", "BatchSamplerShard"):
+        if is_named(batch_sampler, "accelerate.data_loader", "BatchSamplerShard"):
             inner, shard = batch_sampler.batch_sampler, batch_sampler
             given = {"processes": shard.num_processes, "index": shard.process_index}
             given |= {"pieces": shard.split_batches, "even": shard.even_batches}
         else:
             inner, given = batch_sampler, {}
-        # torchdata's StatefulDataLoader puts samplers of its own in the place of torch's.
-        if type(inner) is BatchSampler or _is(inner, "torchdata.stateful_dataloader.sampler", "BatchSampler"):
+        if type(inner) is BatchSampler or is_named(inner, STATEFUL, "BatchSampler"):
             return inner, cls(inner.batch_size, inner.drop_last, **given)
         return inner, None
 
@@ -51,6 +53,11 @@ class Split:
     def rows_per_step(self) -> int:
         """Rows that the processes read together while each reads one batch."""
         return self.batch_size if self.pieces else self.batch_size * self.processes
+
+    @property
+    def fills_up(self) -> bool:
+        """Whether a last batch may have rows that are repeated from the beginning."""
+        return self.even and not self.drop_last
 
     def batches(self, draws: int) -> int:
         """Batches of this process, of so many rows that all of them read together."""
@@ -75,6 +82,11 @@ class Split:
         return self.batch_size // self.processes if self.pieces else self.batch_size
 
 
-def _is(value: Any, module: str, name: str) -> bool:
+def is_named(value: Any, module: str, name: str) -> bool:
+    """Whether a value is of this very class, known by name so that its package need not be there.
+
+    >>> is_named(1, "builtins", "int"), is_named(True, "builtins", "int")
+    (True, False)
+    """
     kind = type(value)
     return kind.__module__ == module and kind.__name__ == name

@@ -53,6 +53,10 @@ class Handles:
         path = local_path(record.url)
         assert path is not None
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            check_size(record, os.fstat(file).st_size)
+        except BaseException:
+            os.close(file)
+            raise
         self._files[number] = file
-        check_size(record, os.fstat(file).st_size)
         return file
