@@ -31,6 +31,7 @@ LEVELS = [
     {"pruned"},
     {"pruning"},
     {"attach", "integrations.states", "integrations.figures"},
+    {"integrations.options"},
     {"integrations.transformers"},
     {"shards.names", "shards.store"},
     {"shards.urls", "shards.streams"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from prunesampler.attach import attach
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
 from prunesampler.integrations.figures import quantiles
+from prunesampler.integrations.options import check_options
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.sampler import PrunedSampler
@@ -57,10 +57,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
     def __init__(self, *, model: str | Callable[[Any], nn.Module | None] | None = None, **options: Any) -> None:
         if not (model is None or isinstance(model, str) or (callable(model) and not isinstance(model, nn.Module))):
             raise ArgumentError("model", "must be None, the name of a submodule, or a function", model)
-        known = [name for name in inspect.signature(attach).parameters if name not in ("loader", "model")]
-        for name, value in options.items():
-            if name not in known:
-                raise ArgumentError(name, f"is no option of prunesampler.attach, which has {known}:", value)
+        check_options(options, ("loader", "model"))
         self.pruning: Pruning | None = None
         self._model, self._options = model, options
         self._loader: Any = None

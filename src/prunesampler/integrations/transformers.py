@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import warnings
@@ -18,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from prunesampler.attach import attach
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
 from prunesampler.integrations.figures import quantiles
+from prunesampler.integrations.options import check_options
 from prunesampler.integrations.states import load_state, save_state
 from prunesampler.pruning import Pruning
 from prunesampler.sequences import sequence_scores
@@ -75,10 +75,7 @@ class PruningCallback(TrainerCallback):
         if "resume" in options:
             rule = "must be left out: give the Trainer's train() resume_from_checkpoint"
             raise ArgumentError("resume", rule, options["resume"])
-        known = [name for name in inspect.signature(attach).parameters if name not in _OWN]
-        for name, value in options.items():
-            if name not in known:
-                raise ArgumentError(name, f"must be an argument of attach, one of {known}", value)
+        check_options(options, _OWN)
         self.pruning: Pruning | None = None
         self.trainer: Any = None
         self._checkpoint = checkpoint
