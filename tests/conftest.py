@@ -1,7 +1,38 @@
-"""Settings for all tests."""
+"""Settings for all tests, and what several of them need that is slow to start."""
 
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 # A busy machine is no failure.
 settings.register_profile("prunesampler", deadline=None)
 settings.load_profile("prunesampler")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on two nodes, both on this machine."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # or workers starve on a busy machine
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")  # or each pass imports torch anew
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests
+        nodes = Cluster()
+        try:
+            for _ in range(2):
+                nodes.add_node(num_cpus=1, object_store_memory=400 << 20, include_dashboard=False)
+            ray.init(address=nodes.address, log_to_driver=False)
+            yield
+        finally:
+            ray.shutdown()
+            nodes.shutdown()
+            gc.collect()  # what Ray leaves open must not be found in another test

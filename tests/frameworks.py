@@ -14,7 +14,19 @@ import torch
 
 import prunesampler as ps
 from loaders import HuggingFace, Stateful, Timm, WebDataset
-from loops import BATCH, SCORED, Accelerate, Accumulated, Dispatched, Distributed, Plan, PyTorch, Seedable, SplitBatches
+from loops import (
+    BATCH,
+    SCORED,
+    Accelerate,
+    Accumulated,
+    Dispatched,
+    Distributed,
+    Plan,
+    PyTorch,
+    RayTrain,
+    Seedable,
+    SplitBatches,
+)
 from trainers import Lightning, Transformers
 
 FRAMEWORKS: list[Any] = [
@@ -27,6 +39,7 @@ FRAMEWORKS: list[Any] = [
     Dispatched,
     Lightning,
     Transformers,
+    RayTrain,
     Stateful,
     Timm,
     HuggingFace,
@@ -71,3 +84,17 @@ def train_all(rank: int, world: int, port: int, data: str, folder: str, names: l
         except ps.PruneSamplerError as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+def train_on_ray(name: str, data: Path, folder: Path, world: int) -> list[list[dict[str, Any]]]:
+    """What :func:`train` reports in each of several workers of Ray Train."""
+    from ray.train import RunConfig, ScalingConfig, get_context
+    from ray.train.torch import TorchTrainer
+
+    def work() -> None:
+        rank = get_context().get_world_rank()
+        torch.save(train(name, data, folder, rank, world), folder / f"{rank}.pt")
+
+    scaling, storage = ScalingConfig(num_workers=world), RunConfig(storage_path=str(folder / "ray"))
+    TorchTrainer(work, scaling_config=scaling, run_config=storage).fit()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]

@@ -223,3 +223,21 @@ class Dispatched(Accelerate):
     name = "Accelerate, `dispatch_batches`"
     settings: ClassVar[dict[str, Any]] = {"dispatch_batches": True}
     several = None
+
+
+class RayTrain(Distributed):
+    name = "Ray Train"
+    packages = ("ray",)
+
+    def make_loader(self) -> Any:
+        return DataLoader(Leaky(self.rows), batch_size=BATCH, shuffle=True)
+
+    def prepare(self) -> None:
+        from ray.train.torch import prepare_data_loader, prepare_model
+
+        self.model, self.loader = prepare_model(self.model), prepare_data_loader(self.loader)
+        self.sampler = self.loader.sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        if self.plan.world > 1:
+            super().set_epoch(epoch)

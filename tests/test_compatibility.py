@@ -12,7 +12,7 @@ import pytest
 
 import compatibility
 from compatibility import CLAIMS, COLUMNS
-from frameworks import BY_NAME, FRAMEWORKS, marks, train, train_all
+from frameworks import BY_NAME, FRAMEWORKS, marks, train, train_all, train_on_ray
 from loaders import write_shards
 from loops import BATCH, EPOCHS, SCORED
 from ranks import run_ranks
@@ -21,7 +21,10 @@ from training import Journal, hardest
 
 Reports = list[list[dict[str, Any]]]  # of each rank: of the whole run, and of those that go on from its checkpoints
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(900),  # a busy machine takes minutes to start Ray
+]
 
 
 def installed(name: str) -> bool:
@@ -40,9 +43,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     found: dict[str, Reports] = {}
 
-    def reports(name: str) -> Reports:
+    def reports(name: str, request: pytest.FixtureRequest) -> Reports:
         if name not in found:
-            found[name] = [train(name, data, tmp_path_factory.mktemp("alone"))]
+            folder = tmp_path_factory.mktemp("alone")
+            found[name] = on_ray(name, data, folder, 1, request) if name == "RayTrain" else [train(name, data, folder)]
         return found[name]
 
     return reports
@@ -51,13 +55,22 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def together(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All of them in one world of two processes: starting one costs more than what it does."""
-    names = [name for name in BY_NAME if name != "PyTorch" and installed(name)]
+    names = [name for name in BY_NAME if name not in ("PyTorch", "RayTrain") and installed(name)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("together")
     ranks = run_ranks(2, train_all, port, str(data), str(folder), names)
-    return lambda name: [found[name] for found in ranks]
+
+    def reports(name: str, request: pytest.FixtureRequest) -> Reports:
+        return on_ray(name, data, folder, 2, request) if name == "RayTrain" else [found[name] for found in ranks]
+
+    return reports
+
+
+def on_ray(name: str, data: Path, folder: Path, world: int, request: pytest.FixtureRequest) -> Reports:
+    request.getfixturevalue("cluster")
+    return train_on_ray(name, data, folder, world)
 
 
 # -- the oracle ------------------------------------------------------------------------------------------------------
@@ -143,9 +156,9 @@ def test_claim(name: str, column: str, request: Any, record_property: Any) -> No
     for package in framework.packages:
         pytest.importorskip(package)
     if column != "several processes":
-        reports, numbers = request.getfixturevalue("alone")(name), (0,) if column != "resume" else (1, 2)
+        reports, numbers = request.getfixturevalue("alone")(name, request), (0,) if column != "resume" else (1, 2)
     else:
-        reports, numbers = request.getfixturevalue("together")(name), (0, 1, 2)
+        reports, numbers = request.getfixturevalue("together")(name, request), (0, 1, 2)
         assert not isinstance(reports[0], str), reports[0]
     for number in numbers:
         if column != "one line":
@@ -154,9 +167,9 @@ def test_claim(name: str, column: str, request: Any, record_property: Any) -> No
     record_property("claim", f"{name}, {column}")
 
 
-def test_refusal_in_several_processes(together: Any, record_property: Any) -> None:
+def test_refusal_in_several_processes(together: Any, request: Any, record_property: Any) -> None:
     pytest.importorskip("accelerate")
-    for refused in together("Dispatched"):
+    for refused in together("Dispatched", request):
         assert refused.startswith(DISPATCHED.error.__name__)
         assert DISPATCHED.message in refused
     record_property("claim", f"refused: {DISPATCHED.case}")

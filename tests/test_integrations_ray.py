@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +33,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("default"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # or workers starve on a busy machine
-        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")  # or each pass imports torch anew
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import this module
-        nodes = Cluster()
-        try:
-            for _ in range(2):
-                nodes.add_node(num_cpus=1, object_store_memory=400 << 20, include_dashboard=False)
-            ray.init(address=nodes.address, log_to_driver=False)
-            yield
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
-            gc.collect()  # what Ray leaves open must not be found in another test
 
 
 # -- Ray Train ---------------------------------------------------------------------------------------------------
