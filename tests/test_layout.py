@@ -17,9 +17,9 @@ LEVELS = [
     {"errors", "version"},
     {"scores", "order", "files", "columns", "distributed", "layouts", "sequences", "wording"},  # pure, or nearly
     {"forward", "rows", "probes", "progress", "pending", "share", "split", "agreement"},
-    {"coreset", "draws", "fingerprint", "pool", "prefetching", "binding"},
-    {"tables", "population", "snapshot", "weights"},
-    {"superfluous", "classes"},
+    {"coreset", "draws", "fingerprint", "pool", "carriers", "binding"},
+    {"tables", "population", "snapshot", "weights", "rowloader"},
+    {"superfluous", "classes", "prefetching"},
     {"selection", "reading", "arguments", "totals", "dataset"},
     {"sampler", "tracker", "plan", "rundir", "merging", "blocks.engine"},
     {"blocks.reading"},

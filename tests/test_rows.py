@@ -1,105 +1,19 @@
-"""Rows travel with batches, whatever the loader does with them."""
+"""What has rows, and what is refused for want of them."""
 
 from __future__ import annotations
 
-import copy
 import itertools
-import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from prunesampler.errors import UnsupportedError
-from prunesampler.rows import RowBatch, RowLoader, plain_class, row_loader_class, with_rows
-
-
-class Squares(Dataset):
-    """Row i is i², so that a batch tells which rows it holds."""
-
-    def __init__(self, n: int = 23) -> None:
-        self.n = n
-        self.offset = 0
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, i: int) -> int:
-        return i * i + self.offset
-
-
-class SquaresAtOnce(Squares):
-    def __getitems__(self, indices: list[int]) -> list[int]:
-        return [i * i for i in indices]
-
-
-class Wide:
-    def __init__(self, values: list[int]) -> None:
-        self.values = torch.tensor(values)
-
-
-def set_offset(_: int) -> None:
-    torch.utils.data.get_worker_info().dataset.offset = 1000
-
-
-GRID = [
-    {"num_workers": workers, "multiprocessing_context": context, "persistent_workers": persistent, "in_order": order}
-    for workers, context, persistent, order in [
-        (0, None, False, True),
-        (2, None, False, True),
-        (2, None, True, True),
-        (2, None, False, False),
-        (1, "spawn", False, True),
-        (1, "forkserver", False, True),
-    ]
-]
-
-
-@pytest.mark.parametrize("options", GRID, ids=str)
-@pytest.mark.parametrize("kind", [Squares, SquaresAtOnce])
-def test_every_batch_comes_with_its_rows(options: dict[str, Any], kind: type[Squares]) -> None:
-    loader = DataLoader(kind(), batch_size=5, shuffle=True, **options)
-    for _ in range(2):
-        seen = []
-        for rows, batch in with_rows(loader):
-            assert rows.dtype == torch.int64
-            assert (rows**2).tolist() == batch.tolist()
-            seen += rows.tolist()
-        assert sorted(seen) == list(range(23))
-        assert all(isinstance(batch, torch.Tensor) for batch in loader)  # plain passes stay plain
-
-
-def test_custom_batch_samplers_collate_subsets_and_tiny_batches() -> None:
-    sampler = BatchSampler(RandomSampler(range(10)), 3, drop_last=True)
-    for rows, batch in with_rows(DataLoader(Squares(10), batch_sampler=sampler)):
-        assert (rows**2).tolist() == batch.tolist()
-    for rows, batch in with_rows(DataLoader(Squares(), batch_size=4, collate_fn=Wide)):
-        assert (rows**2).tolist() == batch.values.tolist()
-    subset = Subset(Squares(), [20, 3, 4])
-    assert [(r.tolist(), b.tolist()) for r, b in with_rows(DataLoader(subset, batch_size=1))] == [
-        ([0], [400]),
-        ([1], [9]),
-        ([2], [16]),
-    ]
-
-
-def test_negative_indices_are_positions_too() -> None:
-    loader = DataLoader(list(range(10)), batch_size=2, sampler=[-1, 3])
-    assert [rows.tolist() for rows, _ in with_rows(loader)] == [[9, 3]]
-
-
-def test_workers_see_the_dataset_itself() -> None:
-    loader = DataLoader(Squares(), batch_size=5, num_workers=1, worker_init_fn=set_offset)
-    for rows, batch in with_rows(loader):
-        assert (rows**2 + 1000).tolist() == batch.tolist()
-
-
-def test_rows_beyond_float32_stay_exact() -> None:
-    rows, _ = next(iter(with_rows(DataLoader(Squares(20_000_010), batch_size=2, sampler=[20_000_001, 20_000_000]))))
-    assert rows.tolist() == [20_000_001, 20_000_000]
+from prunesampler.rowloader import with_rows
+from prunesampler.rows import RowBatch
+from squares import Squares
 
 
 class Endless(IterableDataset):
@@ -135,58 +49,6 @@ class Pipeline:
 def test_a_pipeline_that_knows_its_rows_is_a_row_source() -> None:
     ((rows, batch),) = with_rows(Pipeline())
     assert (rows.tolist(), batch) == ([4, 2], "batch")
-
-
-class Ledger:
-    def __init__(self) -> None:
-        self.passes = 0
-        self.events: list[Any] = []
-
-    def before_pass(self) -> None:
-        self.events.append("before")
-
-    def started(self) -> int:
-        self.passes += 1
-        return self.passes
-
-    def fetched(self, token: int, rows: Any, batch: Any) -> None:
-        assert (rows**2).tolist() == batch.tolist()
-        self.events.append((token, rows.tolist()))
-
-    def exhausted(self, token: int) -> None:
-        self.events.append((token, "end"))
-
-
-@pytest.mark.parametrize("options", GRID[:3], ids=str)
-def test_a_row_loader_reports_and_hands_out_as_before(options: dict[str, Any]) -> None:
-    loader: Any = DataLoader(Squares(7), batch_size=3, **options)
-    loader.__class__ = row_loader_class(RowLoader, type(loader))
-    loader._row_listener = ledger = Ledger()
-    for number in (1, 2):
-        ledger.events.clear()
-        assert [batch.tolist() for batch in loader] == [[0, 1, 4], [9, 16, 25], [36]]
-        assert ledger.events == [
-            "before",
-            (number, [0, 1, 2]),
-            (number, [3, 4, 5]),
-            (number, [6]),
-            (number, "end"),
-        ]
-    assert isinstance(loader, DataLoader)
-    assert isinstance(loader.dataset, Squares)
-    assert plain_class(loader) is DataLoader
-    with pytest.raises(UnsupportedError, match="attached"):
-        next(with_rows(loader))
-
-
-def test_copies_and_pickles_of_a_row_loader_are_plain() -> None:
-    loader: Any = DataLoader(Squares(7), batch_size=3)
-    loader.__class__ = row_loader_class(RowLoader, type(loader))
-    loader._row_listener = Ledger()
-    for plain in (copy.copy(loader), copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
-        assert type(plain) is DataLoader
-        assert [batch.tolist() for batch in plain] == [[0, 1, 4], [9, 16, 25], [36]]
-    assert loader._row_listener.events == []
 
 
 class Frame(Dataset[int]):

@@ -20,7 +20,8 @@ from prunesampler.attach import attach
 from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.rescore import score
-from prunesampler.rows import row_stream, with_rows
+from prunesampler.rowloader import with_rows
+from prunesampler.rows import row_stream
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.track import track

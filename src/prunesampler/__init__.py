@@ -22,7 +22,7 @@ from prunesampler.errors import (
 from prunesampler.merging import merge
 from prunesampler.pruning import Pruning
 from prunesampler.rescore import score
-from prunesampler.rows import with_rows
+from prunesampler.rowloader import with_rows
 from prunesampler.sampler import PrunedSampler
 from prunesampler.selection import select
 from prunesampler.superfluous import superfluous

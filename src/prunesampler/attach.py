@@ -23,7 +23,8 @@ from prunesampler.pruned import PrunedEpochs
 from prunesampler.pruning import Pruning
 from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
-from prunesampler.rows import RowLoader, RowPipeline, RowStream, check_followed, row_loader_class, row_stream
+from prunesampler.rowloader import RowLoader, RowPipeline, row_loader_class
+from prunesampler.rows import RowStream, check_followed, row_stream
 from prunesampler.rundir import RunDir
 from prunesampler.scoring import Scoring
 from prunesampler.selection import Method, Selection

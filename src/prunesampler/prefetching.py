@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesampler.rows import RowListener, RowLoader
+from prunesampler.rowloader import RowListener, RowLoader
 
 __all__ = ["Prefetched", "followed_prefetcher", "is_prefetcher"]
 

@@ -31,7 +31,7 @@ from prunesampler.layouts import check_layout
 from prunesampler.plan import Plan
 from prunesampler.pruned import PrunedEpochs
 from prunesampler.replacement import Replacement
-from prunesampler.rows import RowLoader, plain_class, row_loader_class
+from prunesampler.rowloader import RowLoader, plain_class, row_loader_class
 from prunesampler.rundir import RunDir
 from prunesampler.scoring import Scoring
 from prunesampler.snapshot import check_moment, check_state, coreset_state, load_coreset

@@ -20,7 +20,8 @@ from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.fingerprint import fingerprint as fingerprint_of
 from prunesampler.forward import find_logits, find_targets, to_device
-from prunesampler.rows import RowSource, check_map_style, row_stream, with_rows
+from prunesampler.rowloader import with_rows
+from prunesampler.rows import RowSource, check_map_style, row_stream
 from prunesampler.tables import ScoreTable
 from prunesampler.tracker import ScoreFunction, ScoreTracker
 

@@ -12,9 +12,11 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
+from prunesampler.carriers import carrying_rows
 from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
-from prunesampler.rows import RowBatch, RowSource, carrying_rows, row_loader_class
+from prunesampler.rowloader import row_loader_class
+from prunesampler.rows import RowBatch, RowSource
 from prunesampler.shards.carry import carried, function_of
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.keep import Keep, keep
