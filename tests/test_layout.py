@@ -29,6 +29,7 @@ LEVELS = [
     {"integrations.ray"},
     {"replacement", "streaming", "rescore", "scoring"},
     {"pruned"},
+    {"run"},
     {"pruning"},
     {"attach", "integrations.states", "integrations.figures"},
     {"integrations.options"},

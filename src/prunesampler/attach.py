@@ -25,6 +25,7 @@ from prunesampler.replacement import Replacement
 from prunesampler.rescore import score
 from prunesampler.rowloader import RowLoader, RowPipeline, row_loader_class
 from prunesampler.rows import RowStream, check_followed, row_stream
+from prunesampler.run import Run
 from prunesampler.rundir import RunDir
 from prunesampler.scoring import Scoring
 from prunesampler.selection import Method, Selection
@@ -230,7 +231,7 @@ def attach(
         fingerprint=fingerprint,
     )
     pruned = PrunedEpochs(plan, replacement, model)
-    pruning = Pruning(
+    run = Run(
         loader_,
         model,
         plan,
@@ -240,22 +241,22 @@ def attach(
         binder=binder,
         rundir=rundir,
         group=group,
-        fingerprint=fingerprint,
         logits_fn=logits_fn,
         target_fn=target_fn,
         train_on_all=on_error == "train_on_all",
     )
+    pruning = Pruning(run, group=group, fingerprint=fingerprint)
     kind: Any = AttachedLoader if isinstance(loader_, DataLoader) else AttachedPipeline
     loader_.__class__ = row_loader_class(kind, cast(Any, type(loader_)))
-    loader_._row_listener = loader_.pruning = pruning
+    loader_._row_listener, loader_.pruning = run, pruning
     if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
         cast(Any, loader).pruning = pruning
     if is_prefetcher(loader):
-        loader_._row_listener = Prefetched(pruning)
+        loader_._row_listener = Prefetched(run)
         cast(Any, loader).__class__ = followed_prefetcher(cast(Any, type(loader)))
     try:
-        pruning.begin(given)
-        if pruning.phase == "scoring":
+        run.begin(given)
+        if run.phase == "scoring":
             _warn_of_length(replacement.batches(), pruned.batches)
     except BaseException:
         pruning.detach()

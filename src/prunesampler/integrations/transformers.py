@@ -103,7 +103,7 @@ class PruningCallback(TrainerCallback):
         self.pruning = pruning
         if found is not None:
             pruning.load_state_dict(found, mid_epoch=False)
-            pruning.before_pass()
+            pruning.begin_pass()
             self._follow_the_rest(loader, pruning)
         elif options["keep"] is not None and pruning.phase == "scoring":
             _warn_of_epochs(options["score_epochs"], state.num_train_epochs)
@@ -116,7 +116,7 @@ class PruningCallback(TrainerCallback):
         if self.pruning is None or self.pruning.phase == "detached":
             return
         scoring, coreset = self.pruning.phase == "scoring", self.pruning.coreset
-        self.pruning.before_pass()
+        self.pruning.begin_pass()
         drawn = len(kwargs["train_dataloader"].dataset) if coreset is None else len(coreset)
         figures = {"prune/kept": float(drawn)}
         if scoring:
