@@ -20,11 +20,11 @@ def circumstances(*packages: str) -> dict[str, Any]:
     >>> circumstances("numpy")["versions"].keys()
     dict_keys(['python', 'torch', 'numpy'])
     """
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", *packages)}
     return {
         "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"load {os.getloadavg()[0]:.1f}",
+        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {device}, load {os.getloadavg()[0]:.1f}",
         "versions": {"python": platform.python_version(), **versions},
     }
 

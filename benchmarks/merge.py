@@ -14,11 +14,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import socket
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from circumstances import circumstances
 
 from prunesampler import Coreset, ScoreTracker
 from prunesampler.distributed import Group
@@ -142,9 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file of JSON")
     options = parser.parse_args()
     report: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the start",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+        **circumstances("numpy"),
         "epochs": EPOCHS,
         "merges": [],
         "left out for want of memory": [],

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from circumstances import circumstances
 
 from prunesampler.shards import ShardIndex, build_index
 from prunesampler.shards.headers import tar_members
@@ -202,9 +201,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file of JSON")
     options = parser.parse_args()
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the start",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "pyarrow": pa.__version__},
+        **circumstances("numpy", "pyarrow"),
         "rows": options.rows,
         "repetitions": options.repetitions,
         "index": compare(options.rows, options.repetitions, options.workers),

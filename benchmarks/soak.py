@@ -17,9 +17,7 @@ import gc
 import io
 import json
 import os
-import platform
 import resource
-import sys
 import tempfile
 import time
 import warnings
@@ -29,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from circumstances import circumstances
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -180,9 +179,7 @@ def main() -> None:
         found[name] = soak(lives, half, 6 if options.smoke else 24)
         del lives
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the end",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "prunesampler": ps.__version__},
+        **circumstances("prunesampler"),
         "verdicts": [verdict(name, each) for name, each in found.items()],
         **found,
     }

@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -35,6 +32,7 @@ import numpy as np
 import torch
 import torchvision
 from cifar10_networks import small
+from circumstances import circumstances
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, Dataset
@@ -354,21 +352,6 @@ def _counts(report: dict[str, Any], key: str) -> bool:
     return cuda or key == "operators"
 
 
-def _circumstances(device: torch.device) -> dict[str, Any]:
-    cuda = device.type == "cuda"
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, "
-        + (torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability())
-        + f", load {os.getloadavg()[0]:.1f} at the start",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=SETTINGS, default="cpu")
@@ -390,7 +373,7 @@ def main() -> None:
     warnings.simplefilter("ignore", PruneSamplerWarning)
     report = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
     for name in wanted:
-        report[name] = _circumstances(device) | measure(
+        report[name] = circumstances("torchvision") | measure(
             settings[name],
             device,
             0.0 if given.smoke else 60 * given.minutes,
