@@ -207,7 +207,7 @@ def measure(setting: Setting, device: torch.device, seconds: float, block: int) 
     step = statistics.median(times[BASE])
     end = _epoch_end(arms["scoring"])
     # The profiler slows what comes after it, and an epoch that ends within a trace is no step.
-    counts = {name: traced(arm, 2 * block) | warned(arm, 2 * block) for name, arm in _arms(loop, block).items()}
+    counts = {name: traced(arm, block) | warned(arm, block) for name, arm in _arms(loop, block).items()}
     return {
         "setting": asdict(setting),
         "rounds": len(times[BASE]),
