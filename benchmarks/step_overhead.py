@@ -231,7 +231,7 @@ def _arms(loop: Loop, block: int) -> dict[str, Arm]:
     }
     arms = {name: Arm(loop, attached) for name, attached in made.items()}
     for arm in arms.values():
-        arm.run(block)
+        arm.run(block if loop.device.type == "cuda" else 2)
     return arms
 
 
