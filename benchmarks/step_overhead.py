@@ -5,12 +5,12 @@
     python benchmarks/step_overhead.py --table benchmarks/results/step.json
 
 All arms train the same network in one process, each through a loader of its own. They take turns, in an order drawn
-anew each time: on a CPU step by step, on a GPU, which must not be waited for at every step, in blocks. A round is 16
-or 32 steps of each, among which are exactly one or two in which the tracker scores: it does so for 16 batches at a
-time. A round's time over that of the loop without attach is one ratio; the median counts, with a bootstrap interval.
-The loop without attach runs a second time as an arm of its own: its ratio shows the noise. On a GPU host
-synchronisations, kernels and copies are counted from a trace, and the host synchronisations again by torch's own debug
-mode; on a CPU operators. ``--out`` adds to what the file holds of other settings.
+anew each time: on a CPU step by step, on a GPU, which must not be waited for at every step, in blocks. A round is 64
+steps of each, which hold all that comes at every so many steps. A round's time over that of the loop without attach is
+one ratio; the median counts, with a bootstrap interval. The loop without attach runs a second time as an arm of its
+own: its ratio shows the noise. On a GPU host synchronisations, kernels and copies are counted from a trace, and the
+host synchronisations again by torch's own debug mode; on a CPU operators. The same command again adds rounds to those
+in ``--out``, and other settings beside them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, Dataset
 import prunesampler
 from prunesampler.errors import PruneSamplerWarning
 
-BLOCK = {"cpu": 16, "cuda": 32}  # steps
+ROUND = 64  # steps, a multiple of the batches that the tracker scores at a time
 BASE, AGAIN = "without", "without, again"
 WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cuStreamSynchronize"}
 
@@ -188,39 +188,41 @@ class Arm:
         return time.perf_counter() - start
 
 
-def measure(setting: Setting, device: torch.device, seconds: float, block: int) -> dict[str, Any]:
-    """Rounds of all arms for so long, three at the least."""
+def measure(
+    setting: Setting, device: torch.device, seconds: float, steps: int, times: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Rounds of all arms for so long, three at the least, after those of earlier times."""
     loop = Loop(setting, device)
     check(loop)
-    arms = _arms(loop, block)
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    orders, until = random.Random(0), time.monotonic() + seconds
+    arms = _arms(loop, steps)
+    earlier = len(times.setdefault(BASE, []))
+    orders, until = random.Random(earlier), time.monotonic() + seconds
     # Without a device to wait for, arms can take turns after every step.
-    turn = block if device.type == "cuda" else 1
-    while time.monotonic() < until or len(times[BASE]) < 3:
+    turn = steps if device.type == "cuda" else 1
+    while time.monotonic() < until or len(times[BASE]) < earlier + 3:
         spent = dict.fromkeys(arms, 0.0)
-        for _ in range(block // turn):
+        for _ in range(steps // turn):
             for name in orders.sample(list(arms), len(arms)):
                 spent[name] += arms[name].run(turn)
         for name in arms:
-            times[name].append(1e3 * spent[name] / block)
+            times.setdefault(name, []).append(round(1e3 * spent[name] / steps, 4))
     step = statistics.median(times[BASE])
     end = _epoch_end(arms["scoring"])
     # The profiler slows what comes after it, and an epoch that ends within a trace is no step.
-    counts = {name: traced(arm, block) | warned(arm, block) for name, arm in _arms(loop, block).items()}
+    counts = {name: traced(arm, steps) | warned(arm, steps) for name, arm in _arms(loop, steps).items()}
     return {
         "setting": asdict(setting),
         "rounds": len(times[BASE]),
-        "steps_a_round": block,
+        "steps_a_round": steps,
         "ms_a_step": round(step, 4),
         "arms": {name: beside(times[name], times[BASE]) | {"counts": counts[name]} for name in arms},
         "epoch_end_ms": round(end, 2),
         "epoch_end_of_epoch": end / (step * (setting.rows // setting.batch)),
-        "rounds_ms_a_step": {name: [round(each, 4) for each in of] for name, of in times.items()},
+        "rounds_ms_a_step": times,
     }
 
 
-def _arms(loop: Loop, block: int) -> dict[str, Arm]:
+def _arms(loop: Loop, steps: int) -> dict[str, Arm]:
     """All arms, warmed up."""
     half = prunesampler.Coreset(np.arange(0, loop.setting.rows, 2), num_rows=loop.setting.rows)
     made: dict[str, dict[str, Any] | None] = {
@@ -231,7 +233,7 @@ def _arms(loop: Loop, block: int) -> dict[str, Arm]:
     }
     arms = {name: Arm(loop, attached) for name, attached in made.items()}
     for arm in arms.values():
-        arm.run(block if loop.device.type == "cuda" else 2)
+        arm.run(steps if loop.device.type == "cuda" else 2)
     return arms
 
 
@@ -373,12 +375,9 @@ def main() -> None:
     warnings.simplefilter("ignore", PruneSamplerWarning)
     report = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
     for name in wanted:
-        report[name] = circumstances("torchvision") | measure(
-            settings[name],
-            device,
-            0.0 if given.smoke else 60 * given.minutes,
-            2 if given.smoke else BLOCK[given.device],
-        )
+        times = report.get(name, {}).get("rounds_ms_a_step", {})
+        seconds, steps = (0.0, 2) if given.smoke else (60 * given.minutes, ROUND)
+        report[name] = circumstances("torchvision") | measure(settings[name], device, seconds, steps, times)
         if given.out:
             given.out.write_text(json.dumps(report, indent=1) + "\n")
             given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")

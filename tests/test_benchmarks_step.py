@@ -31,6 +31,12 @@ def test_steps_with_attach_beside_steps_without(
     step.main()
     assert capsys.readouterr().out == told
 
+    monkeypatch.setattr(sys, "argv", ["step_overhead.py", "--smoke", "--out", str(out)])
+    step.main()
+    again = json.loads(out.read_text())["smoke"]["rounds_ms_a_step"]
+    assert {len(times) for times in again.values()} == {6}
+    assert all(again[name][:3] == times for name, times in found["rounds_ms_a_step"].items())
+
 
 def test_ratios_are_of_the_same_round() -> None:
     found = step.beside([2.0, 6.0, 30.0], [1.0, 2.0, 15.0])  # 2, 3 and 2 times as long
