@@ -44,7 +44,7 @@ LEVELS = [
     {"shards.build", "shards.portions"},
     {"shards.locations", "shards.matching", "shards.packing", "shards.parts", "shards.folder"},
     {"shards.handles", "shards.layout"},
-    {"shards.ranges", "shards.scattering", "shards.stretches"},
+    {"shards.ranges", "shards.gathering", "shards.stretches"},
     {"shards.seeking"},
     {"shards.keep", "shards.carry"},
     {"shards.track"},

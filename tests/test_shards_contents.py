@@ -10,6 +10,7 @@ from prunesampler.errors import CorruptFileError, MismatchError
 from prunesampler.shards import ShardIndex, build_index
 from prunesampler.shards.contents import Contents
 from prunesampler.shards.locations import Locations
+from prunesampler.shards.packing import padded
 from shardfiles import write_tar
 
 FILES = [(f"{row}.{extension}", f"{row}{extension}".encode() * 300) for row in range(6) for extension in ("a", "b")]
@@ -17,9 +18,12 @@ FILES = [(f"{row}.{extension}", f"{row}{extension}".encode() * 300) for row in r
 
 def put(contents: Contents, index: ShardIndex, places: list[int]) -> list[bytes]:
     locations = Locations(index)
-    slots = [bytearray(locations.sizes[file]) for place in places for file in locations.files(place)]
-    contents.put(np.array(places), [memoryview(slot) for slot in slots])
-    return list(map(bytes, slots))
+    sizes = np.array([locations.sizes[file] for place in places for file in locations.files(place)])
+    ends = np.cumsum(512 + padded(sizes))
+    room = np.empty(ends[-1], np.uint8)
+    starts = ends - padded(sizes)
+    contents.put(np.array(places), room, starts)
+    return [room[start : start + size].tobytes() for start, size in zip(starts, sizes, strict=True)]
 
 
 def test_plain_and_compressed_shards(tmp_path: Path) -> None:

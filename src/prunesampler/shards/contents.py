@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
+import numpy.typing as npt
 
 from prunesampler.columns import Int64s
 from prunesampler.errors import CorruptFileError
+from prunesampler.shards.gathering import GatherReader
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.locations import Locations
 from prunesampler.shards.packing import BLOCK, check_header, check_headers
 from prunesampler.shards.ranges import RangeReader
-from prunesampler.shards.scattering import ScatterReader
 from prunesampler.shards.sources import FileSource, StreamSource, open_source
 from prunesampler.shards.urls import local_path
 
@@ -33,7 +34,7 @@ class Contents:
     def __init__(self, index: ShardIndex, locations: Locations) -> None:
         self._index, self._locations = index, locations
         self._reader = RangeReader(index, _OPEN_FILES)
-        self._scatter = ScatterReader(index, _OPEN_FILES)
+        self._gather = GatherReader(index, _OPEN_FILES)
         self._open = ExitStack()
         self._streamed: tuple[int, FileSource | StreamSource] | None = None
 
@@ -42,15 +43,17 @@ class Contents:
 
     def __exit__(self, *error: object) -> None:
         self._reader.close()
-        self._scatter.close()
+        self._gather.close()
         self._open.close()
 
-    def put(self, places: Int64s, slots: list[memoryview]) -> None:
+    def put(self, places: Int64s, room: npt.NDArray[np.uint8], starts: Int64s) -> None:
         """Put the contents of samples where they are wanted.
 
         Args:
             places: (P,) positions in ``locations``; those in shards that are streamed ascend, from call to call too.
-            slots: for each file of each of them, in this order, as many bytes as it has.
+            room: uint8. Each file takes whole blocks of it, and the block before them; what is left of these is
+                undefined.
+            starts: for each file of each of them, in this order, where its first byte comes to stand.
 
         Raises:
             OSError: a shard cannot be read.
@@ -58,30 +61,26 @@ class Contents:
             CorruptFileError: a shard is cut short or damaged.
         """
         held = self._locations
-        starts, files = held.files_of(places)
+        bounds, files = held.files_of(places)
         numbers, inverse = np.unique(held.shards[places], return_inverse=True)
         local = np.array([self._is_local(shard) for shard in numbers.tolist()])[inverse]
-        owners = np.repeat(np.arange(len(places)), np.diff(starts))
+        owners = np.repeat(np.arange(len(places)), np.diff(bounds))
         (direct,) = np.nonzero(local[owners])
-        self._put_local(places[owners[direct]], files[direct], [slots[file] for file in direct.tolist()])
+        self._put_local(places[owners[direct]], files[direct], room, starts[direct])
         others = np.flatnonzero(~local)
         for sample, contents in zip(others.tolist(), self._apart(places[others]), strict=True):
-            for slot, content in zip(slots[starts[sample] : starts[sample + 1]], contents, strict=True):
-                slot[:] = content
+            for start, content in zip(starts[bounds[sample] : bounds[sample + 1]].tolist(), contents, strict=True):
+                room[start : start + len(content)] = np.frombuffer(content, np.uint8)
 
     def _is_local(self, shard: int) -> bool:
         return self._index.records[shard].seekable and local_path(self._index.shards[shard]) is not None
 
-    def _put_local(self, places: Int64s, files: Int64s, slots: list[memoryview]) -> None:
+    def _put_local(self, places: Int64s, files: Int64s, room: npt.NDArray[np.uint8], starts: Int64s) -> None:
         held, shards = self._locations, self._locations.shards[places]
-        room = memoryview(bytearray(len(files) * BLOCK))
-        buffers = [[room[i * BLOCK : (i + 1) * BLOCK], slot] for i, slot in enumerate(slots)]
-        sizes = held.sizes[files]
-        self._scatter.fill(shards, held.offsets[files] - BLOCK, sizes + BLOCK, buffers)
-        blocks = np.frombuffer(room, np.uint8).reshape(-1, BLOCK)
-        check_headers(
-            [self._index.shards[shard] for shard in shards.tolist()], blocks, held.names(places, files), sizes
-        )
+        sizes, blocks = held.sizes[files], room.reshape(-1, BLOCK)
+        self._gather.fill(shards, held.offsets[files] - BLOCK, BLOCK + sizes, starts - BLOCK, blocks)
+        names = held.names(places, files)
+        check_headers(self._index.shards, shards, blocks[starts // BLOCK - 1], names, sizes)
 
     def _apart(self, places: Int64s) -> Iterator[list[bytes]]:
         """Of what is no local tar, the contents of each sample's files."""

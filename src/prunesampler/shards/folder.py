@@ -65,6 +65,8 @@ class _LocalWritten(Written):
                 rest = rest[os.write(file, rest) :]
             back = self._back if len(step) == _STEP else bytearray(len(step))
             self._same &= os.preadv(file, [back], self.size + start) == len(step) and back == step
+        if hasattr(os, "posix_fadvise"):  # the disk starts on it now: the fsync at the end has less to wait for
+            os.posix_fadvise(file, self.size, len(data), os.POSIX_FADV_DONTNEED)
 
 
 class Folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ END = bytes(2 * BLOCK)
 _LONGEST_NAME = 100
 _LARGEST = 8**11  # sizes from here on are not octal
 _NAME, _SIZE, _SUM = slice(0, _LONGEST_NAME), slice(124, 135), slice(148, 154)
-_POWERS = 8 ** np.arange(10, -1, -1)
+_SHIFTS = 3 * np.arange(10, -1, -1)
 
 Blocks = npt.NDArray[np.uint8]
 
@@ -83,16 +84,20 @@ def file_headers(names: pa.LargeStringArray, sizes: Int64s) -> Blocks:
     """:func:`file_header` of M files that are plain, as (M, 512) uint8."""
     headers = np.tile(_TEMPLATE, (len(names), 1))
     headers[:, _NAME], headers[:, _SIZE] = _name_fields(names), _octal(sizes, 11)
-    headers[:, _SUM] = _octal(headers.sum(1, dtype=np.int64), 6)
+    sums = headers[:, : _SIZE.stop].sum(1, dtype=np.int64) + int(_TEMPLATE[_SIZE.stop :].sum())
+    headers[:, _SUM] = _octal(sums, 6)
     headers[:, _SUM.stop] = 0
     return headers
 
 
-def check_headers(urls: list[str], blocks: Blocks, names: pa.LargeStringArray, sizes: Int64s) -> None:
+def check_headers(
+    urls: Sequence[str], shards: Int64s, blocks: Blocks, names: pa.LargeStringArray, sizes: Int64s
+) -> None:
     """:func:`check_header` of M files.
 
     Args:
-        urls: M shards.
+        urls: of shards.
+        shards: (M,) positions in ``urls``.
         blocks: (M, 512) uint8, what stands before each file.
         names, sizes: (M,) of the files that were indexed.
     """
@@ -101,7 +106,7 @@ def check_headers(urls: list[str], blocks: Blocks, names: pa.LargeStringArray, s
     same[plain] &= (blocks[plain, _NAME] == _name_fields(names.filter(same))).all(1)
     same[plain] &= (blocks[plain, _SIZE] == _octal(sizes[plain], 11)).all(1)
     for i in np.flatnonzero(~same).tolist():  # or it is written in another way
-        check_header(urls[i], blocks[i].tobytes(), names[i].as_py(), int(sizes[i]))
+        check_header(urls[shards[i]], blocks[i].tobytes(), names[i].as_py(), int(sizes[i]))
 
 
 def _name_fields(names: pa.LargeStringArray) -> Blocks:
@@ -114,7 +119,7 @@ def _name_fields(names: pa.LargeStringArray) -> Blocks:
 
 
 def _octal(numbers: Int64s, digits: int) -> Blocks:
-    return (numbers[:, None] // _POWERS[-digits:] % 8 + ord("0")).astype(np.uint8)
+    return ((numbers[:, None] >> _SHIFTS[-digits:]) & 7 | ord("0")).astype(np.uint8)
 
 
 def _template() -> Blocks:

@@ -15,7 +15,9 @@ from prunesampler.shards.stretches import Stretch
 __all__ = ["pieces"]
 
 _BYTES = 8 << 20
-_SAMPLES = 8192
+_SAMPLES = 2048
+_UP_TO = np.tril(np.full((BLOCK, BLOCK), 255, np.uint8), -1)
+"""Masks of a block, by how many of its bytes are a file's."""
 
 
 def pieces(layout: Layout, number: int) -> Iterator[memoryview]:
@@ -35,7 +37,7 @@ def pieces(layout: Layout, number: int) -> Iterator[memoryview]:
             stretch = Stretch(layout, here, there)
             size = int(stretch.ends[-1])
             if len(buffer) < size:
-                buffer = np.empty(size, np.uint8)
+                buffer = np.empty(max(size, _BYTES), np.uint8)
             _fill(stretch, buffer[:size], contents)
             yield buffer[:size].data
     yield memoryview(END)
@@ -54,13 +56,12 @@ def _cuts(layout: Layout, first: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _fill(stretch: Stretch, buffer: npt.NDArray[np.uint8], contents: Contents) -> None:
     blocks, sizes, offsets = buffer.reshape(-1, BLOCK), stretch.sizes, stretch.offsets
-    blocks[(stretch.ends // BLOCK - 1)[sizes % BLOCK > 0]] = 0
+    contents.put(stretch.places, buffer, offsets)
+    (cut,) = np.nonzero(sizes % BLOCK)
+    blocks[stretch.ends[cut] // BLOCK - 1] &= _UP_TO[sizes[cut] % BLOCK]
     names, starts = stretch.names, offsets - stretch.headers
     plain = is_plain(names, sizes)
     blocks[starts[plain] // BLOCK] = file_headers(names.filter(plain), sizes[plain])
     for i in np.flatnonzero(~plain).tolist():
         header = file_header(names[i].as_py(), int(sizes[i]))
         buffer[starts[i] : offsets[i]] = np.frombuffer(header, np.uint8)
-    room = buffer.data
-    slots = [room[start:end] for start, end in zip(offsets.tolist(), (offsets + sizes).tolist(), strict=True)]
-    contents.put(stretch.places, slots)

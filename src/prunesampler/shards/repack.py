@@ -64,7 +64,7 @@ def repack(
         shuffle: mix the samples of all shards, once, in an order that ``seed`` gives.
         seed: any int.
         rename: make the numbers of their old rows the keys; wanted where shards repeat keys.
-        workers: shards written at once; by default one for each processor, 8 at most.
+        workers: shards written at once; by default one more than there are processors, and 8 at most.
         overwrite: replace what another repack, or anything else, left under such names in that folder.
         progress: show a bar.
         engine: ``"ray"`` writes each shard in a task of Ray Data, on whichever node; the shards and ``out`` must then
@@ -98,7 +98,7 @@ def repack(
     """
     if engine not in ("local", "ray"):
         raise ArgumentError("engine", 'must be "local" or "ray"', engine)
-    workers = _whole("workers", min(8, os.cpu_count() or 1) if workers is None else workers, 1)
+    workers = _whole("workers", min(8, (os.cpu_count() or 1) + 1) if workers is None else workers, 1)
     folder_url, name = split_pattern(os.fspath(out))
     maxsize, seed = _whole("maxsize", maxsize, 1), _whole("seed", seed)
     read = index if isinstance(index, str | os.PathLike) else None

@@ -141,6 +141,7 @@ class FileRows:
             raise CorruptFileError(f"{path} is damaged: its rows are not those of its shards")
         self._group: tuple[int, pa.Table] | None = None
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._cached = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FileRows, (self._path, self._checksum)
@@ -165,8 +166,9 @@ class FileRows:
         if not _is_of(shard, table):
             raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
         self._cache[number] = table
-        while len(self._cache) > 1 and sum(kept.num_rows for kept in self._cache.values()) > _CACHED_ROWS:
-            self._cache.popitem(last=False)
+        self._cached += len(table)
+        while len(self._cache) > 1 and self._cached > _CACHED_ROWS:
+            self._cached -= len(self._cache.popitem(last=False)[1])
         return table
 
     def labels(self) -> npt.NDArray[np.int32] | None:
