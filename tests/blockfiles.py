@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from prunesampler.blocks.engine import Threads
 from prunesampler.tables import ScoreTable
 
+THREADS = Threads()
 ONLINE = {"kind": "online", "epochs": 5, "reduction": "mean", "runs": 1}
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockfiles import saved, table
+from blockfiles import THREADS, saved, table
 from prunesampler import files
 from prunesampler.blocks import merging, reading
-from prunesampler.blocks.engine import Serial
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.merging import merge
 from prunesampler.tables import ScoreTable
@@ -33,7 +32,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_is_that_of_the_whole_tables(tables: list[ScoreTable], tmp_path: Path) -> None:
     expected = merge(tables)
     expected.save(tmp_path / "whole.parquet")
-    header = merging.merge(Serial(), saved(tmp_path, *tables), tmp_path / "blocks.parquet")
+    header = merging.merge(THREADS, saved(tmp_path, *tables), tmp_path / "blocks.parquet")
     assert (header.digest, len(header), header.protocols) == (expected.digest, len(expected), expected.protocols)
     assert (tmp_path / "blocks.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
@@ -43,7 +42,7 @@ def test_row_groups_are_those_of_the_whole(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(module, "ROW_GROUP", 64)
     tables = [table(0), table(1)]
     merge(tables).save(tmp_path / "whole.parquet")
-    merging.merge(Serial(), saved(tmp_path, *tables), tmp_path / "blocks.parquet")
+    merging.merge(THREADS, saved(tmp_path, *tables), tmp_path / "blocks.parquet")
     assert (tmp_path / "blocks.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
@@ -62,7 +61,7 @@ def test_row_groups_are_those_of_the_whole(tmp_path: Path, monkeypatch: pytest.M
 def test_what_merge_refuses(tables: list[ScoreTable], error: type[Exception], match: str, tmp_path: Path) -> None:
     paths = saved(tmp_path, *tables)
     with pytest.raises(error, match=match):
-        merging.merge(Serial(), paths, tmp_path / "out.parquet")
+        merging.merge(THREADS, paths, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
     with pytest.raises(error):
         merge(tables)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from blockfiles import saved, table
+from blockfiles import THREADS, saved, table
 from prunesampler.agreement import spearman
 from prunesampler.blocks import reading
-from prunesampler.blocks.engine import Serial
 from prunesampler.blocks.ranks import between
 
 
@@ -17,7 +16,7 @@ from prunesampler.blocks.ranks import between
 def test_the_same_as_of_whole_columns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "BLOCK", 37)
     tables = [table(seed) for seed in range(3)]
-    found = between(Serial(), reading.headers(Serial(), saved(tmp_path, *tables)), reading.ranges(300), name)
+    found = between(THREADS, reading.headers(THREADS, saved(tmp_path, *tables)), reading.ranges(300), name)
     columns = [np.full(300, np.nan) for _ in tables]
     for column, each in zip(columns, tables, strict=True):
         column[each.rows] = each.column(name)

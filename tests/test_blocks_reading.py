@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from blockfiles import saved, table
+from blockfiles import THREADS, saved, table
 from prunesampler import files
 from prunesampler.blocks import reading
-from prunesampler.blocks.engine import Serial
 from prunesampler.coreset import Coreset
 from prunesampler.errors import CorruptFileError, MismatchError
 
@@ -20,7 +19,7 @@ def test_parts_of_a_file_are_its_table(tmp_path: Path, monkeypatch: pytest.Monke
     whole = table(0)
     (path,) = saved(tmp_path, whole)
     assert pq.ParquetFile(path).num_row_groups == 5
-    (header,) = reading.headers(Serial(), [path])
+    (header,) = reading.headers(THREADS, [path])
     assert (header.digest, len(header), header.num_rows) == (whole.digest, 280, 300)
     assert (header.directions, header.protocols, header.provenance) == (
         whole.directions,
@@ -50,7 +49,7 @@ def test_damage_is_found(tmp_path: Path, at: float) -> None:
     content[int(len(content) * at)] ^= 8
     path.write_bytes(content)
     with pytest.raises(CorruptFileError):
-        reading.headers(Serial(), [path])
+        reading.headers(THREADS, [path])
 
 
 def test_rows_out_of_order_and_foreign_values_are_found(tmp_path: Path) -> None:
@@ -61,12 +60,12 @@ def test_rows_out_of_order_and_foreign_values_are_found(tmp_path: Path) -> None:
     ):
         files.write_columns(tmp_path / "a.parquet", whole._metadata(), columns)
         with pytest.raises(CorruptFileError):
-            reading.headers(Serial(), [tmp_path / "a.parquet"])
+            reading.headers(THREADS, [tmp_path / "a.parquet"])
 
 
 def test_other_files(tmp_path: Path) -> None:
     Coreset([1], num_rows=2).save(tmp_path / "coreset.parquet")
     with pytest.raises(MismatchError, match="holds 'coreset', not 'scores'"):
-        reading.headers(Serial(), [tmp_path / "coreset.parquet"])
+        reading.headers(THREADS, [tmp_path / "coreset.parquet"])
     with pytest.raises(FileNotFoundError):
-        reading.headers(Serial(), [tmp_path / "none.parquet"])
+        reading.headers(THREADS, [tmp_path / "none.parquet"])

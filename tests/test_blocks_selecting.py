@@ -6,11 +6,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from blockfiles import saved, table
-from prunesampler.blocks import cuts, reading, selecting
-from prunesampler.blocks.engine import Serial
+from blockfiles import THREADS, saved, table
+from prunesampler import files
+from prunesampler.blocks import cuts, merging, plan, selecting
 from prunesampler.coreset import Coreset
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.selection import Selection
@@ -41,26 +42,34 @@ def outcome(selection: Selection, whole: ScoreTable) -> tuple[Coreset | None, st
         return None, str(error)
 
 
-@pytest.mark.parametrize("held", [0, 20, 10**6])
+@pytest.mark.parametrize("held", [-1000, 20, 10**6])
 def test_the_file_is_that_of_the_whole_table(held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK", 97)
+    for module in (files, merging):
+        monkeypatch.setattr(module, "ROW_GROUP", 97)
+    monkeypatch.setattr(plan, "_SLICE", 31)
     monkeypatch.setattr(cuts, "HELD", held)
     whole = table(0)
     (path,) = saved(tmp_path, whole)
     selected = refused = 0
-    for options in OPTIONS[(0, 20, 10**6).index(held) :: 3]:
+    for options in OPTIONS[(-1000, 20, 10**6).index(held) :: 3]:
         selection = Selection(**options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PruneSamplerWarning)
             coreset, error = outcome(selection, whole)
             if error is not None:
                 with pytest.raises(ArgumentError, match=f"^{re.escape(error)}$"):
-                    selecting.select(Serial(), path, tmp_path / "none.parquet", selection)
+                    selecting.select(THREADS, path, tmp_path / "none.parquet", selection)
                 refused += 1
                 continue
             assert coreset is not None
             coreset.save(tmp_path / "whole.parquet")
-            header = selecting.select(Serial(), path, tmp_path / "blocks.parquet", selection)
+            header, classes = selecting.select(THREADS, path, tmp_path / "blocks.parquet", selection)
+        assert whole.labels is not None
+        kept = np.isin(whole.rows, coreset.rows)
+        assert classes == {
+            label: (int((whole.labels == label).sum()), int((whole.labels[kept] == label).sum()))
+            for label in (-1, 0, 1, 2, 5)
+        }
         assert header.metadata["selection"] == coreset.selection, options
         assert (tmp_path / "blocks.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes(), options
         selected += 1
@@ -77,7 +86,7 @@ def test_what_select_refuses(options: dict[str, Any], tmp_path: Path) -> None:
     whole = table(0)
     (path,) = saved(tmp_path, whole)
     with pytest.raises(ArgumentError) as raised:
-        selecting.select(Serial(), path, tmp_path / "out.parquet", Selection(**options))
+        selecting.select(THREADS, path, tmp_path / "out.parquet", Selection(**options))
     with pytest.raises(ArgumentError) as expected:
         Selection(**options)(whole)
     assert raised.value.argument == expected.value.argument
@@ -86,6 +95,6 @@ def test_what_select_refuses(options: dict[str, Any], tmp_path: Path) -> None:
 def test_labels_that_are_missing_and_scores_that_none_has(tmp_path: Path) -> None:
     (path,) = saved(tmp_path, ScoreTable({"el2n": [float("nan")] * 4}))
     with pytest.raises(ArgumentError, match="class_balanced needs a table with labels"):
-        selecting.select(Serial(), path, tmp_path / "out.parquet", Selection(0.5, class_balanced=True))
+        selecting.select(THREADS, path, tmp_path / "out.parquet", Selection(0.5, class_balanced=True))
     with pytest.warns(PruneSamplerWarning, match="none of the 2 kept rows has a score"):
-        selecting.select(Serial(), path, tmp_path / "out.parquet", Selection(0.5))
+        selecting.select(THREADS, path, tmp_path / "out.parquet", Selection(0.5))

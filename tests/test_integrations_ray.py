@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 import prunesampler as ps
 from blockfiles import saved, table
-from prunesampler import cli
-from prunesampler.blocks import cuts, reading
+from prunesampler import cli, files
+from prunesampler.blocks import cuts, merging, reading
 from prunesampler.integrations import ray as on_ray
 from prunesampler.shards.build import build_index
 from prunesampler.shards.repack import repack
@@ -146,6 +146,8 @@ def run(seed: int) -> ps.ScoreTable:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "BLOCK", 120)
+    for module in (files, merging):
+        monkeypatch.setattr(module, "ROW_GROUP", 120)
     monkeypatch.setattr(cuts, "HELD", 100)
 
 

@@ -293,3 +293,14 @@ class ScoreTable:
             **{name: columns.get(name) for name in _COUNTS[1:]},
             **{name: metadata[name] for name in ("num_rows", "fingerprint", "directions", "protocols", "provenance")},
         )
+
+    @classmethod
+    def _view(cls, metadata: dict[str, Any], columns: dict[str, Any]) -> ScoreTable:
+        """Some columns, neither copied nor checked, of what was checked when it was written."""
+        table = cls.__new__(cls)
+        vars(table).update(metadata)
+        table.rows = columns["row"]
+        table.scores = {name: column for name, column in columns.items() if name not in _RESERVED}
+        table.labels, table.key_column, table.shard_column = map(columns.get, ("label", "key", "shard"))
+        table.forgetting_events, table.learned, table.presentations = map(columns.get, _COUNTS[1:])
+        return table

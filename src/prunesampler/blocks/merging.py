@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,7 +45,7 @@ def merge(engine: Engine, paths: Sequence[str | os.PathLike[str]], out: str | os
     for name in ("label", "key", "shard"):
         _check_types(name, [file.types.get(name) for file in files])
     blocks = ranges(num_rows)
-    merged = engine.map(functools.partial(_merged_block, files), blocks)
+    merged = engine.map(functools.partial(_merged_block, files), blocks).held()
     metadata = {
         "kind": "scores",
         "num_rows": num_rows,
@@ -54,26 +55,39 @@ def merge(engine: Engine, paths: Sequence[str | os.PathLike[str]], out: str | os
             for name, value in merged_provenance(files, functools.partial(between, engine, files, blocks)).items()
         },
     }
-    return written(merged, metadata, out)
+    types, length = _types(merged)
+    return written(merged, types, length, metadata, out)
 
 
-def written(blocks: Blocks, metadata: dict[str, Any], out: str | os.PathLike[str]) -> Header:
-    """Write blocks of columns as one file; a column of text or keys that lacks a value anywhere is left out."""
+def _types(blocks: Blocks) -> tuple[dict[str, str], int]:
+    """Columns and rows of a table; a column of text or keys that lacks a value anywhere is left out."""
     types: dict[str, str] = {}
     length, absent = 0, set()
     for part in blocks.parts():
         length += len(part)
         types.update({field.name: str(field.type) for field in part.schema})
         absent |= {name for name in ("shard", "key") if name in types and part[name].null_count}
-    types = {name: kind for name, kind in types.items() if name not in absent}
+    return {name: kind for name, kind in types.items() if name not in absent}, length
+
+
+def written(
+    blocks: Blocks,
+    types: dict[str, str],
+    length: int,
+    metadata: dict[str, Any],
+    out: str | os.PathLike[str],
+    proof: Blocks | None = None,
+) -> Header:
+    """Write blocks as one file of columns of these types, unless reading ``proof``, which has no rows, raises."""
 
     def values(name: str) -> Iterator[Any]:
         for part in blocks.parts([name]):
             yield from_arrow(part[name])
 
     digest = content_digest(metadata, {name: Parts(length, functools.partial(values, name)) for name in types})
-    write_parts(out, metadata, digest, blocks.parts(list(types), rows=ROW_GROUP))
-    return Header(os.fspath(out), digest, length, types, metadata)
+    parts = [blocks.parts(list(types), rows=ROW_GROUP), *([] if proof is None else [proof.parts()])]
+    write_parts(out, metadata, digest, itertools.chain(*parts))
+    return Header(os.fspath(out), digest, length, types, metadata, -(-length // ROW_GROUP))
 
 
 def _check_types(name: str, types: Sequence[str | None]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from prunesampler.blocks.cuts import Candidates, Cuts
-from prunesampler.blocks.reading import Header, Range, table_of
+from prunesampler.blocks.reading import Header, group_of
 from prunesampler.columns import Int64s
 from prunesampler.files import to_arrow
 from prunesampler.pool import strata_of
@@ -17,19 +19,10 @@ from prunesampler.selection import Selection, tie_keys
 from prunesampler.superfluous import superfluous
 from prunesampler.tables import ScoreTable
 
-__all__ = [
-    "Plan",
-    "census",
-    "kept_labels",
-    "kept_rows",
-    "kept_summary",
-    "rest",
-    "rest_counts",
-    "scored",
-    "spans",
-    "spare",
-    "without_score",
-]
+__all__ = ["Plan", "census", "kept", "kept_rows", "rest", "scored", "spans", "spare", "without_score"]
+
+_SLICE = 65_536  # rows whose arrays stay in a processor's cache
+_FORGETTING = ("forgetting_events", "learned", "presentations")
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,8 @@ class Plan:
         unscored: among rows without a score, those to keep.
         hardest: those to leave out.
         spans: (G, 2) float64, lowest and highest finite hardness of the rest.
-        chosen: among the rest, stratum by stratum where there are strata.
+        chosen: among the rest, stratum by stratum where there are strata; where the hardest are taken first, among
+            all with a score.
         spare: among superfluous rows, those to keep for their class.
     """
 
@@ -58,185 +52,220 @@ class Plan:
     chosen: Cuts | None = None
     spare: Cuts | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """Those of the file that decide."""
+        by = self.selection.by
+        names = {"label"} if self.labels is not None else set()
+        if self.selection.method != "random":
+            names |= {*_FORGETTING} if by == "forgetting" and by not in self.file.types else {by}
+        if self.selection.keep == "auto":
+            names |= {*_FORGETTING, by, f"{by}_spread"}
+        return [name for name in self.file.types if name in names]
+
 
 @dataclass(frozen=True)
 class _Rows:
-    """Those of a block that belong to a group, with what decides about them."""
+    """Rows that belong to a group (None: all to one), with what decides about them, and their places in a block."""
 
     table: ScoreTable
-    places: Int64s
+    seed: int
+    places: Int64s | None
+    row: Int64s
     hardness: npt.NDArray[np.float32]
-    key: npt.NDArray[np.uint64]
-    group: Int64s
+    group: Int64s | None
 
     def part(self, mask: npt.NDArray[np.bool_]) -> _Rows:
-        return _Rows(self.table, self.places[mask], self.hardness[mask], self.key[mask], self.group[mask])
+        if mask.all():
+            return self
+        at = np.flatnonzero(mask)
+        places = at if self.places is None else self.places[at]
+        group = None if self.group is None else self.group[at]
+        return _Rows(self.table, self.seed, places, self.row[at], self.hardness[at], group)
+
+    def of(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return column if self.places is None else column[self.places]
 
     def hardest_first(self) -> Candidates:
-        return Candidates(self.group, -self.hardness, self.key)
+        return Candidates.by_value(self.group, -self.hardness, self.row, self.seed)
 
     def by_lot(self) -> Candidates:
-        return Candidates(self.group, np.zeros(len(self.key), np.float32), self.key)
+        return Candidates.by_lot(self.group, self.row, self.seed)
 
 
-def _rows(plan: Plan, rows: Range) -> _Rows | None:
-    table = table_of(plan.file, rows)
-    if table is None:
-        return None
-    group = np.zeros(len(table), np.int64)
-    if plan.labels is not None:
-        assert table.labels is not None
-        group = plan.groups[np.searchsorted(plan.labels, table.labels)]
-    selection = plan.selection
-    hardness = selection.hardness(table)
-    found = _Rows(table, np.arange(len(table)), hardness, tie_keys(selection.seed, table.rows), group)
-    return found.part(group >= 0)
+def _tables(plan: Plan, block: int, more: Sequence[str] = ()) -> Iterator[ScoreTable]:
+    return group_of(plan.file, block, [*plan.columns, *more], _SLICE)
 
 
-def _empty() -> Candidates:
-    return Candidates(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.uint64))
+def _member(plan: Plan, table: ScoreTable) -> _Rows:
+    """Of the rows those that belong to a group."""
+    hardness = plan.selection.hardness(table)
+    found = _Rows(table, plan.selection.seed, None, table.rows, hardness, None)
+    if plan.labels is None:
+        return found
+    group = plan.groups[np.searchsorted(plan.labels, table.labels)]  # type: ignore[arg-type]
+    return _Rows(table, plan.selection.seed, None, table.rows, hardness, group).part(group >= 0)
+
+
+def _members(plan: Plan, block: int) -> Iterator[_Rows]:
+    return (_member(plan, table) for table in _tables(plan, block))
 
 
 # -- candidates, block by block ----------------------------------------------------------------------------------
 
 
-def without_score(plan: Plan, rows: Range) -> Candidates:
+def without_score(plan: Plan, block: int) -> Iterator[Candidates]:
     """Rows without a score, in the order of the lot."""
-    found = _rows(plan, rows)
-    return _empty() if found is None else found.part(np.isnan(found.hardness)).by_lot()
+    return (found.part(np.isnan(found.hardness)).by_lot() for found in _members(plan, block))
 
 
-def scored(plan: Plan, rows: Range) -> Candidates:
+def scored(plan: Plan, block: int) -> Iterator[Candidates]:
     """Rows with a score, the hardest first."""
-    found = _rows(plan, rows)
-    return _empty() if found is None else found.part(~np.isnan(found.hardness)).hardest_first()
+    return (found.part(~np.isnan(found.hardness)).hardest_first() for found in _members(plan, block))
 
 
-def _easier(plan: Plan, rows: Range) -> _Rows | None:
-    """Those with a score that are not left out as the hardest."""
-    found = _rows(plan, rows)
-    if found is None or plan.hardest is None:
-        return None
-    found = found.part(~np.isnan(found.hardness))
-    return found.part(~plan.hardest.within(found.hardest_first()))
+def _easier(plan: Plan, scored: _Rows) -> _Rows:
+    """Those that are not left out as the hardest."""
+    return scored if plan.hardest is None else scored.part(~plan.hardest.within(scored.hardest_first()))
 
 
-def rest(plan: Plan, rows: Range) -> Candidates:
-    """What is left of them without the hardest, in the order in which the method takes it."""
-    found = _easier(plan, rows)
-    return _empty() if found is None else _ordered(plan, found)
+def rest(plan: Plan, block: int) -> Iterator[Candidates]:
+    """What is left of them without the hardest, by lot; each stratum is a group of its own."""
+    for found in _members(plan, block):
+        yield _drawn(plan, _easier(plan, found.part(~np.isnan(found.hardness))))
 
 
-def _ordered(plan: Plan, found: _Rows) -> Candidates:
-    """The rest in the order in which the method takes them; each stratum is a group of its own."""
-    if plan.selection.method != "stratified":
-        return found.by_lot() if plan.selection.method == "random" else found.hardest_first()
-    assert plan.spans is not None
+def _drawn(plan: Plan, found: _Rows) -> Candidates:
+    lot = found.by_lot()
+    if plan.spans is None:
+        return lot
     strata = plan.selection.strata
     hardness = found.hardness.astype(np.float64)
     finite = np.isfinite(hardness)
+    if found.group is None and finite.all():
+        low, high = plan.spans[0].tolist()
+        stratum = strata_of(hardness, low, high, strata).astype(np.int64)
+        return Candidates(stratum, lot.first, lot.row, lot.seed)
+    group = np.zeros(len(hardness), np.int64) if found.group is None else found.group
     stratum = np.full(len(hardness), strata, np.int64)
-    for group in np.unique(found.group[finite]).tolist():
-        its = finite & (found.group == group)
-        stratum[its] = strata_of(hardness[its], plan.spans[group, 0], plan.spans[group, 1], strata)
-    lot = found.by_lot()
-    return replace(lot, group=lot.group * (strata + 1) + stratum)
+    for each in np.unique(group[finite]).tolist():
+        its = finite & (group == each)
+        low, high = plan.spans[each].tolist()
+        stratum[its] = strata_of(hardness[its], low, high, strata)
+    return Candidates(group * (strata + 1) + stratum, lot.first, lot.row, lot.seed)
 
 
-def spare(plan: Plan, rows: Range) -> Candidates:
+def spare(plan: Plan, block: int) -> Iterator[Candidates]:
     """Superfluous rows, the hardest first."""
-    found = _rows(plan, rows)
-    return _empty() if found is None else found.part(_is_spare(plan, found)).hardest_first()
+    return (found.part(_is_spare(plan, found)).hardest_first() for found in _members(plan, block))
 
 
 def _is_spare(plan: Plan, found: _Rows) -> npt.NDArray[np.bool_]:
     threshold = plan.selection.threshold
     assert threshold is not None
-    return superfluous(found.table, plan.selection.by, threshold)[found.places]
+    mask: npt.NDArray[np.bool_] = found.of(superfluous(found.table, plan.selection.by, threshold))
+    return mask
 
 
-def _kept(plan: Plan, rows: Range) -> _Rows | None:
-    found = _rows(plan, rows)
-    if found is None:
-        return None
+def _kept(plan: Plan, found: _Rows) -> _Rows:
     if plan.spare is not None:
         return found.part(~_is_spare(plan, found) | plan.spare.within(found.hardest_first()))
-    assert plan.unscored is not None
-    assert plan.hardest is not None
     assert plan.chosen is not None
     kept = np.isnan(found.hardness)
     scored = found.part(~kept)
-    kept[kept] = plan.unscored.within(found.part(kept).by_lot())
-    left = ~plan.hardest.within(scored.hardest_first())
-    left[left] = plan.chosen.within(_ordered(plan, scored.part(left)))
-    kept[~np.isnan(found.hardness)] = left
+    if plan.selection.method in ("stratified", "random"):
+        left = np.ones(len(scored.row), np.bool_)
+        if plan.hardest is not None:
+            left = ~plan.hardest.within(scored.hardest_first())
+        left[left] = plan.chosen.within(_drawn(plan, scored.part(left)))
+    else:
+        ranked = scored.hardest_first()
+        left = plan.chosen.within(ranked)
+        if plan.hardest is not None:
+            left &= ~plan.hardest.within(ranked)
+    if len(left) == len(kept):
+        return found.part(left)
+    kept[~kept] = left
+    without = np.isnan(found.hardness)
+    if plan.unscored is None:
+        kept[without] = False
+    else:
+        kept[without] = plan.unscored.within(found.part(without).by_lot())
     return found.part(kept)
 
 
 # -- counts, block by block --------------------------------------------------------------------------------------
 
 
-def census(plan: Plan, rows: Range) -> pa.Table:
-    """Of each class its rows, those with a score, and those that are superfluous."""
-    table = table_of(plan.file, rows)
-    if table is None:
-        return pa.table({})
-    key = tie_keys(plan.selection.seed, table.rows)
-    found = _Rows(table, np.arange(len(table)), plan.selection.hardness(table), key, np.zeros(len(table), np.int64))
-    labels = np.zeros(len(table), np.int32) if plan.labels is None or table.labels is None else table.labels
-    spare = _is_spare(plan, found) if plan.selection.keep == "auto" else np.zeros(len(table), np.bool_)
-    values, at = np.unique(labels, return_inverse=True)
-    counted = {"rows": None, "scored": ~np.isnan(found.hardness), "spare": spare}
-    sums = {name: np.bincount(at, mask, len(values)).astype(np.int64) for name, mask in counted.items()}
-    return pa.table({"label": values, **sums, "key": np.full(len(values), key.min())})
+def census(plan: Plan, block: int) -> pa.Table:
+    """Of each class its rows, those with a score, and those that are superfluous; and the least key of all."""
+    found = []
+    for table in _tables(plan, block, ["label"] if plan.labels is not None else []):
+        labels = np.zeros(len(table), np.int32) if plan.labels is None or table.labels is None else table.labels
+        hardness = plan.selection.hardness(table)
+        rows = _Rows(table, plan.selection.seed, None, table.rows, hardness, None)
+        spare = _is_spare(plan, rows) if plan.selection.keep == "auto" else np.zeros(len(table), np.bool_)
+        values, at = np.unique(labels, return_inverse=True)
+        counted = {"rows": None, "scored": ~np.isnan(hardness), "spare": spare}
+        sums = {name: np.bincount(at, mask, len(values)).astype(np.int64) for name, mask in counted.items()}
+        key = tie_keys(plan.selection.seed, table.rows).min()
+        found.append(pa.table({"label": values, **sums, "key": np.full(len(values), key)}))
+    return pa.concat_tables(found)
 
 
-def spans(plan: Plan, rows: Range) -> pa.Table:
+def spans(plan: Plan, block: int) -> pa.Table:
     """Of each group the lowest and the highest finite hardness of the rest."""
-    found = _easier(plan, rows)
-    if found is None:
-        return pa.table({})
-    found = found.part(np.isfinite(found.hardness))
-    hardness = found.hardness.astype(np.float64)
-    groups, at = np.unique(found.group, return_inverse=True)
-    low, high = np.full(len(groups), np.inf), np.full(len(groups), -np.inf)
-    np.minimum.at(low, at, hardness)
-    np.maximum.at(high, at, hardness)
-    return pa.table({"group": groups, "low": low, "high": high})
+    groups = 1 + max(0, int(plan.groups.max()))
+    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
+    for found in _members(plan, block):
+        found = _easier(plan, found.part(~np.isnan(found.hardness)))
+        found = found.part(np.isfinite(found.hardness))
+        if found.group is None:
+            low[0], high[0] = found.hardness.min(initial=low[0]), found.hardness.max(initial=high[0])
+        else:
+            np.minimum.at(low, found.group, found.hardness)
+            np.maximum.at(high, found.group, found.hardness)
+    return pa.table({"group": np.arange(groups), "low": low, "high": high})
 
 
-def rest_counts(plan: Plan, rows: Range) -> pa.Table:
-    """How many rows each group of :func:`rest` has."""
-    groups, counts = np.unique(rest(plan, rows).group, return_counts=True)
-    return pa.table({"group": groups, "count": counts})
+def kept(plan: Plan, block: int) -> pa.Table:
+    """One line on the rows that are kept: which (a bit a row of the block), how many of them, how many without a
+    score, their lowest and highest finite score, and, where the file has classes, the rows of each and those kept.
+    """
+    bits, labels = [], [np.empty(0, np.int32)]
+    count = without = 0
+    low, high = np.inf, -np.inf
+    more = ["label"] if "label" in plan.file.types and plan.labels is None else []
+    for table in _tables(plan, block, more):
+        found = _kept(plan, _member(plan, table))
+        mask = np.ones(len(table), np.bool_)
+        if found.places is not None:
+            mask[:] = False
+            mask[found.places] = True
+        bits.append(mask)
+        score = found.of(plan.selection.scores(found.table))
+        finite = score[np.isfinite(score)]
+        count += len(score)
+        without += int(np.isnan(score).sum())
+        low, high = finite.min(initial=low), finite.max(initial=high)
+        if table.labels is not None:
+            labels.append(table.labels)
+    whole = np.concatenate(bits)
+    classes, at, sizes = np.unique(np.concatenate(labels), return_inverse=True, return_counts=True)
+    counts = np.bincount(at[whole] if len(at) else at, minlength=len(classes))
+    summary = {"rows": [count], "unscored": [without], "low": [float(low)], "high": [float(high)]}
+    by_class = {"labels": [classes.tolist()], "sizes": [sizes.tolist()], "counts": [counts.tolist()]}
+    return pa.table({"block": [block], "kept": [np.packbits(whole).tobytes()], **summary, **by_class})
 
 
-def kept_labels(plan: Plan, rows: Range) -> pa.Table:
-    """How many rows of each class are kept."""
-    found = _kept(plan, rows)
-    if found is None:
-        return pa.table({})
-    assert found.table.labels is not None
-    labels, counts = np.unique(found.table.labels[found.places], return_counts=True)
-    return pa.table({"label": labels, "count": counts})
-
-
-def kept_summary(plan: Plan, rows: Range) -> pa.Table:
-    """How many rows are kept, how many of them without a score, and their lowest and highest finite score."""
-    found = _kept(plan, rows)
-    if found is None:
-        return pa.table({})
-    score = plan.selection.scores(found.table)[found.places]
-    finite = score[np.isfinite(score)]
-    span = {"low": [finite.min(initial=np.inf)], "high": [finite.max(initial=-np.inf)]}
-    return pa.table({"rows": [len(score)], "unscored": [int(np.isnan(score).sum())], **span})
-
-
-def kept_rows(plan: Plan, rows: Range) -> pa.Table:
-    """The columns of a coreset."""
-    found = _kept(plan, rows)
-    if found is None:
-        return pa.table({})
-    table, places = found.table, found.places
-    columns = {"row": table.rows, "shard": table.shard_column, "key": table.key_column}
-    return pa.table({name: to_arrow(each.take(places)) for name, each in columns.items() if each is not None})
+def kept_rows(file: Header, found: pa.Table) -> pa.Table:
+    """The columns of a coreset, from lines of :func:`kept`."""
+    parts = []
+    names = [name for name in ("shard", "key") if name in file.types]
+    for block, bits in zip(found["block"].to_pylist(), found["kept"].to_pylist(), strict=True):
+        for table in group_of(file, block, names):
+            places = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=len(table)).view(np.bool_))
+            columns = {"row": table.rows, "shard": table.shard_column, "key": table.key_column}
+            columns = {name: to_arrow(each.take(places)) for name, each in columns.items() if each is not None}
+            parts.append(pa.table(columns))
+    return pa.concat_tables(parts)

@@ -29,7 +29,7 @@ def between(engine: Engine, files: Sequence[Header], blocks: Sequence[Range], na
     """
     found = []
     for first, second in itertools.combinations(files, 2):
-        pairs = engine.map(functools.partial(_pairs, first, second, name), blocks)
+        pairs = engine.map(functools.partial(_pairs, first, second, name), blocks).held()
         total = sum(int(part["count"].to_numpy().sum()) for part in pairs.parts(["count"]))
         if not total:
             found.append(float("nan"))

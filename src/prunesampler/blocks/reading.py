@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.files import Parts, content_digest, from_arrow, unseal
 from prunesampler.tables import ScoreTable
 
-__all__ = ["Header", "Range", "header_of", "headers", "ranges", "table_of"]
+__all__ = ["Header", "Range", "checked", "group_of", "header_of", "headers", "opened", "ranges", "table_of"]
 
 BLOCK = 1_000_000
 """Rows that are worked on at once."""
@@ -37,6 +38,7 @@ class Header:
         length: how many rows it has.
         types: column → Arrow's name of its type.
         metadata: as the ScoreTable would have it.
+        groups: how many row groups it has.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Header:
     length: int
     types: dict[str, str]
     metadata: dict[str, Any]
+    groups: int
 
     def __len__(self) -> int:
         return self.length
@@ -65,14 +68,22 @@ def headers(engine: Engine, paths: Sequence[str | os.PathLike[str]]) -> list[Hea
         MismatchError: of another kind, or a newer format.
 
     >>> import tempfile
-    >>> from prunesampler.blocks.engine import Serial
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from prunesampler.blocks.engine import Threads
+    >>> with tempfile.TemporaryDirectory() as folder, Threads() as threads:
     ...     ScoreTable({"el2n": [0.5, 0.25]}).save(f"{folder}/scores.parquet")
-    ...     (found,) = headers(Serial(), [f"{folder}/scores.parquet"])
+    ...     (found,) = headers(threads, [f"{folder}/scores.parquet"])
     >>> len(found), found.types
     (2, {'row': 'int64', 'el2n': 'float'})
     """
-    found = engine.map(_header_table, [os.path.abspath(path) for path in paths])
+    found = opened(engine, paths)
+    for _ in engine.map(checked, found).parts():
+        pass
+    return found
+
+
+def opened(engine: Engine, paths: Sequence[str | os.PathLike[str]]) -> list[Header]:
+    """The headers of files of scores, whose values were not looked at; raises as :func:`headers`."""
+    found = engine.map(_header_table, [os.fspath(path) for path in paths])
     return [Header(**json.loads(text)) for part in found.parts() for text in part["header"].to_pylist()]
 
 
@@ -106,39 +117,94 @@ def table_of(header: Header, rows: Range) -> ScoreTable | None:
     return ScoreTable._build(header.metadata, _columns(table.slice(first, end - first))) if end > first else None
 
 
+def group_of(header: Header, number: int, columns: Sequence[str], rows: int | None = None) -> Iterator[ScoreTable]:
+    """One row group of a file, or so many rows of it at a time: some of its columns, unchecked.
+
+    Raises:
+        OSError: the file cannot be read.
+        CorruptFileError: a page was damaged since it was written.
+    """
+    stat = os.stat(header.path)
+    complete = header.length == header.num_rows  # rows are distinct, so these are 0 to N − 1
+    try:
+        footer, starts = _footer(header.path, stat.st_size, stat.st_mtime_ns)
+        start, end = starts[number : number + 2]
+        with pq.ParquetFile(header.path, metadata=footer, page_checksum_verification=True) as file:
+            names = [*([] if complete else ["row"]), *columns]
+            table = file.read_row_group(number, columns=names, use_threads=False)
+            found = _columns(table) if names else {}
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise CorruptFileError(f"{header.path} is damaged or cut short: {error}") from error
+    size = rows or end - start
+    for first in range(0, end - start, size):
+        part = {name: column[first : first + size] for name, column in found.items()}
+        if complete:
+            part["row"] = np.arange(start + first, min(start + first + size, end))
+        yield ScoreTable._view(header.metadata, part)
+
+
+@functools.lru_cache(maxsize=4)
+def _footer(path: str, size: int, modified: int) -> tuple[pq.FileMetaData, list[int]]:
+    """What stands at the end of a file, and the places where its row groups begin, and end."""
+    footer = pq.read_metadata(path)
+    lengths = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    return footer, [0, *np.cumsum(lengths).tolist()]
+
+
 def header_of(path: str) -> Header:
-    """The header of one file, every value of which is checked, a row group at a time; raises as :func:`headers`."""
+    """The header of one file; raises as :func:`headers`."""
     with open(path, "rb"):
         pass  # a missing or unreadable file is the system's error, not a damaged one
+    with _sound(path), pq.ParquetFile(path) as file:
+        sealed = unseal(path, file.metadata.metadata, "scores")
+        added = {name: sealed.pop(name, None) for name in ("format", "library", "digest", "checksum")}
+        types = {field.name: str(field.type) for field in file.schema_arrow}
+        return Header(path, added["digest"], file.metadata.num_rows, types, sealed, file.num_row_groups)
+
+
+def checked(header: Header) -> pa.Table:
+    """Nothing, or what is raised by :func:`headers`: every value is looked at, a column of a row group at a time."""
+    with _sound(header.path), pq.ParquetFile(header.path, page_checksum_verification=True) as file:
+        columns = {
+            name: Parts(header.length, functools.partial(_column_parts, file, name, header.num_rows))
+            for name in header.types
+        }
+        if header.digest != content_digest(header.metadata, columns):
+            raise CorruptFileError(f"{header.path} was damaged or edited: its content is not what was written")
+        ScoreTable._build(header.metadata, _columns(file.read_row_group(0)))
+    return pa.table({})
+
+
+@contextmanager
+def _sound(path: str) -> Iterator[None]:
     try:
-        with pq.ParquetFile(pa.memory_map(path), page_checksum_verification=True) as file:
-            sealed = unseal(path, file.metadata.metadata, "scores")
-            added = {name: sealed.pop(name, None) for name in ("format", "library", "digest", "checksum")}
-            types = {field.name: str(field.type) for field in file.schema_arrow}
-            length = file.metadata.num_rows
-            columns = {name: Parts(length, functools.partial(_column_parts, file, name)) for name in types}
-            if added["digest"] != content_digest(sealed, columns):
-                raise CorruptFileError(f"{path} was damaged or edited: its content is not what was written")
-            last = -1
-            for group in range(file.num_row_groups):
-                rows = ScoreTable._build(sealed, _columns(file.read_row_group(group))).rows
-                if rows[0] <= last:
-                    raise ArgumentError("row", "must ascend", int(rows[0]))
-                last = rows[-1]
+        yield
     except (CorruptFileError, MismatchError):
         raise
     except Exception as error:  # as files.read_columns
         raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
-    return Header(path, added["digest"], length, types, sealed)
 
 
 def _header_table(path: str) -> pa.Table:
     return pa.table({"header": [json.dumps(vars(header_of(path)))]})
 
 
-def _column_parts(file: pq.ParquetFile, name: str) -> Iterator[Any]:
+def _column_parts(file: pq.ParquetFile, name: str, num_rows: int) -> Iterator[Any]:
+    """A column's values, a row group at a time, of which :meth:`ScoreTable.load` would take each."""
+    last = -1
     for group in range(file.num_row_groups):
-        yield from_arrow(file.read_row_group(group, columns=[name])[name])
+        column = from_arrow(file.read_row_group(group, columns=[name], use_threads=False)[name])
+        if isinstance(column, pa.Array):
+            pass
+        elif name == "row":
+            if column[0] <= last or column[-1] >= num_rows or not (column[1:] > column[:-1]).all():
+                raise ArgumentError("row", f"must ascend in [0, {num_rows})", int(column[0]))
+            last = column[-1]
+        elif column.dtype == np.float32 and np.isinf(column).any():
+            raise ArgumentError(name, "must be finite", "an infinite value")
+        elif column.dtype == np.int32 and column.min() < (0 if name == "presentations" else -1):
+            raise ArgumentError(name, "must be at least 0, or -1 for none", int(column.min()))
+        yield column
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:

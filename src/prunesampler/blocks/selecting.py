@@ -15,19 +15,21 @@ import pyarrow as pa
 
 import prunesampler.blocks.plan as block
 from prunesampler.blocks.cuts import Cuts, find_cuts
-from prunesampler.blocks.engine import Engine
+from prunesampler.blocks.engine import Blocks, Engine
 from prunesampler.blocks.merging import written
 from prunesampler.blocks.plan import Plan
-from prunesampler.blocks.reading import Header, headers, ranges
-from prunesampler.columns import json_object
+from prunesampler.blocks.reading import Header, checked, opened
+from prunesampler.columns import Int64s, json_object
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.pool import even_sizes, left_out, shares
 from prunesampler.selection import Selection
 
-__all__ = ["select"]
+__all__ = ["Selected", "select"]
+
+Selected = tuple[Header, dict[int, tuple[int, int]]]
 
 
-def select(engine: Engine, path: str | os.PathLike[str], out: str | os.PathLike[str], selection: Selection) -> Header:
+def select(engine: Engine, path: str | os.PathLike[str], out: str | os.PathLike[str], selection: Selection) -> Selected:
     """Write the coreset that ``selection`` of the file's table would save, to the byte.
 
     Args:
@@ -37,7 +39,8 @@ def select(engine: Engine, path: str | os.PathLike[str], out: str | os.PathLike[
         selection: what to keep.
 
     Returns:
-        What the coreset's file says of itself; ``metadata["selection"]`` is the coreset's.
+        What the coreset's file says of itself, of which ``metadata["selection"]`` is the coreset's; and of each class
+        its rows and how many of them are kept, nothing where the scores have no labels.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -47,18 +50,29 @@ def select(engine: Engine, path: str | os.PathLike[str], out: str | os.PathLike[
     Warns:
         PruneSamplerWarning: no kept row has a score.
     """
-    (file,) = headers(engine, [path])
+    (file,) = opened(engine, [path])
+    proof = engine.map(checked, [file]).held()  # at the same time as the rest
+    try:
+        return _selected(engine, file, out, selection, proof)
+    except Exception:
+        list(proof.parts())  # what it raises says why all else went wrong
+        raise
+
+
+def _selected(
+    engine: Engine, file: Header, out: str | os.PathLike[str], selection: Selection, proof: Blocks
+) -> Selected:
     selection.check_columns(file)
     chooser = _Chooser(engine, file, selection)
     plan, found = chooser.superfluous() if selection.keep == "auto" else chooser.budgeted()
-    kept = chooser.count(block.kept_summary, plan)
-    rows, without = int(kept["rows"].sum()), int(kept["unscored"].sum())
+    kept, summary = chooser.kept(plan)
+    rows, without = int(summary["rows"].sum()), int(summary["unscored"].sum())
     if not rows:
         eligible = found["eligible"]
         raise ArgumentError("threshold", f"must leave one of the {eligible} eligible rows", selection.threshold)
     if without == rows:
-        warnings.warn(f"none of the {rows} kept rows has a score", PruneSamplerWarning, stacklevel=2)
-    scored = rows > without and selection.method != "random" and bool(np.isfinite(kept["low"]).any())
+        warnings.warn(f"none of the {rows} kept rows has a score", PruneSamplerWarning, stacklevel=3)
+    scored = rows > without and selection.method != "random" and bool(np.isfinite(summary["low"]).any())
     coreset = {
         "options": selection.to_dict(),
         "eligible": found.pop("eligible"),
@@ -66,7 +80,7 @@ def select(engine: Engine, path: str | os.PathLike[str], out: str | os.PathLike[
         **{name: value for name, value in found.items() if name != "offset"},
         "unscored": without,
         "offset": found.get("offset"),
-        "threshold": [float(kept["low"].min()) + 0.0, float(kept["high"].max()) + 0.0] if scored else None,
+        "threshold": [float(summary["low"].min()) + 0.0, float(summary["high"].max()) + 0.0] if scored else None,
     }
     metadata = {
         "kind": "coreset",
@@ -75,31 +89,40 @@ def select(engine: Engine, path: str | os.PathLike[str], out: str | os.PathLike[
         "scores_digest": file.digest,
         "selection": json_object("selection", coreset),
     }
-    return written(engine.map(functools.partial(block.kept_rows, plan), chooser.blocks), metadata, out)
+    types = {name: kind for name, kind in file.types.items() if name in ("row", "shard", "key")}
+    header = written(kept.map(functools.partial(block.kept_rows, file)), types, rows, metadata, out, proof)
+    return header, _classes(kept)
 
 
 class _Chooser:
     def __init__(self, engine: Engine, file: Header, selection: Selection) -> None:
         self.engine, self.file, self.selection = engine, file, selection
-        self.blocks = ranges(file.num_rows)
+        self.blocks = range(file.groups)
         by_class = selection.class_balanced or selection.min_per_class is not None
-        plan = Plan(file, selection, np.empty(0, np.int32) if by_class else None, np.zeros(1, np.int64))
-        census = self.count(block.census, plan)
-        labels, at = np.unique(census["label"], return_inverse=True)
-        self.rows, self.scored, self.spare = (
-            np.bincount(at, census[name], len(labels)).astype(np.int64).tolist() for name in ("rows", "scored", "spare")
-        )
-        self.least_key = int(census["key"].min())
-        self.labels: list[int] = labels.tolist()
-        self.plan = dataclasses.replace(plan, labels=labels.astype(np.int32) if by_class else None)
+        self.plan = Plan(file, selection, np.empty(0, np.int32) if by_class else None, np.zeros(1, np.int64))
         drops = selection.unscored == "drop" and selection.keep != "auto"
+        self.labels, self.rows = [0], [len(file)]
+        if by_class or drops or selection.keep == "auto":
+            census = self.count(block.census, self.plan)
+            labels, at = np.unique(census["label"], return_inverse=True)
+            self.rows, self.scored, self.spare = (
+                np.bincount(at, census[name], len(labels)).astype(np.int64).tolist()
+                for name in ("rows", "scored", "spare")
+            )
+            self.least_key = int(census["key"].min())
+            self.labels = labels.tolist()
+        if by_class:
+            self.plan = dataclasses.replace(self.plan, labels=np.array(self.labels, np.int32))
         self.members = self.scored if drops else self.rows
 
     def count(self, function: Any, plan: Plan) -> dict[str, npt.NDArray[Any]]:
         """The columns of a function's tables, of all blocks."""
-        parts = list(self.engine.map(functools.partial(function, plan), self.blocks).parts())
-        table = pa.concat_tables(parts) if parts else pa.table({})
-        return {name: table[name].to_numpy() for name in table.column_names}
+        return _arrays(self.engine.map(functools.partial(function, plan), self.blocks))
+
+    def kept(self, plan: Plan) -> tuple[Blocks, dict[str, npt.NDArray[Any]]]:
+        """Which rows are kept, and what is to be said of them."""
+        found = self.engine.map(functools.partial(block.kept, plan), self.blocks).held()
+        return found, _arrays(found, ("rows", "unscored", "low", "high"))
 
     def superfluous(self) -> tuple[Plan, dict[str, Any]]:
         floor = self.selection.min_per_class or 0
@@ -108,7 +131,9 @@ class _Chooser:
             for label, rows, spare in zip(self.labels, self.rows, self.spare, strict=True)
         ]
         plan = dataclasses.replace(self.plan, groups=np.arange(len(self.labels)))
-        cuts = find_cuts(self.engine, functools.partial(block.spare, plan), self.blocks, missing, self.spare)
+        cuts = Cuts.all_or_none([False] * len(missing))
+        if floor:
+            (cuts,) = self._cuts(block.spare, plan, len(missing), lambda _: [missing])
         found = {"eligible": sum(self.rows), "superfluous": sum(self.spare)}
         return dataclasses.replace(plan, spare=cuts), found
 
@@ -135,11 +160,8 @@ class _Chooser:
         settled: dict[int, int] = {}
         while True:
             plan = self._plan(settled, budget, offset)
-            kept = self.count(block.kept_labels, plan)
-            counts: dict[int, int] = {}
-            for label, count in zip(*(kept[name].tolist() for name in ("label", "count")), strict=True):
-                counts[label] = counts.get(label, 0) + count
-            short = [label for label, size in sizes.items() if counts.get(label, 0) < min(floor, size)]
+            classes = _classes(self.kept(plan)[0])
+            short = [label for label, size in sizes.items() if classes[label][1] < min(floor, size)]
             if not short:
                 return plan
             for label in short:
@@ -165,41 +187,72 @@ class _Chooser:
 
     def _filled(self, plan: Plan, budgets: list[int], offset: float) -> Plan:
         """As Pool.choose, of all groups at once."""
-        scored = [0] * len(budgets)
-        without = [0] * len(budgets)
+        method = self.selection.method
+        if method == "random":
+            (chosen,) = self._cuts(block.rest, plan, len(budgets), lambda _: [budgets])
+            return dataclasses.replace(plan, chosen=chosen)
+        members = [0] * len(budgets)
         for at, group in enumerate(plan.groups.tolist()):
             if group >= 0:
-                scored[group] += self.scored[at]
-                without[group] += self.members[at] - self.scored[at]
-        first = [min(budget, size) for budget, size in zip(budgets, without, strict=True)]
-        plan = dataclasses.replace(plan, unscored=self._cuts(block.without_score, plan, first, without))
-        left = [budget - taken for budget, taken in zip(budgets, first, strict=True)]
-        pool = sum(self.scored)
-        easier = [size - left_out(offset, size, pool) for size in scored]
-        if self.selection.method == "bottom":
-            easier = left
-        out = [size - max(limits) for size, *limits in zip(scored, easier, left, strict=True)]
-        plan = dataclasses.replace(plan, hardest=self._cuts(block.scored, plan, out, scored))
-        sizes = [size - gone for size, gone in zip(scored, out, strict=True)]
-        if self.selection.method == "stratified":
-            plan, left, sizes = self._strata(plan, left)
-        return dataclasses.replace(plan, chosen=self._cuts(block.rest, plan, left, sizes))
+                members[group] += self.members[at]
+        without, left, out = [0] * len(budgets), budgets, budgets
 
-    def _strata(self, plan: Plan, budgets: list[int]) -> tuple[Plan, list[int], list[int]]:
-        spans = np.tile([np.inf, -np.inf], (len(budgets), 1))
-        if found := self.count(block.spans, plan):
-            np.minimum.at(spans[:, 0], found["group"], found["low"])
-            np.maximum.at(spans[:, 1], found["group"], found["high"])
-        plan = dataclasses.replace(plan, spans=spans)
+        def limits(sizes: Int64s) -> list[list[int]]:
+            nonlocal without, left, out
+            scored, pool = sizes.tolist(), int(sizes.sum())
+            without = [size - of_these for size, of_these in zip(members, scored, strict=True)]
+            left = [budget - min(budget, size) for budget, size in zip(budgets, without, strict=True)]
+            easier = [0 if method == "bottom" else size - left_out(offset, size, pool) for size in scored]
+            out = [size - max(limits) for size, *limits in zip(scored, easier, left, strict=True)]
+            last = [] if method == "stratified" else [[a + b for a, b in zip(out, left, strict=True)]]
+            return [out, *last]
+
+        hardest, *later = self._cuts(block.scored, plan, len(budgets), limits)
+        plan = dataclasses.replace(plan, hardest=hardest if any(out) else None)
+        if any(without):
+            (unscored,) = self._cuts(block.without_score, plan, len(budgets), lambda _: [budgets])
+            plan = dataclasses.replace(plan, unscored=unscored)
+        if method == "stratified":
+            plan = self._with_spans(plan, len(budgets))
+            later = [self._strata(plan, left)]
+        return dataclasses.replace(plan, chosen=later[0])
+
+    def _with_spans(self, plan: Plan, groups: int) -> Plan:
+        spans = np.tile([np.inf, -np.inf], (groups, 1))
+        found = self.count(block.spans, plan)
+        np.minimum.at(spans[:, 0], found["group"], found["low"])
+        np.maximum.at(spans[:, 1], found["group"], found["high"])
+        return dataclasses.replace(plan, spans=spans)
+
+    def _strata(self, plan: Plan, budgets: list[int]) -> Cuts:
         per_group = self.selection.strata + 1
-        sizes = np.zeros(len(budgets) * per_group, np.int64)
-        if found := self.count(block.rest_counts, plan):
-            np.add.at(sizes, found["group"], found["count"])
-        wanted = np.zeros_like(sizes)
-        for group, budget in enumerate(budgets):
-            places = group * per_group + np.flatnonzero(sizes[group * per_group :][:per_group])
-            wanted[places] = even_sizes(sizes[places].tolist(), budget)
-        return plan, wanted.tolist(), sizes.tolist()
 
-    def _cuts(self, candidates: Any, plan: Plan, counts: Sequence[int], sizes: Sequence[int]) -> Cuts:
-        return find_cuts(self.engine, functools.partial(candidates, plan), self.blocks, counts, sizes)
+        def wanted(sizes: Int64s) -> list[Int64s]:
+            found = np.zeros_like(sizes)
+            for group, budget in enumerate(budgets):
+                places = group * per_group + np.flatnonzero(sizes[group * per_group :][:per_group])
+                found[places] = even_sizes(sizes[places].tolist(), budget)
+            return [found]
+
+        (chosen,) = self._cuts(block.rest, plan, len(budgets) * per_group, wanted)
+        return chosen
+
+    def _cuts(self, candidates: Any, plan: Plan, groups: int, wanted: Any) -> list[Cuts]:
+        return find_cuts(self.engine, functools.partial(candidates, plan), self.blocks, groups, wanted)
+
+
+def _classes(kept: Blocks) -> dict[int, tuple[int, int]]:
+    """The rows of each class, and how many are kept, from lines of :func:`prunesampler.blocks.plan.kept`."""
+    found: dict[int, tuple[int, int]] = {}
+    for part in kept.parts(["labels", "sizes", "counts"]):
+        for line in part.to_pylist():
+            for label, size, count in zip(*line.values(), strict=True):
+                rows, of_these = found.get(label, (0, 0))
+                found[label] = rows + size, of_these + count
+    return dict(sorted(found.items()))
+
+
+def _arrays(blocks: Blocks, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    parts = list(blocks.parts(names))
+    table = pa.concat_tables(parts) if parts else pa.table({})
+    return {name: table[name].to_numpy() for name in table.column_names}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import prunesampler.integrations.ray as on_ray
-from prunesampler.classes import Survival, survival_of
+from prunesampler.blocks.engine import Threads
+from prunesampler.blocks.selecting import select as select_from_file
 from prunesampler.commands.files import check_output
 from prunesampler.commands.options import Engine, keep_option
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
+from prunesampler.integrations.ray import RayEngine
 from prunesampler.selection import Selection
-from prunesampler.tables import ScoreTable
 from prunesampler.wording import printable
 
 __all__ = ["select"]
@@ -45,18 +45,12 @@ def select(
     given |= {"class_balanced": class_balanced, "unscored": unscored, "strata": strata, "threshold": threshold}
     selection = Selection(keep_option(keep), offset=None if offset is None else _offset(offset), **given)
     check_output(out, [scores], force)
-    classes: list[Survival] = []
-    with _said_in_a_line():
-        if engine is Engine.ray:
-            found = on_ray.select(scores, out, **selection.to_dict())
-        else:
-            table = ScoreTable.load(scores)
-            coreset = selection(table)
-            found = coreset.selection
-            selection.warn(found["eligible"])
-            coreset.save(out)
-            classes = [each for each in survival_of(coreset, table) or () if each.label is not None]
-    for line in _summary(found, classes):
+    with _said_in_a_line(), Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
+        path = scores if engine is Engine.local else scores.absolute()
+        header, classes = select_from_file(worker, path, out, selection)
+        found = header.metadata["selection"]
+        selection.warn(found["eligible"])
+    for line in _summary(found, {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}):
         typer.echo(printable(line))
     typer.echo(f"written to {out}")
 
@@ -77,7 +71,7 @@ def _said_in_a_line() -> Iterator[None]:
         typer.echo(f"prunesampler: {warning.message}", err=True)
 
 
-def _summary(found: dict[str, Any], classes: list[Survival]) -> Iterator[str]:
+def _summary(found: dict[str, Any], shares: dict[int, float]) -> Iterator[str]:
     options, eligible, kept = found["options"], found["eligible"], found["kept"]
     how = f"all but {eligible - kept:,} superfluous rows" if options["keep"] == "auto" else options["method"]
     by = "" if options["method"] == "random" else f" by {options['by']}"
@@ -90,9 +84,7 @@ def _summary(found: dict[str, Any], classes: list[Survival]) -> Iterator[str]:
         yield f"{options['by']} of the kept rows: {threshold[0]:.4g} to {threshold[1]:.4g}"
     if found["unscored"]:
         yield f"kept without a score: {found['unscored']:,}"
-    if classes:
-        least, most = (extreme(classes, key=lambda each: each.share) for extreme in (min, max))
-        yield (
-            f"of {len(classes):,} classes: {least.share:.1%} (class {least.label}) to "
-            f"{most.share:.1%} (class {most.label}) kept"
-        )
+    if shares:
+        least, most = (extreme(shares, key=shares.__getitem__) for extreme in (min, max))
+        spread = f"{shares[least]:.1%} (class {least}) to {shares[most]:.1%} (class {most})"
+        yield f"of {len(shares):,} classes: {spread} kept"

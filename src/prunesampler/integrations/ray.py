@@ -39,7 +39,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         ArgumentError, MismatchError: as :func:`prunesampler.merge` does.
         CorruptFileError: a file is damaged.
     """
-    return merge_files(RayEngine(), paths, out)
+    return merge_files(RayEngine(), [os.path.abspath(path) for path in paths], out)
 
 
 def select(
@@ -67,7 +67,8 @@ def select(
         PruneSamplerWarning: as :func:`prunesampler.select` does.
     """
     selection = Selection(keep, **options)  # type: ignore[arg-type]
-    found: dict[str, Any] = select_from_file(RayEngine(), path, out, selection).metadata["selection"]
+    header, _ = select_from_file(RayEngine(), os.path.abspath(path), out, selection)
+    found: dict[str, Any] = header.metadata["selection"]
     selection.warn(found["eligible"], stacklevel=2)
     return found
 
@@ -113,6 +114,9 @@ class _Dataset:
 
     def sorted(self, column: str) -> Blocks:
         return _Dataset(self._dataset.sort(column))
+
+    def held(self) -> Blocks:
+        return self  # as all are
 
 
 def _of_item(function: Function, items: Sequence[Any], number: pa.Table) -> pa.Table:
