@@ -54,7 +54,7 @@ def check_range(argument: str, values: Tensor, end: int) -> None:
 
     >>> check_range("targets", torch.tensor([0, 9]), 10)
     """
-    if not values.is_cpu or not len(values):
+    if not values.is_cpu or not values.shape[0]:
         return
     if values.dtype == torch.int64:
         inside = int(values.numpy().view(np.uint64).max()) < end  # there a negative number is a huge one
@@ -76,13 +76,14 @@ def row_tensor(rows: Any, length: int | None, num_rows: int) -> Tensor:
     tensor([4, 4, 0])
     """
     tensor = as_tensor("rows", rows)
-    if tensor.dim() == 1 and not len(tensor):
+    if tensor.dtype != torch.int64:
+        if tensor.dtype not in _INTEGERS and tensor.numel():
+            raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
         tensor = tensor.long()
-    if tensor.dim() != 1 or tensor.dtype not in _INTEGERS:
+    if tensor.dim() != 1:
         raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
-    if length is not None and len(tensor) != length:
+    if length is not None and tensor.shape[0] != length:
         raise ArgumentError("rows", f"must be as many as the logits, {length}", len(tensor))
-    tensor = tensor.long()
     check_range("rows", tensor, num_rows)
     return tensor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -11,12 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunesampler.digest import digest
 from prunesampler.errors import ArgumentError, UnsupportedError
 
-__all__ = ["SCORES", "Score", "check_logits", "compute", "correct", "el2n", "entropy", "loss", "margin"]
+__all__ = [
+    "SCORES",
+    "Score",
+    "check_logits",
+    "compute",
+    "correct",
+    "el2n",
+    "entropy",
+    "finish",
+    "loss",
+    "margin",
+]
 
-# Below it exp is quicker than softmax, which begins anew with each row; above it half as quick.
-_FEW_CLASSES = 128
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_logits(logits: Tensor, targets: Tensor) -> None:
@@ -33,74 +44,36 @@ def check_logits(logits: Tensor, targets: Tensor) -> None:
             f"logits must be floats of shape (batch, classes) with two classes or more, got {logits.dtype} "
             f"{tuple(logits.shape)}: give score_fn=, a function from logits and targets to scores"
         )
-    if targets.dim() != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+    if targets.dim() != 1 or targets.dtype not in _INTEGERS:
         raise UnsupportedError(
             f"targets must be class indices of shape (batch,), got {targets.dtype} {tuple(targets.shape)}: soft or "
             "multi-dimensional targets need score_fn=, a function from logits and targets to scores"
         )
-    if len(targets) != len(logits):
+    if targets.shape[0] != logits.shape[0]:
         raise ArgumentError("targets", f"must be as many as the {len(logits)} rows of logits", len(targets))
 
 
 class _Prediction:
-    """A batch seen from its labels: each quantity is computed when first asked for, and once.
+    """A batch seen from its labels, as :func:`digest` has left it."""
 
-    Everything follows from the other classes' odds relative to the best of them, in (0, 1] with at least one 1, so
-    neither a very confident nor a very wrong sample overflows, underflows or cancels.
-    """
-
-    def __init__(self, logits: Tensor, targets: Tensor, overwrite: bool) -> None:
-        check_logits(logits, targets)
-        self.logits = logits if logits.dtype == torch.float64 else logits.float()
-        self._overwrite = overwrite
-        targets = targets.long()
-        # An index outside the classes would be a device assert, which kills the process: it becomes NaN instead.
-        index = targets.clamp(0, logits.shape[1] - 1)
-        self.valid = index == targets
-        self.index = index.unsqueeze(1)
-        self.label = self.logits.gather(1, self.index).squeeze(1)
-
-    @cached_property
-    def _others(self) -> Tensor:
-        # A tensor as the source takes a third of the time of a number.
-        nothing = torch.full_like(self.index, -torch.inf, dtype=self.logits.dtype)
-        scatter = self.logits.scatter_ if self._overwrite else self.logits.scatter
-        return scatter(1, self.index, nothing)
-
-    @cached_property
-    def best_other(self) -> Tensor:
-        return self._others.amax(1)
+    def __init__(self, numbers: Mapping[str, Tensor]) -> None:
+        self.numbers = numbers
 
     @cached_property
     def lead(self) -> Tensor:
         """By how much the best other class leads the label: below 0 where the label wins."""
-        return self.best_other - self.label
-
-    @cached_property
-    def _odds(self) -> tuple[Tensor, Tensor | None]:
-        """The other classes' odds; where classes are many their shares, and one odd's share."""
-        # 0 * lead makes an infinite logit NaN, as it is in softmax, where it would pass for perfect confidence.
-        best = torch.add(self.best_other, self.lead, alpha=0).unsqueeze(1)
-        if self.logits.shape[1] <= _FEW_CLASSES:
-            return self._others.sub_(best).exp_(), None
-        # With the best other class once more in the label's place, whose share there is 1 / (1 + sum of the odds).
-        shares = torch.softmax(self._others.scatter_(1, self.index, best), 1, out=self._others)
-        return shares, shares.gather(1, self.index).squeeze(1)
+        return self.numbers["best_other"] - self.numbers["label"]
 
     @cached_property
     def odds_sum(self) -> Tensor:
-        odds, one = self._odds
-        return odds.sum(1) if one is None else one.reciprocal() - 1
-
-    @cached_property
-    def odds_norm(self) -> Tensor:
-        odds, one = self._odds
-        norm: Tensor = torch.linalg.vector_norm(odds, dim=1)
-        return norm if one is None else ((norm / one).square() - 1).sqrt()
+        # 0 * lead makes an infinite logit NaN, as it is in softmax, where it would pass for perfect confidence.
+        return torch.add(self.numbers["odds_sum"], self.lead, alpha=0)
 
 
 def _el2n(seen: _Prediction) -> Tensor:
-    return torch.hypot(seen.odds_norm, seen.odds_sum) / (seen.odds_sum + (-seen.lead).exp())
+    # The best of the odds is 1, so that neither square is ever too small for a float.
+    norm = seen.odds_sum.square().add_(seen.numbers["odds_squares"]).sqrt_()
+    return norm.div_(seen.lead.neg().exp_().add_(seen.odds_sum))
 
 
 def _loss(seen: _Prediction) -> Tensor:
@@ -112,12 +85,7 @@ def _margin(seen: _Prediction) -> Tensor:
 
 
 def _entropy(seen: _Prediction) -> Tensor:
-    best, index = seen.logits.max(1, keepdim=True)
-    gaps = best - seen.logits
-    # Without the best class, whose probability close to 1 would hide all the others'.
-    odds = (-gaps).exp().scatter(1, index, 0.0)
-    total = torch.add(odds.sum(1), best.squeeze(1), alpha=0)  # NaN where the best is infinite
-    return total.log1p() + torch.where(odds > 0, odds * gaps, 0.0).sum(1) / (1 + total)
+    return seen.numbers["entropy"]
 
 
 @dataclass(frozen=True)
@@ -144,14 +112,13 @@ SCORES: dict[str, Score] = {
 
 
 @torch.no_grad()
-def compute(names: Sequence[str], logits: Tensor, targets: Tensor, *, overwrite: bool = False) -> dict[str, Tensor]:
+def compute(names: Collection[str], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Several scores of one batch; what they have in common is computed once.
 
     Args:
         names: of :data:`SCORES`, or ``"correct"``.
         logits: (B, C) floats of any precision, C >= 2, on any device.
         targets: (B,) class indices on the same device.
-        overwrite: the logits are not needed any more: work in their memory.
 
     Returns:
         (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. ``"correct"`` is
@@ -164,14 +131,31 @@ def compute(names: Sequence[str], logits: Tensor, targets: Tensor, *, overwrite:
     >>> values["margin"], values["correct"]
     (tensor([1.5000]), tensor([True]))
     """
-    seen = _Prediction(logits, targets, overwrite and "entropy" not in names)
+    check_logits(logits, targets)
+    targets = targets.long()
+    return finish(names, digest(names, logits, targets), targets, logits.shape[1])
+
+
+def finish(names: Collection[str], numbers: Mapping[str, Tensor], targets: Tensor, classes: int) -> dict[str, Tensor]:
+    """Scores from their digest, which may be that of many batches.
+
+    Args:
+        names: that the digest was made for.
+        numbers: (B,) by name.
+        targets: (B,) int64.
+        classes: C, of all of them.
+
+    Returns:
+        As :func:`compute`.
+    """
+    valid = (targets >= 0) & (targets < classes)
+    seen = _Prediction(numbers)
     values = {}
     for name in names:
         if name == "correct":
-            values[name] = (seen.label > seen.best_other) & seen.valid
+            values[name] = (numbers["label"] > numbers["best_other"]) & valid
         else:
-            value = SCORES[name]._function(seen)
-            values[name] = torch.where(seen.valid, value, torch.nan).float()
+            values[name] = torch.where(valid, SCORES[name]._function(seen), torch.nan).float()
     return values
 
 

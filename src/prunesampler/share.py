@@ -16,6 +16,8 @@ BAD_ROW, BAD_CLASS, CHANGED_LABEL = range(3)
 class Share:
     """Sums and counts of one rank, one epoch. Nothing here waits for the device.
 
+    What belongs to a row lies side by side, so that a presentation, which comes in no order, reads memory once.
+
     Attributes:
         sums: (N,) float32 by score.
         counts: (N,) int32 by recorded column: those that are not counted by presentations.
@@ -35,13 +37,22 @@ class Share:
     def __init__(self, num_rows: int, scores: Iterable[str], *, forgetting: bool) -> None:
         self.num_rows = num_rows
         self.device = torch.device("cpu")
-        self.sums = {name: torch.zeros(num_rows) for name in scores}
+        self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        self.presentations = torch.zeros(num_rows, dtype=torch.int32)
-        self.packed = torch.zeros(num_rows, dtype=torch.int32) if forgetting else None
-        self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
+        self._scores, self._forgetting = tuple(scores), forgetting
+        self._arrange(torch.zeros(num_rows, 2 + forgetting + len(self._scores), dtype=torch.int32))
+        self.labels.fill_(-1)
         self.problems = torch.full((3,), -1)
         self.followed = False
+
+    def _arrange(self, columns: Tensor) -> None:
+        """Name the columns of (N, columns) int32."""
+        self._columns = columns
+        self.presentations, self.labels, *others = columns.unbind(1)
+        self.packed = others[0] if self._forgetting else None
+        floats = columns.view(torch.float32)[:, 2 + self._forgetting :]
+        recorded = {name: self.sums[name] for name in self.counts}
+        self.sums = {**dict(zip(self._scores, floats.unbind(1), strict=True)), **recorded}
 
     @property
     def empty(self) -> bool:
@@ -56,11 +67,10 @@ class Share:
             return tensor.to(device, non_blocking=device.type == "cuda")
 
         with torch.inference_mode(False):
-            self.sums = {name: moved(tensor) for name, tensor in self.sums.items()}
+            self.sums = {name: moved(self.sums[name]) for name in self.counts}  # the others are moved below
             self.counts = {name: moved(tensor) for name, tensor in self.counts.items()}
-            self.presentations, self.labels = moved(self.presentations), moved(self.labels)
-            self.packed = None if self.packed is None else moved(self.packed)
             self.problems = moved(self.problems)
+            self._arrange(moved(self._columns))
         self.device = device
 
     def add(
@@ -81,7 +91,7 @@ class Share:
             classes: number of classes that they must be below; None does not look.
         """
         rows = self._checked(rows)
-        self.presentations.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
+        distinct = self._present(rows)
         for name, values in scores.items():
             self.sums[name].index_add_(0, rows, values.float())
         if targets is not None:
@@ -90,19 +100,31 @@ class Share:
             self._label(rows, targets.clamp(min=-1).int())
         if correct is not None and self.packed is not None:
             self.followed = True
-            self._follow(self.packed, rows, correct)
+            self._follow(self.packed, rows, correct, distinct)
 
-    def _follow(self, packed: Tensor, rows: Tensor, correct: Tensor) -> None:
-        rows, order = rows.sort(stable=True)  # presentations of one row stay in their order
-        now = correct.index_select(0, order).int()
-        before = packed.index_select(0, rows).bitwise_and_(1)
-        before[1:] = torch.where(rows[1:] == rows[:-1], now[:-1], before[1:])
+    def _present(self, rows: Tensor) -> bool:
+        """Count them; whether all are known to be distinct, which only the CPU can say without waiting."""
+        before = self.presentations.index_select(0, rows)
+        self.presentations.index_add_(0, rows, torch.ones_like(before))
+        return before.is_cpu and torch.equal(self.presentations.index_select(0, rows), before.add_(1))
+
+    def _follow(self, packed: Tensor, rows: Tensor, correct: Tensor, distinct: bool) -> None:
+        if distinct:
+            now = correct.int()
+            before = packed.index_select(0, rows).bitwise_and_(1)
+        else:
+            rows, order = rows.sort(stable=True)  # presentations of one row stay in their order
+            now = correct.index_select(0, order).int()
+            before = packed.index_select(0, rows).bitwise_and_(1)
+            before[1:] = torch.where(rows[1:] == rows[:-1], now[:-1], before[1:])
         # The changes of a row's last bit add up to its change over the batch, so one pass serves repeated rows.
         packed.index_add_(0, rows, (now - before).add_((before > now).int(), alpha=4))
         packed.scatter_reduce_(0, rows, packed.index_select(0, rows).bitwise_or_(now << 1), "amax")
 
     def _label(self, rows: Tensor, labels: Tensor) -> None:
         known = self.labels.index_select(0, rows)
+        if known.is_cpu and torch.equal(known, labels):
+            return
         self.labels.scatter_reduce_(0, rows, torch.where(known < 0, labels, known), "amax")
         self._note(CHANGED_LABEL, self.labels.index_select(0, rows) != labels, rows)
 

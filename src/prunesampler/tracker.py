@@ -23,8 +23,8 @@ from prunesampler.columns import row_count
 from prunesampler.distributed import Group
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
 from prunesampler.layouts import check_identity, check_layout, names_in
-from prunesampler.pending import Batch, Pending
-from prunesampler.scores import check_logits, compute
+from prunesampler.pending import Pending, Scored
+from prunesampler.scores import check_logits
 from prunesampler.share import Share
 from prunesampler.tables import ScoreTable
 from prunesampler.totals import Reduction, Totals
@@ -103,7 +103,7 @@ class ScoreTracker:
             self._totals = Totals(self.num_rows, computed, reduction, forgetting=forgetting, first=first)
         if device is not None:
             self._share.move(torch_device(device))
-        self._pending = Pending()
+        self._pending = Pending(self._wanted)
 
     # -- what training says ------------------------------------------------------------------------------------
 
@@ -128,17 +128,18 @@ class ScoreTracker:
             return
         targets = self._looked_at(as_tensor("targets", targets))
         check_logits(logits, targets)
-        rows = self._rows(rows, len(logits))
+        size = logits.shape[0]
+        rows = self._rows(rows, size)
         check_range("targets", targets, logits.shape[1])
-        if len(rows) and (ready := self._pending.add(rows, logits, targets)):
-            self._score(ready)
+        if size and (ready := self._pending.add(rows, logits, targets)):
+            self._credit(ready)
 
     @torch.no_grad()
-    def _score(self, batches: list[Batch]) -> None:
+    def _credit(self, batches: list[Scored]) -> None:
         for batch in batches:
-            rows, logits, targets = map(self._here, batch)
-            values = compute(self._wanted, logits, targets, overwrite=True)
-            self._share.add(rows, values, values.pop("correct", None), targets.long(), logits.shape[1])
+            rows, targets = self._here(batch.rows), self._here(batch.targets)
+            values = {name: self._here(column) for name, column in batch.values.items()}
+            self._share.add(rows, values, values.pop("correct", None), targets, batch.classes)
 
     @torch.no_grad()
     def _update_with(self, score_fn: ScoreFunction, rows: Any, logits: Tensor, targets: Any) -> None:
@@ -182,14 +183,14 @@ class ScoreTracker:
             StateError: a row came with another label than before. Whatever is raised, nothing was merged;
                 :meth:`reset_epoch` drops it.
         """
-        self._score(self._pending.take())
+        self._credit(self._pending.take())
         with torch.inference_mode(False):
             self._totals.merge(self._share, self._group)
         self._share.clear(self._totals.flags, self._totals.labels)
 
     def reset_epoch(self) -> None:
         """Forget what was seen since the last :meth:`end_epoch`."""
-        self._pending = Pending()
+        self._pending = Pending(self._wanted)
         self._share.clear(self._totals.flags, self._totals.labels)
 
     @property
@@ -264,7 +265,7 @@ class ScoreTracker:
         ``torch.load(..., weights_only=True)`` reads it. Each rank saves its own; one taken right after
         :meth:`end_epoch` by rank 0 serves all ranks, and any number of them.
         """
-        self._score(self._pending.take())
+        self._credit(self._pending.take())
         share = None if self._share.empty else self._share.state_dict()
         return {
             **self._identity(),
