@@ -6,7 +6,11 @@
 Each sampler is driven through torch's BatchSampler, as a DataLoader drives it, over a whole epoch of 256 rows a batch.
 Every figure comes from a process of its own; samplers take turns, and medians count. Memory is the peak above what was
 held before the sampler was made: the imports and, for those that are given one, the coreset. What an epoch yields is
-checked afterwards. A peer that does not fit into ``--memory`` is shown with its error.
+checked afterwards. A peer that does not fit into ``--memory`` is shown with its error. Of an epoch of more than 10⁸ rows
+the first 10⁸ are read, by our samplers alone.
+
+The same command again goes on where it stopped: what the file of ``--out`` has is not measured again. So ``--sizes`` and
+``--arms`` may also be measured in portions.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ RANKS = 8
 SIZES = [100_000, 1_000_000, 4_194_305, 10_000_000, 100_000_000, 1_000_000_000]  # the third is 4**11 + 1
 LARGEST_PEER = 100_000_000
 LARGEST_CHECK = 100_000_000
+LARGEST_WALK = 100_000_000
 
 
 class _Rows:
@@ -116,12 +121,15 @@ def measure(name: str, rows: int, memory: float) -> dict[str, Any]:
     first = time.perf_counter() - start
     for batch in batches:
         count += len(batch)
+        if count >= LARGEST_WALK:
+            break
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
     peak = _megabytes("VmHWM") - before
-    assert count == len(sampler)
+    assert count == len(sampler) or count >= LARGEST_WALK
     if rows <= LARGEST_CHECK:
         check(name, rows, sampler)
     return {
+        "rows_read": count,
         "ns_a_row": round(seconds / count * 1e9, 1),
         "processor_ns_a_row": round(processor / count * 1e9, 1),
         "first_batch_ms": round(first * 1e3, 2),
@@ -155,24 +163,23 @@ def in_a_process(name: str, rows: int, memory: float) -> dict[str, Any]:
     return figures
 
 
-def compare(names: list[str], sizes: list[int], repetitions: int, memory: float) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for rows in sizes:
-        arms = [name for name in names if rows <= LARGEST_PEER or name.startswith("PrunedSampler")]
-        if rows > LARGEST_PEER:
-            arms = [name for name in arms if "weights" not in name]
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-        for _ in range(repetitions if rows < LARGEST_PEER else 1):
-            for name in arms:
-                if not any("error" in run for run in runs[name]):
-                    runs[name].append(in_a_process(name, rows, memory))
-        found[str(rows)] = {name: _median(each) for name, each in runs.items()}
-        for ours, peer in BESIDE.items():
-            pair = [found[str(rows)].get(name, {}) for name in (ours, peer)]
-            if all("ns_a_row" in each for each in pair):
-                pair[0]["times_peer"] = round(pair[0]["processor_ns_a_row"] / pair[1]["processor_ns_a_row"], 3)
-        print(rows, json.dumps(found[str(rows)]), file=sys.stderr, flush=True)
-    return found
+def compare(found: dict[str, Any], names: list[str], rows: int, repetitions: int, memory: float) -> None:
+    """Add the figures of one size that are not there yet."""
+    arms = [name for name in names if name not in found and (rows <= LARGEST_PEER or _reaches_all(name))]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    for _ in range(repetitions if rows < LARGEST_PEER else 1):
+        for name in arms:
+            if not any("error" in run for run in runs[name]):
+                runs[name].append(in_a_process(name, rows, memory))
+    found |= {name: _median(each) for name, each in runs.items()}
+    for ours, peer in BESIDE.items():
+        pair = [found.get(name, {}) for name in (ours, peer)]
+        if all("ns_a_row" in each for each in pair):
+            pair[0]["times_peer"] = round(pair[0]["processor_ns_a_row"] / pair[1]["processor_ns_a_row"], 3)
+
+
+def _reaches_all(name: str) -> bool:
+    return name.startswith("PrunedSampler") and "weights" not in name
 
 
 def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -188,8 +195,9 @@ def table(report: dict[str, Any]) -> list[str]:
         "| rows | sampler | ns a row | beside | first batch, ms | memory, MB |",
         "| ---: | --- | ---: | --- | ---: | ---: |",
     ]
-    for rows, arms in report["sizes"].items():
-        for name, run in arms.items():
+    for rows, arms in sorted(report["sizes"].items(), key=lambda each: int(each[0])):
+        for name in (name for name in ARMS if name in arms):
+            run = arms[name]
             if "error" in run:
                 lines.append(f"| {int(rows):,} | {name} | fails: {run['error'][:60]} | | | |")
                 continue
@@ -220,15 +228,18 @@ def main() -> None:
         return
     if given.smoke:
         given.sizes, given.repetitions = [1000], 1
-    report = {
+    report: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "machine": f"{os.cpu_count()} processors, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the start",
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "sizes": compare(given.arms, given.sizes, given.repetitions, given.memory),
+        "sizes": {},
     }
-    text = json.dumps(report, indent=1)
-    if given.out:
-        given.out.write_text(text + "\n")
+    if given.out and given.out.exists():
+        report |= {"sizes": json.loads(given.out.read_text())["sizes"]}
+    for rows in given.sizes:
+        compare(report["sizes"].setdefault(str(rows), {}), given.arms, rows, given.repetitions, given.memory)
+        if given.out:
+            given.out.write_text(json.dumps(report, indent=1) + "\n")
     print("\n".join(table(report)))
 
 

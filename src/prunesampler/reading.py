@@ -15,8 +15,8 @@ from prunesampler.population import RowStream
 
 __all__ = ["Reading", "RowIterator"]
 
-# The first chunk is small, so that the first batch comes at once.
-_FIRST_CHUNK, _CHUNK = 4096, 65_536
+# The first chunk is small, so that the first batch comes at once; the later ones lie in the cache, as ints too.
+_FIRST_CHUNK, _CHUNK = 4096, 16_384
 
 
 @dataclass
