@@ -6,11 +6,11 @@
 Each sampler is driven through torch's BatchSampler, as a DataLoader drives it, over a whole epoch of 256 rows a batch.
 Every figure comes from a process of its own; samplers take turns, and medians count. Memory is the peak above what was
 held before the sampler was made: the imports and, for those that are given one, the coreset. What an epoch yields is
-checked afterwards. A peer that does not fit into ``--memory`` is shown with its error. Of an epoch of more than 10⁸ rows
-the first 10⁸ are read, by our samplers alone.
+checked afterwards. A peer that does not fit into ``--memory`` is shown with its error. Of an epoch of more than 10⁸
+rows the first 10⁸ are read, by our samplers alone.
 
-The same command again goes on where it stopped: what the file of ``--out`` has is not measured again. So ``--sizes`` and
-``--arms`` may also be measured in portions.
+The same command again goes on where it stopped: what the file of ``--out`` has is not measured again. So ``--sizes``
+and ``--arms`` may also be measured in portions.
 """
 
 from __future__ import annotations
