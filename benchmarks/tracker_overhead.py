@@ -1,12 +1,14 @@
-"""What a step of scoring costs: ScoreTracker.update beside cross entropy's own forward and beside aum; and attach.
+"""What a step of scoring costs: ScoreTracker beside cross entropy's own forward and beside its peers; and attach.
 
     python benchmarks/tracker_overhead.py --out benchmarks/results/tracker.json
     python benchmarks/tracker_overhead.py --table benchmarks/results/tracker.json
 
 One thread, a dataset of 1.2 million rows. Arms take turns in rounds, each of the same steps on new rows; the median
 round counts, in microseconds of processor time a step. ``attach`` is measured in a loop that does nothing but read
-batches of 128 and call a model that hands its input on, with the loader and without. What the tracker holds in the end
-is compared with the definition of EL2N.
+batches of 128 and call a model that hands its input on: with the loader alone, with rows that travel with its batches,
+with these and a tracker updated by hand, and attached. What the tracker holds in the end is compared with the
+definition of EL2N. Peers that are not installed, or fail, are shown as such; InfoBatch is no package, so its source
+folder is given with ``--infobatch``.
 """
 
 from __future__ import annotations
@@ -29,16 +31,19 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
+from tracker_peers import Step, peers
 
 import prunesampler
+from prunesampler import with_rows
 from prunesampler.tracker import ScoreTracker
 
 ROWS = 1_200_000
 SIZES = [(128, 10), (512, 10), (128, 1000), (512, 1000), (128, 50_000), (512, 50_000)]
+SLOW = ("DataCull", "dPrune", "aum")  # a twentieth of the steps are enough
 LOGITS_A_ROUND = 50_000_000  # about, and 20 to 400 steps
 
 
-def update(batch: int, classes: int, rounds: int, scale: float) -> dict[str, Any]:
+def update(batch: int, classes: int, rounds: int, scale: float, infobatch: Path | None) -> dict[str, Any]:
     steps = int(min(400, max(20, LOGITS_A_ROUND * scale // (batch * classes))))
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(batch, classes, generator=generator)
@@ -46,34 +51,33 @@ def update(batch: int, classes: int, rounds: int, scale: float) -> dict[str, Any
     order = torch.randperm(ROWS, generator=generator)
     tracker = ScoreTracker(ROWS, scores=("el2n", "forgetting"))
     loss_only = ScoreTracker(ROWS, scores=("loss",))
+    recorded = ScoreTracker(ROWS, scores=("loss",))
+    losses = cross_entropy(logits, targets, reduction="none")
     begun = 0
 
-    def all_steps(step: Callable[[torch.Tensor], Any]) -> None:
-        for number in range(steps):
+    def all_steps(step: Step, count: int) -> None:
+        for number in range(count):
             start = (begun + number) % (ROWS // batch) * batch
             step(order[start : start + batch])
 
-    arms: dict[str, Callable[[torch.Tensor], Any]] = {
+    arms: dict[str, Step] = {
         "cross_entropy": lambda rows: cross_entropy(logits, targets),
         "ScoreTracker, EL2N and forgetting": lambda rows: tracker.update(rows, logits, targets),
         "ScoreTracker, loss": lambda rows: loss_only.update(rows, logits, targets),
+        "ScoreTracker.record of given losses": lambda rows: recorded.record(rows, given=losses),
     }
-    try:
-        from aum import AUMCalculator
-    except ImportError as error:
-        failed = {"aum": {"error": str(error)}}
-    else:
-        calculator = AUMCalculator(tempfile.gettempdir())
-        arms["aum"] = lambda rows: calculator.update(logits, targets, rows.tolist())
-        failed = {}
+    with torch.no_grad():
+        others, failed = peers(ROWS, logits, targets, infobatch)
+    arms |= others
+    fewer = {name: max(1, steps // 20) if name.startswith(SLOW) else steps for name in arms}
     times: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds + 1):
         for name, step in arms.items():
             start = time.process_time()
             with torch.no_grad():
-                all_steps(step)
+                all_steps(step, fewer[name])
             if number:  # the first warms up
-                times[name].append((time.process_time() - start) / steps * 1e6)
+                times[name].append((time.process_time() - start) / fewer[name] * 1e6)
         begun += steps
     tracker.end_epoch()
     table = tracker.table()
@@ -104,8 +108,17 @@ def attached(rounds: int, scale: float) -> dict[str, Any]:
     def loader() -> DataLoader[Any]:
         return DataLoader(Batches(), batch_size=128, shuffle=True, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
-    model, alone = nn.Identity(), nn.Identity()
-    times: dict[str, list[float]] = {"loader alone": [], "attached": []}
+    def read_rows(batches: Any) -> None:
+        for _, (inputs, _) in with_rows(batches):
+            alone(inputs)
+
+    def read_and_update(batches: Any) -> None:
+        for numbers, (inputs, targets) in with_rows(batches):
+            tracker.update(numbers, alone(inputs), targets)
+
+    model, alone, tracker = nn.Identity(), nn.Identity(), ScoreTracker(rows)
+    names = ("loader alone", "with_rows", "with_rows and ScoreTracker.update", "attached")
+    times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = loader()
@@ -113,10 +126,14 @@ def attached(rounds: int, scale: float) -> dict[str, Any]:
             loader(), model, keep=None, score_epochs=rounds + 1, save_dir=Path(folder) / "run"
         )
         for number in range(rounds + 1):
-            for name, each, called in (("loader alone", plain, alone), ("attached", followed, model)):
+            for name, loop, each in zip(
+                names,
+                (_reader(alone), read_rows, read_and_update, _reader(model)),
+                (plain, plain, plain, followed),
+                strict=True,
+            ):
                 start = time.process_time()
-                for inputs, _ in each:
-                    called(inputs)
+                loop(each)
                 if number:
                     times[name].append((time.process_time() - start) / (rows / 128) * 1e6)
         followed.pruning.finish()
@@ -124,6 +141,14 @@ def attached(rounds: int, scale: float) -> dict[str, Any]:
     wanted = (data.tensors[0].double().softmax(1) - one_hot(data.tensors[1], 10)).norm(dim=1).numpy()
     assert np.allclose(table.scores["el2n"], wanted, rtol=1e-5)
     return _told(times, "loader alone")
+
+
+def _reader(model: nn.Module) -> Callable[[Any], None]:
+    def read(batches: Any) -> None:
+        for inputs, _ in batches:
+            model(inputs)
+
+    return read
 
 
 def _told(times: dict[str, list[float]], beside: str) -> dict[str, Any]:
@@ -154,6 +179,7 @@ def table(report: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--infobatch", type=Path, help="a folder of InfoBatch's source")
     parser.add_argument("--out", type=Path, help="a file of JSON")
     parser.add_argument("--smoke", action="store_true", help="the smallest size, few steps")
     parser.add_argument("--table", type=Path, help="print the tables of a file of JSON")
@@ -169,7 +195,7 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f} at the start",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "update": {
-            f"{batch} × {classes:,}": update(batch, classes, rounds, scale)
+            f"{batch} × {classes:,}": update(batch, classes, rounds, scale, given.infobatch)
             for batch, classes in (SIZES[:1] if given.smoke else SIZES)
         },
         "attach": attached(rounds, scale),

@@ -153,12 +153,16 @@ def test_samplers_beside_their_peers(tmp_path: Path) -> None:
     assert not any("error" in figures for figures in arms_found.values())
     assert arms_found[pair[0]]["times_peer"] > 0
     assert all(name in told for name in pair)
+    again = run("sampler_overhead.py", "--smoke", "--arms", *pair, "--out", tmp_path / "sampler.json").stdout
+    assert again == told, "what is there is not measured again"
 
 
 def test_the_tracker_beside_cross_entropy(tmp_path: Path) -> None:
     told = run("tracker_overhead.py", "--smoke", "--out", tmp_path / "tracker.json").stdout
     report_found = json.loads((tmp_path / "tracker.json").read_text())
     assert report_found["update"]["128 × 10"]["ScoreTracker, EL2N and forgetting"]["us_a_step"] > 0
+    assert "InfoBatch, update with given losses" not in report_found["update"]["128 × 10"]
+    assert all("us_a_step" in run or "error" in run for run in report_found["update"]["128 × 10"].values())
     assert report_found["attach"]["attached"]["us_a_step"] > 0
     assert "| attached |" in told
 
@@ -178,9 +182,10 @@ def test_the_arms_of_tar_shards_deliver_what_they_should(tmp_path: Path) -> None
     pytest.importorskip("webdataset")
     told = run("shards.py", "--smoke", "--out", tmp_path / "shards.json").stdout
     report = json.loads((tmp_path / "shards.json").read_text())
-    assert not [arm for arm in [*report["epochs"], *report["http"]] if "error" in arm]
+    assert not [arm for arm in [*report["epochs"], *report["peers"], *report["http"]] if "error" in arm]
     assert [arm["samples"] for arm in report["epochs"] if arm["arm"] == "IndexedShards"] == [75, 45, 15]
-    assert report["repack"]["samples"] == 150
+    assert [each["pixels"] for each in report["repack"]] == [48, 288]
+    assert all(each["samples"] > 0 for each in report["repack"])
     assert "| HTTP: IndexedShards | 0.5 | " in told
     assert run("shards.py", "--table", tmp_path / "shards.json").stdout == told
 

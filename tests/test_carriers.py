@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset
 
+from prunesampler.carriers import _carriers
+from prunesampler.errors import UnsupportedError
 from prunesampler.rowloader import with_rows
 from squares import GRID, Squares, SquaresAtOnce
 
@@ -63,3 +66,15 @@ def test_workers_see_the_dataset_itself() -> None:
 def test_rows_beyond_float32_stay_exact() -> None:
     rows, _ = next(iter(with_rows(DataLoader(Squares(20_000_010), batch_size=2, sampler=[20_000_001, 20_000_000]))))
     assert rows.tolist() == [20_000_001, 20_000_000]
+
+
+@pytest.mark.parametrize("indices", [[2, 0], np.array([2, 0]), [np.int32(2), 0], torch.tensor([2, 0]), [-1, 0]])
+def test_rows_are_the_integers_that_a_sampler_yields(indices: Any) -> None:
+    rows, samples = _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)
+    assert (rows.dtype, rows.tolist(), samples) == (np.int64, [2, 0], [7, 5])
+
+
+@pytest.mark.parametrize("indices", [[2.0, 0.0], ["a", "b"], [(1, 2), (0, 1)], [(1, 2), 0], [None, 1]])
+def test_other_keys_are_no_rows(indices: Any) -> None:
+    with pytest.raises(UnsupportedError, match="positions in the dataset as ints"):
+        _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)

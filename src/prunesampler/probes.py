@@ -80,6 +80,8 @@ def likeness(probes: list[Probe], samples: list[tuple[int, Tensor]]) -> list[tup
         for j, probe in enumerate(probes)
         if probe.equals(numel, values)
     ]
+    if len(probes) == 1:  # looking whether it is constant takes longer than all else here, and changes nothing
+        return pairs
     return [pair for pair in pairs if not probes[pair[1]].constant] or (
         pairs if all(probe.constant for probe in probes) else []
     )
