@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from blockfiles import THREADS, saved, table
 from prunesampler import files
 from prunesampler.blocks import cuts, merging, plan, selecting
 from prunesampler.coreset import Coreset
-from prunesampler.errors import ArgumentError, PruneSamplerWarning
+from prunesampler.errors import ArgumentError, CorruptFileError, PruneSamplerWarning
 from prunesampler.selection import Selection
 from prunesampler.tables import ScoreTable
 
@@ -98,3 +100,15 @@ def test_labels_that_are_missing_and_scores_that_none_has(tmp_path: Path) -> Non
         selecting.select(THREADS, path, tmp_path / "out.parquet", Selection(0.5, class_balanced=True))
     with pytest.warns(PruneSamplerWarning, match="none of the 2 kept rows has a score"):
         selecting.select(THREADS, path, tmp_path / "out.parquet", Selection(0.5))
+
+
+@pytest.mark.parametrize("name", ["presentations", "el2n"])
+def test_an_edited_file_is_refused_and_nothing_written(name: str, tmp_path: Path) -> None:
+    (path,) = saved(tmp_path, table(0))
+    whole = pq.read_table(path)
+    edited = pc.multiply(whole[name], 2).cast(whole.schema.field(name).type)
+    pq.write_table(whole.set_column(whole.schema.get_field_index(name), name, edited), path)
+    for selection in (Selection(0.5), Selection(0.5, by="loss")):
+        with pytest.raises(CorruptFileError, match="edited"):
+            selecting.select(THREADS, path, tmp_path / "out.parquet", selection)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name]

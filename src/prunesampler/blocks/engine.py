@@ -14,7 +14,7 @@ __all__ = ["Blocks", "Engine", "Threads"]
 
 Function = Callable[[Any], pa.Table]
 
-_MOST_THREADS = 4  # one of them writes
+_MOST_THREADS = 4  # more would wait: files are proved and written by one at a time
 
 
 class Blocks(Protocol):

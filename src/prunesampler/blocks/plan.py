@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prunesampler.blocks.cuts import Candidates, Cuts
-from prunesampler.blocks.reading import Header, group_of
+from prunesampler.blocks.reading import Header, first_of, group_of
 from prunesampler.columns import Int64s
 from prunesampler.files import to_arrow
 from prunesampler.pool import strata_of
@@ -167,31 +167,30 @@ def _is_spare(plan: Plan, found: _Rows) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _kept(plan: Plan, found: _Rows) -> _Rows:
+def _kept(plan: Plan, found: _Rows) -> npt.NDArray[np.bool_]:
     if plan.spare is not None:
-        return found.part(~_is_spare(plan, found) | plan.spare.within(found.hardest_first()))
+        return ~_is_spare(plan, found) | plan.spare.within(found.hardest_first())
     assert plan.chosen is not None
-    kept = np.isnan(found.hardness)
-    scored = found.part(~kept)
+    without = np.isnan(found.hardness)
+    scored = found.part(~without)
     if plan.selection.method in ("stratified", "random"):
-        left = np.ones(len(scored.row), np.bool_)
-        if plan.hardest is not None:
-            left = ~plan.hardest.within(scored.hardest_first())
-        left[left] = plan.chosen.within(_drawn(plan, scored.part(left)))
+        if plan.hardest is None:
+            kept = plan.chosen.within(_drawn(plan, scored))
+        else:
+            kept = ~plan.hardest.within(scored.hardest_first())
+            kept[np.flatnonzero(kept)] = plan.chosen.within(_drawn(plan, scored.part(kept)))
     else:
         ranked = scored.hardest_first()
-        left = plan.chosen.within(ranked)
+        kept = plan.chosen.within(ranked)
         if plan.hardest is not None:
-            left &= ~plan.hardest.within(ranked)
-    if len(left) == len(kept):
-        return found.part(left)
-    kept[~kept] = left
-    without = np.isnan(found.hardness)
-    if plan.unscored is None:
-        kept[without] = False
-    else:
-        kept[without] = plan.unscored.within(found.part(without).by_lot())
-    return found.part(kept)
+            kept &= ~plan.hardest.within(ranked)
+    if len(kept) == len(without):
+        return kept
+    mask = np.zeros(len(without), np.bool_)
+    mask[~without] = kept
+    if plan.unscored is not None:
+        mask[without] = plan.unscored.within(found.part(without).by_lot())
+    return mask
 
 
 # -- counts, block by block --------------------------------------------------------------------------------------
@@ -237,17 +236,18 @@ def kept(plan: Plan, block: int) -> pa.Table:
     low, high = np.inf, -np.inf
     more = ["label"] if "label" in plan.file.types and plan.labels is None else []
     for table in _tables(plan, block, more):
-        found = _kept(plan, _member(plan, table))
-        mask = np.ones(len(table), np.bool_)
+        found = _member(plan, table)
+        mask = _kept(plan, found)
         if found.places is not None:
-            mask[:] = False
-            mask[found.places] = True
+            mask, its = np.zeros(len(table), np.bool_), mask
+            mask[found.places[its]] = True
         bits.append(mask)
-        score = found.of(plan.selection.scores(found.table))
-        finite = score[np.isfinite(score)]
+        score = plan.selection.scores(table)[np.flatnonzero(mask)]  # quicker than by the mask itself
         count += len(score)
         without += int(np.isnan(score).sum())
-        low, high = finite.min(initial=low), finite.max(initial=high)
+        finite = np.isfinite(score)
+        score = score if finite.all() else score[finite]
+        low, high = score.min(initial=low), score.max(initial=high)
         if table.labels is not None:
             labels.append(table.labels)
     whole = np.concatenate(bits)
@@ -263,8 +263,11 @@ def kept_rows(file: Header, found: pa.Table) -> pa.Table:
     parts = []
     names = [name for name in ("shard", "key") if name in file.types]
     for block, bits in zip(found["block"].to_pylist(), found["kept"].to_pylist(), strict=True):
+        places = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8)).view(np.bool_))
+        if file.complete and not names:
+            parts.append(pa.table({"row": places + first_of(file, block)}))
+            continue
         for table in group_of(file, block, names):
-            places = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=len(table)).view(np.bool_))
             columns = {"row": table.rows, "shard": table.shard_column, "key": table.key_column}
             columns = {name: to_arrow(each.take(places)) for name, each in columns.items() if each is not None}
             parts.append(pa.table(columns))

@@ -19,7 +19,7 @@ from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.files import Parts, content_digest, from_arrow, unseal
 from prunesampler.tables import ScoreTable
 
-__all__ = ["Header", "Range", "checked", "group_of", "header_of", "headers", "opened", "ranges", "table_of"]
+__all__ = ["Header", "Range", "checked", "first_of", "group_of", "header_of", "headers", "opened", "ranges", "table_of"]
 
 BLOCK = 1_000_000
 """Rows that are worked on at once."""
@@ -50,6 +50,11 @@ class Header:
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def complete(self) -> bool:
+        """Whether its rows are 0 to N − 1: they are distinct."""
+        return self.length == self.num_rows  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
         if name in ("learned", "presentations", "labels"):
@@ -124,13 +129,11 @@ def group_of(header: Header, number: int, columns: Sequence[str], rows: int | No
         OSError: the file cannot be read.
         CorruptFileError: a page was damaged since it was written.
     """
-    stat = os.stat(header.path)
-    complete = header.length == header.num_rows  # rows are distinct, so these are 0 to N − 1
     try:
-        footer, starts = _footer(header.path, stat.st_size, stat.st_mtime_ns)
+        footer, starts = _footer(header)
         start, end = starts[number : number + 2]
         with pq.ParquetFile(header.path, metadata=footer, page_checksum_verification=True) as file:
-            names = [*([] if complete else ["row"]), *columns]
+            names = [*([] if header.complete else ["row"]), *columns]
             table = file.read_row_group(number, columns=names, use_threads=False)
             found = _columns(table) if names else {}
     except (pa.ArrowException, ValueError, KeyError) as error:
@@ -138,14 +141,24 @@ def group_of(header: Header, number: int, columns: Sequence[str], rows: int | No
     size = rows or end - start
     for first in range(0, end - start, size):
         part = {name: column[first : first + size] for name, column in found.items()}
-        if complete:
+        if header.complete:
             part["row"] = np.arange(start + first, min(start + first + size, end))
         yield ScoreTable._view(header.metadata, part)
 
 
-@functools.lru_cache(maxsize=4)
-def _footer(path: str, size: int, modified: int) -> tuple[pq.FileMetaData, list[int]]:
+def first_of(header: Header, number: int) -> int:
+    """How many rows of a file stand before a row group: the first of its rows if the file is complete."""
+    return _footer(header)[1][number]
+
+
+def _footer(header: Header) -> tuple[pq.FileMetaData, list[int]]:
     """What stands at the end of a file, and the places where its row groups begin, and end."""
+    stat = os.stat(header.path)
+    return _read_footer(header.path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_footer(path: str, size: int, modified: int) -> tuple[pq.FileMetaData, list[int]]:
     footer = pq.read_metadata(path)
     lengths = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
     return footer, [0, *np.cumsum(lengths).tolist()]
