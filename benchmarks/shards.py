@@ -1,13 +1,13 @@
 """Epochs from tar shards at keep 0.5, 0.3 and 0.1, beside webdataset's own and other libraries'; repacking beside cp.
 
-    python benchmarks/shards.py --data DIR --out benchmarks/results/shards.json
+    python benchmarks/shards.py --data DIR --out benchmarks/results/shards.json [--parts epochs peers http repack]
     python benchmarks/shards.py --table benchmarks/results/shards.json > benchmarks/results/shards.md
 
 CIFAR-10's images, enlarged to JPEGs of 224 pixels, in shards of webdataset's ShardWriter. Every arm decodes them with
 webdataset's "torchrgb8" and collates 64 with torch's default_collate, in 2 persistent workers. A first epoch of every
 arm starts its workers and is not counted; then arms take turns. A ratio is that of an epoch to the full one of the same
 turn, and medians count. Processor seconds are of the main process and the workers. Every epoch's keys are compared
-with the kept ones. The page cache is warm.
+with the kept ones. The page cache is warm. Of parts that are not run, the results in the file of ``--out`` stay.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -41,6 +42,7 @@ from shards_arms import BATCH, DECODE, KEEPS, WORKERS, Arm, delivered, jpeg, of_
 from prunesampler import Coreset, shards
 
 LATENCY_MS = 50
+PARTS = ("epochs", "peers", "http", "repack")
 PACKAGES = ("torch", "numpy", "pillow", "webdataset", "wids", "litdata", "mosaicml-streaming")
 
 
@@ -55,10 +57,13 @@ def pictures(data: Path | None, count: int) -> Iterator[tuple[Any, int]]:
         yield Image.open(io.BytesIO(row["image"])), row["label"]
 
 
-def write_shards(folder: Path, data: Path | None, images: int, number: int, pixels: int) -> shards.ShardIndex:
-    with wds.ShardWriter(str(folder / "%06d.tar"), maxcount=-(-images // number), verbose=0) as writer:
-        for row, (picture, label) in enumerate(pictures(data, images)):
-            writer.write({"__key__": f"{row:08d}", "jpg": jpeg(picture, pixels), "cls": label})
+def write_shards(
+    folder: Path, data: Path | None, images: int, number: int, pixels: int, copies: int = 1
+) -> shards.ShardIndex:
+    encoded = [(jpeg(picture, pixels), label) for picture, label in pictures(data, images)]
+    with wds.ShardWriter(str(folder / "%06d.tar"), maxcount=-(-images * copies // number), verbose=0) as writer:
+        for row, (picture, label) in enumerate(encoded * copies):
+            writer.write({"__key__": f"{row:08d}", "jpg": picture, "cls": label})
     shards.build_index(str(folder / "*.tar"), progress=False).save(folder / "index.parquet")
     return shards.ShardIndex.load(folder / "index.parquet")
 
@@ -134,25 +139,28 @@ def _figures(arm: Arm, runs: dict[tuple[str, float], list[dict[str, float]]]) ->
 
 
 def compare_repack(
-    folder: Path, index: shards.ShardIndex, keep: float, copies: int, repetitions: int
+    data: Path | None, images: int, pixels: int, copies: int, keep: float, repetitions: int
 ) -> dict[str, Any]:
-    """Repacking, and ``cp`` of the result: many copies of the shards, by links, so that there are enough bytes."""
-    linked = folder / "linked"
-    linked.mkdir()
-    for copy in range(copies):
-        for url in index.shards:
-            os.link(url, linked / f"{copy:03d}-{Path(url).name}")
-    large = shards.build_index(str(linked / "*.tar"), progress=False, repeated_keys=True)
-    kept = np.sort(np.random.default_rng(1).permutation(len(large))[: int(keep * len(large))])
-    coreset = Coreset(kept, num_rows=len(large))
+    """Repacking, and ``cp`` of the result; each image comes several times, so that there are enough bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        return _compare_repack(
+            Path(name), write_shards(Path(name), data, images, 16, pixels, copies), pixels, keep, repetitions
+        )
+
+
+def _compare_repack(
+    folder: Path, index: shards.ShardIndex, pixels: int, keep: float, repetitions: int
+) -> dict[str, Any]:
+    kept = np.sort(np.random.default_rng(1).permutation(len(index))[: int(keep * len(index))])
+    coreset = Coreset(kept, num_rows=len(index))
     runs: dict[str, list[dict[str, float]]] = {"repack": [], "cp": [], "cp, then sync": []}
     size = 0
     for _ in range(repetitions):
-        os.sync()
         out, copied = folder / "packed", folder / "copied"
         pattern = str(out / "{shard:06d}.tar")
+        os.sync()
         seconds, packed = timed(
-            lambda p=pattern: shards.repack(large, coreset, p, maxsize=10**8, rename=True, progress=False)
+            lambda p=pattern: shards.repack(folder / "index.parquet", coreset, p, maxsize=10**8, progress=False)
         )
         runs["repack"].append(seconds)
         assert len(packed) == len(kept)
@@ -167,7 +175,6 @@ def compare_repack(
         runs["cp, then sync"].append({"seconds": seconds["seconds"] + synced["seconds"], "processor_seconds": spent})
         shutil.rmtree(out)
         shutil.rmtree(copied)
-    shutil.rmtree(linked)
     ratios = {
         other: round(
             statistics.median(a["seconds"] / b["seconds"] for a, b in zip(runs[other], runs["repack"], strict=True)), 3
@@ -175,6 +182,8 @@ def compare_repack(
         for other in ("cp", "cp, then sync")
     }
     return {
+        "pixels": pixels,
+        "kilobytes_a_sample": round(size / 1e3 / len(kept), 1),
         "megabytes": round(size / 1e6, 1),
         "samples": len(kept),
         "keep": keep,
@@ -214,7 +223,7 @@ def table(report: dict[str, Any]) -> str:
         "| arm | keep | epoch, ratio | reach | processor time, ratio | seconds | samples/s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for arm in [*report["epochs"], *report["http"]]:
+    for arm in itertools.chain.from_iterable(report[part] for part in PARTS[:-1] if part in report):
         if "error" in arm:
             lines.append(f"| {arm['arm']} | {arm['keep']} | fails: {arm['error'][:90]} | | | | |")
             continue
@@ -224,15 +233,42 @@ def table(report: dict[str, Any]) -> str:
             f"| {arm['arm']} | {arm['keep']} | {arm['ratio']:.3f} ({low:.2f} to {high:.2f}) | {reach} "
             f"| {arm['processor_ratio']:.3f} | {arm['seconds']:.2f} | {arm['samples_a_second']} |"
         )
-    packing = report["repack"]
-    speeds, over = packing["megabytes_a_second"], packing["bytes_a_second_over"]
     lines += [
         "",
-        f"Repacking {packing['samples']} samples, {packing['megabytes']} MB: {speeds['repack']} MB/s, "
-        f"{over['cp']:.2f} × `cp` of the same bytes ({speeds['cp']} MB/s; reach ≥ {packing['reach']}), "
-        f"{over['cp, then sync']:.2f} × `cp` and `sync` ({speeds['cp, then sync']} MB/s): repacked shards are synced.",
+        "| repacking | MB/s | `cp` of the same bytes, MB/s | `cp`, then `sync`, MB/s | ratio to `cp` | reach "
+        "| ratio to `cp` and `sync` |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    for packing in report.get("repack", []):
+        speeds, over = packing["megabytes_a_second"], packing["bytes_a_second_over"]
+        lines.append(
+            f"| {packing['samples']} of {packing['kilobytes_a_sample']} KB, {packing['megabytes']:.0f} MB "
+            f"| {speeds['repack']:.0f} | {speeds['cp']:.0f} | {speeds['cp, then sync']:.0f} | {over['cp']:.2f} "
+            f"| ≥ {packing['reach']} | {over['cp, then sync']:.2f} |"
+        )
+    lines += ["", "Repacked shards are read back and on the disk before they are named; what `cp` wrote is not."]
     return "\n".join(lines)
+
+
+def compare_epochs(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        index = write_shards(folder, given.data, given.images, given.shards, given.pixels)
+        order = np.random.default_rng(0).permutation(given.images)
+        coresets = {keep: Coreset(np.sort(order[: round(keep * given.images)]), num_rows=len(index)) for keep in KEEPS}
+        for keep, coreset in coresets.items():
+            pattern = str(folder / f"repacked-{keep}" / "{shard:06d}.tar")
+            size = sum(path.stat().st_size for path in folder.glob("*.tar"))
+            shards.repack(index, coreset, pattern, maxsize=int(keep * size / 24), shuffle=True, progress=False)
+        if "epochs" in given.parts:
+            found["epochs"] = compare(of_shards(folder, index, coresets), given.repetitions)
+        if "peers" in given.parts:
+            found["peers"] = compare(of_peers(folder, index, coresets[0.5], given.smoke), given.repetitions)
+        if "http" in given.parts:
+            with served(folder) as address:
+                found["http"] = compare(of_server(address, folder, index, coresets[0.5]), given.http_repetitions)
+    return found
 
 
 def main() -> None:
@@ -243,7 +279,8 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=224)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--http-repetitions", type=int, default=3)
-    parser.add_argument("--copies", type=int, default=12, help="of the shards, for repacking")
+    parser.add_argument("--megabytes", type=int, default=2000, help="of the shards that are repacked")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, help="a file of JSON")
     parser.add_argument("--smoke", action="store_true", help="tiny and once; noise without --data; no peers")
     parser.add_argument("--table", type=Path, help="print the table of a file of JSON")
@@ -252,33 +289,31 @@ def main() -> None:
         print(table(json.loads(given.table.read_text())))
         return
     if given.smoke:
-        given.images, given.shards, given.pixels, given.copies = 150, 4, 48, 2
+        given.images, given.shards, given.pixels, given.megabytes = 150, 4, 48, 1
         given.repetitions = given.http_repetitions = 1
     elif given.data is None:
         parser.error("--data must be given")
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=ResourceWarning)  # webdataset leaves its files to the garbage collector
     machine = f"{os.cpu_count()} processors, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the start"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        index = write_shards(folder, given.data, given.images, given.shards, given.pixels)
-        order = np.random.default_rng(0).permutation(given.images)
-        coresets = {keep: Coreset(np.sort(order[: round(keep * given.images)]), num_rows=len(index)) for keep in KEEPS}
-        for keep, coreset in coresets.items():
-            pattern = str(folder / f"repacked-{keep}" / "{shard:06d}.tar")
-            size = sum(path.stat().st_size for path in folder.glob("*.tar"))
-            shards.repack(index, coreset, pattern, maxsize=int(keep * size / 24), shuffle=True, progress=False)
-        arms = of_shards(folder, index, coresets)
-        epochs = compare(arms + ([] if given.smoke else of_peers(folder, index, coresets[0.5])), given.repetitions)
-        with served(folder) as address:
-            http = compare(of_server(address, folder, index, coresets[0.5]), given.http_repetitions)
-        repack = compare_repack(folder, index, 0.5, given.copies, given.repetitions)
+    again = given.out is not None and given.out.exists() and set(given.parts) != set(PARTS)
+    older = json.loads(given.out.read_text()) if again else {}
+    found: dict[str, Any] = {part: older[part] for part in PARTS if part in older}
+    command = " ".join(["python", *sys.argv]).replace(str(given.data), "DIR")
+    if set(given.parts) != {"repack"}:
+        found |= compare_epochs(given)
+    if "repack" in given.parts:
+        found["repack"] = []
+        for images, pixels in ((given.images, given.pixels), (max(given.images // 16, 1), 6 * given.pixels)):
+            size = sum(len(jpeg(picture, pixels)) for picture, _ in itertools.islice(pictures(given.data, 20), 20)) / 20
+            copies = max(1, round(given.megabytes * 1e6 / images / size))
+            found["repack"].append(compare_repack(given.data, images, pixels, copies, 0.5, given.repetitions))
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     report = {
-        "command": " ".join(["python", *sys.argv]).replace(str(given.data), "DIR"),
+        "commands": [*older.get("commands", []), command],
         "machine": machine,
         "versions": versions,
         "images": given.images,
@@ -289,9 +324,7 @@ def main() -> None:
         "repetitions": given.repetitions,
         "http_repetitions": given.http_repetitions,
         "latency_ms": LATENCY_MS,
-        "epochs": epochs,
-        "http": http,
-        "repack": repack,
+        **{part: found[part] for part in PARTS if part in found},
     }
     if given.out:
         given.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -58,6 +58,10 @@ def _after_all(urls: Sequence[str], select: Callable[[Any], bool], *, decoded: b
     return wds.WebLoader(stream.shuffle(SHUFFLE).to_tuple("jpg", "cls", "__key__"), **LOADER)
 
 
+def _none(sample: Any) -> bool:
+    return False
+
+
 class _Kept:
     def __init__(self, keys: Iterable[str]) -> None:
         self.keys = frozenset(keys)
@@ -87,11 +91,14 @@ def _fluid(coreset: Coreset, index: shards.ShardIndex, urls: Sequence[str]) -> A
     return _loader(stream.compose(kept).shuffle(SHUFFLE))
 
 
+class Fluid(wds.DataPipeline, wds.FluidInterface):
+    """Stages of one's own, and webdataset's methods after them."""
+
+
 def _seeking(coreset: Coreset, index: shards.ShardIndex, urls: Sequence[str]) -> Any:
     kept = shards.keep(coreset, index)
-    stages = [kept.shards, wds.shuffle(100), kept.samples, wds.shuffle(SHUFFLE), wds.decode(DECODE)]
-    pipeline = wds.DataPipeline(wds.SimpleShardList(list(urls)), *stages, wds.to_tuple("jpg", "cls", "__key__"))
-    return wds.WebLoader(pipeline, **LOADER)
+    stages = [wds.SimpleShardList(list(urls)), kept.shards, wds.shuffle(100), kept.samples]
+    return _loader(Fluid(*stages).shuffle(SHUFFLE))
 
 
 def _indexed(coreset: Coreset, index: shards.ShardIndex) -> Any:
@@ -133,6 +140,9 @@ def of_shards(folder: Path, index: shards.ShardIndex, coresets: dict[float, Core
         ]
     return [
         *arms,
+        Arm(
+            "webdataset's reader alone, nothing kept", 0, lambda: _after_all(urls, _none, decoded=False), everything[:0]
+        ),
         Arm("webdataset, select before decode", 0.5, lambda: _after_all(urls, kept, decoded=False), half.rows),
         Arm("webdataset, select after decode", 0.5, lambda: _after_all(urls, kept, decoded=True), half.rows),
     ]
@@ -220,13 +230,17 @@ def _mosaic(folder: Path, index: shards.ShardIndex, coreset: Coreset) -> Any:
     return DataLoader(subset, shuffle=True, **LOADER)
 
 
-def of_peers(folder: Path, index: shards.ShardIndex, coreset: Coreset) -> list[Arm]:
-    """Other libraries with half of the samples, each from shards of its own format but for wids."""
+def of_peers(folder: Path, index: shards.ShardIndex, coreset: Coreset, none: bool) -> list[Arm]:
+    """Other libraries, or none, with half of the samples, each from shards of its own format but for wids."""
     rows = coreset.rows
-    return [
+    arms = [
         Arm("wids, SubsetRandomSampler", 0.5, lambda: _wids(folder, index, coreset), rows),
         Arm("LitData, subsample (its own choice)", 0.5, lambda: _litdata(folder, index, coreset), len(rows)),
         Arm("MosaicML Streaming, Subset", 0.5, lambda: _mosaic(folder, index, coreset), rows),
+    ]
+    return [
+        Arm("webdataset, all", 1, lambda: _loader(_web(index.shards)), np.arange(len(index))),
+        *arms[: 3 * (not none)],
     ]
 
 

@@ -15,7 +15,7 @@ from prunesampler.shards.packing import BLOCK, padded
 
 __all__ = ["GatherReader"]
 
-_GAP = 16 << 10
+_GAP = 32 << 10
 _LARGE = 32 << 10
 
 

@@ -15,7 +15,7 @@ from prunesampler.shards.stretches import Stretch
 __all__ = ["pieces"]
 
 _BYTES = 8 << 20
-_SAMPLES = 2048
+_SAMPLES = 1024
 _UP_TO = np.tril(np.full((BLOCK, BLOCK), 255, np.uint8), -1)
 """Masks of a block, by how many of its bytes are a file's."""
 
