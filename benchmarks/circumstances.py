@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def circumstances(*packages: str) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", *packages)}
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": f"{os.cpu_count()} processors, {platform.machine()}, {device}, load {os.getloadavg()[0]:.1f}",
         "versions": {"python": platform.python_version(), **versions},
     }

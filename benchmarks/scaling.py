@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -26,13 +27,14 @@ from typing import Any
 
 import numpy as np
 import sampler_overhead
+import selection
 import torch
 from circumstances import circumstances, megabytes, reset_peak
 from merge import present
 
 from prunesampler import Coreset, ScoreTable, ScoreTracker, select
 
-SIZES = [100_000, 1_000_000, 10_000_000, 100_000_000]
+SIZES = [1_000_000, 10_000_000, 100_000_000]
 FROM = 1_000_000
 ONCE_FROM = 100_000_000
 LEAST = {"seconds": 1e-6, "megabytes": 1.0}  # below it there is but noise
@@ -65,10 +67,10 @@ def coreset_of(rows: int) -> Coreset:
     return Coreset(kept, num_rows=rows)
 
 
-def an_epoch(arm: str) -> Callable[[int], Figures]:
+def an_epoch(arm: str, share: float = 1.0) -> Callable[[int], Figures]:
     def measure(rows: int) -> Figures:
         run = sampler_overhead.measure(arm, rows, memory=20.0)
-        return {"seconds": run["ns_a_row"] * rows / 1e9, "megabytes": run["megabytes"]}
+        return {"seconds": run["ns_a_row"] * share * rows / 1e9, "megabytes": run["megabytes"]}
 
     return measure
 
@@ -113,6 +115,20 @@ def in_memory(rows: int) -> Figures:
     return found
 
 
+def from_file(rows: int) -> Figures:
+    found = Figures()
+    with tempfile.TemporaryDirectory() as folder:
+        scores, out = Path(folder, "scores.parquet"), Path(folder, "coreset.parquet")
+        # By another process, so that no memory is at hand that was used to make them.
+        maker = multiprocessing.get_context("spawn").Process(target=selection.write_scores, args=(scores, rows))
+        maker.start()
+        maker.join()
+        with measured(found):
+            selection.ours(scores, "stratified", out)
+        selection.check("stratified", scores, out)
+    return found
+
+
 def written(make: Callable[[int], Any]) -> Callable[[int], Figures]:
     def measure(rows: int) -> Figures:
         what, found = make(rows), Figures()
@@ -140,11 +156,12 @@ def read(make: Callable[[int], Any]) -> Callable[[int], Figures]:
 
 ARMS: dict[str, Callable[[int], Figures]] = {
     "sampler, an epoch": an_epoch("PrunedSampler"),
-    "sampler, an epoch at keep 0.5": an_epoch("PrunedSampler, keep 0.5"),
+    "sampler, an epoch at keep 0.5": an_epoch("PrunedSampler, keep 0.5", 0.5),
     "sampler, the first batch": first_batch,
     f"tracker, {STEPS:,} steps of {BATCH}": steps,
     "tracker, the end of an epoch": epoch_end,
     "selection in memory": in_memory,
+    "selection, file to file": from_file,
     "scores written": written(scores_of),
     "scores read": read(scores_of),
     "coreset written": written(coreset_of),
@@ -230,7 +247,7 @@ def plot(report: dict[str, Any], out: Path) -> None:
             if name not in report:
                 continue
             sizes = {int(rows): max(each[key], LEAST[key]) for rows, each in report[name]["sizes"].items()}
-            style = {"color": f"C{place % 10}", "linewidth": 1, "marker": "o" if place < 10 else "s", "markersize": 4}
+            style = {"color": f"C{place % 10}", "linewidth": 1, "marker": "os"[place // 10], "markersize": 4}
             (shown[name],) = panel.plot(list(sizes), list(sizes.values()), **style)
         panel.set(xscale="log", yscale="log", xlabel="rows", ylabel="time, s" if unit == "s" else "memory, MB")
         low, high = panel.get_xlim()
