@@ -15,7 +15,7 @@ ROOT = Path(prunesampler.__file__).parent
 # A module imports from lower levels only; everyone may import errors and version.
 LEVELS = [
     {"errors", "version"},
-    {"digest"},
+    {"digest", "atomic"},
     {"scores", "order", "files", "columns", "distributed", "layouts", "sequences", "wording"},  # pure, or nearly
     {"forward", "rows", "probes", "progress", "pending", "share", "split", "agreement"},
     {"coreset", "draws", "fingerprint", "pool", "carriers", "binding"},

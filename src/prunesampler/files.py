@@ -1,4 +1,4 @@
-"""Parquet files that prove their content, written whole or not at all.
+"""Parquet files that prove their content.
 
 A file holds one table of plain columns, readable by anything that reads Parquet. The schema metadata has one
 entry of ours, ``prunesampler``: JSON with the format version, the kind of table, what its owner wants to know
@@ -8,14 +8,11 @@ about it, and a digest of all this and of every value. Encodings are those that 
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,19 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, WriteError
+from prunesampler.atomic import atomic_write
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.version import __version__
 
 __all__ = [
     "FORMAT",
     "ROW_GROUP",
     "Parts",
-    "atomic_write",
     "content_digest",
     "from_arrow",
     "load_checked",
     "read_columns",
-    "remove_unfinished",
     "seal",
     "to_arrow",
     "unseal",
@@ -71,58 +67,6 @@ _ENCODINGS = {
     pa.large_string(): "DELTA_BYTE_ARRAY",
     pa.bool_(): "PLAIN",
 }
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file that appears under ``path`` complete, on disk, or not at all.
-
-    The bytes go to a hidden file in the same folder; leaving the block syncs it, renames it over ``path`` and
-    syncs the folder. If the block or the disk fails, the hidden file is removed and whatever was at ``path``
-    stays as it was. A symbolic link is followed, not replaced.
-
-    Args:
-        path: the file to write; its folder must exist.
-
-    Yields:
-        A binary file open for writing.
-
-    Raises:
-        WriteError: an ``OSError``: the folder does not exist, is not writable, or the disk is full.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder) / "note.txt") as file:
-    ...         _ = file.write(b"whole")
-    ...     (Path(folder) / "note.txt").read_text()
-    'whole'
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WriteError.of(error, path) from error
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def remove_unfinished(path: str | os.PathLike[str]) -> None:
-    """Take away what processes that were killed in :func:`atomic_write` have left beside ``path``."""
-    target = Path(os.path.realpath(path))
-    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
-        left.unlink(missing_ok=True)
 
 
 def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | Parts]) -> str:
@@ -212,7 +156,7 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "a.parquet"
+    ...     path = f"{folder}/a.parquet"
     ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2), "el2n": np.array([0.5, np.nan], "f4")})
     ...     pq.read_table(path).to_pylist()
     [{'row': 0, 'el2n': 0.5}, {'row': 1, 'el2n': None}]
@@ -278,7 +222,7 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "a.parquet"
+    ...     path = f"{folder}/a.parquet"
     ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2)})
     ...     read_columns(path, "scores")[1]
     {'row': array([0, 1])}

@@ -10,10 +10,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from prunesampler.atomic import remove_unfinished
 from prunesampler.coreset import Coreset
 from prunesampler.distributed import Group
 from prunesampler.errors import MismatchError, StateError, WriteError
-from prunesampler.files import remove_unfinished
 from prunesampler.selection import Selection
 from prunesampler.tables import ScoreTable
 

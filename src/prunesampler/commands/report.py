@@ -25,8 +25,8 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Write one HTML page about scores: how they lie, whether they speak for pruning, what is hard and what is easy."""
+    from prunesampler.atomic import atomic_write
     from prunesampler.coreset import Coreset
-    from prunesampler.files import atomic_write
     from prunesampler.judgement import judge
     from prunesampler.report.page import page, pictured
     from prunesampler.report.pictures import load_pictures

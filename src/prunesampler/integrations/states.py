@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from prunesampler.atomic import atomic_write
 from prunesampler.errors import CorruptFileError
-from prunesampler.files import atomic_write
 
 __all__ = ["load_state", "save_state"]
 

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prunesampler.atomic import atomic_write
 from prunesampler.errors import CorruptFileError, MismatchError
-from prunesampler.files import atomic_write, content_digest, seal, unseal
+from prunesampler.files import content_digest, seal, unseal
 
 __all__ = ["SCHEMA", "FileRows", "MemoryRows", "Rows", "Shard", "key_digest", "row_digest", "write_index"]
 

@@ -1,0 +1,67 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from prunesampler.errors import WriteError
+
+__all__ = ["atomic_write", "remove_unfinished"]
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file that appears under ``path`` complete, on disk, or not at all.
+
+    The bytes go to a hidden file in the same folder; leaving the block syncs it, renames it over ``path`` and
+    syncs the folder. If the block or the disk fails, the hidden file is removed and whatever was at ``path``
+    stays as it was. A symbolic link is followed, not replaced.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Yields:
+        A binary file open for writing.
+
+    Raises:
+        WriteError: an ``OSError``: the folder does not exist, is not writable, or the disk is full.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "note.txt") as file:
+    ...         _ = file.write(b"whole")
+    ...     (Path(folder) / "note.txt").read_text()
+    'whole'
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError.of(error, path) from error
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Take away what processes that were killed in :func:`atomic_write` have left beside ``path``."""
+    target = Path(os.path.realpath(path))
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
+        left.unlink(missing_ok=True)
