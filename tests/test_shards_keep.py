@@ -302,3 +302,14 @@ def test_a_worker_knows_the_rank_of_the_process_that_started_it(
     monkeypatch.delenv("RANK")
     assert sent.portion([0]).slices == [Slice(0, 2, 4)]
     assert kept.portion([0]).slices == [Slice(0, 0, 4)]
+
+
+class Fluid(wds.DataPipeline, wds.FluidInterface):
+    """Stages of one's own, and webdataset's methods after them."""
+
+
+def test_a_stage_that_seeks_goes_on_in_the_fluid_form(urls: list[str], index: ShardIndex) -> None:
+    kept = keep(Coreset(range(0, N, 3), num_rows=N), index)
+    dataset = Fluid(wds.SimpleShardList(urls), kept.shards, kept.samples).shuffle(9).map(rows_of)
+    loader = wds.WebLoader(dataset, batch_size=None, num_workers=2)
+    assert sorted(loader) == list(range(0, N, 3))
