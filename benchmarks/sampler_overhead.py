@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from circumstances import circumstances, megabytes, reset_peak
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from prunesampler.coreset import Coreset
@@ -98,13 +97,6 @@ BESIDE = {
 }
 
 
-def _megabytes(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
-
-
 def measure(name: str, rows: int, memory: float) -> dict[str, Any]:
     """One epoch of one sampler, in this process."""
     resource.setrlimit(resource.RLIMIT_AS, (int(memory * 2**30),) * 2)
@@ -112,8 +104,7 @@ def measure(name: str, rows: int, memory: float) -> dict[str, Any]:
     make_given, make_sampler = ARMS[name]
     next(iter(make_sampler(10, make_given(10))))  # lazy imports
     given = make_given(rows)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _megabytes("VmRSS")
+    before = reset_peak()
     start, processor = time.perf_counter(), time.process_time()
     sampler = make_sampler(rows, given)
     batches: Iterator[list[int]] = iter(BatchSampler(sampler, BATCH, drop_last=False))
@@ -124,7 +115,7 @@ def measure(name: str, rows: int, memory: float) -> dict[str, Any]:
         if count >= LARGEST_WALK:
             break
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
-    peak = _megabytes("VmHWM") - before
+    peak = megabytes() - before
     assert count == len(sampler) or count >= LARGEST_WALK
     if rows <= LARGEST_CHECK:
         check(name, rows, sampler)
@@ -215,7 +206,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--memory", type=float, default=20.0, help="GiB of address space that a process may take")
-    parser.add_argument("--out", type=Path, help="a file of JSON")
+    parser.add_argument("--out", type=Path, help="a file of JSON; a table in Markdown is written beside it")
     parser.add_argument("--smoke", action="store_true", help="tiny and once")
     parser.add_argument("--table", type=Path, help="print the table of a file of JSON")
     parser.add_argument("--one", choices=ARMS, help=argparse.SUPPRESS)
@@ -228,18 +219,14 @@ def main() -> None:
         return
     if given.smoke:
         given.sizes, given.repetitions = [1000], 1
-    report: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the start",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "sizes": {},
-    }
+    report: dict[str, Any] = {**circumstances("numpy"), "sizes": {}}
     if given.out and given.out.exists():
         report |= {"sizes": json.loads(given.out.read_text())["sizes"]}
     for rows in given.sizes:
         compare(report["sizes"].setdefault(str(rows), {}), given.arms, rows, given.repetitions, given.memory)
         if given.out:
             given.out.write_text(json.dumps(report, indent=1) + "\n")
+            given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
     print("\n".join(table(report)))
 
 

@@ -292,7 +292,7 @@ def main() -> None:
     report = {name: report[name] for name in ARMS if name in report}
     if given.out:
         given.out.write_text(json.dumps(report, indent=1) + "\n")
-        given.out.with_suffix(".md").write_text("\n".join(table(report)))
+        given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
         plot(report, given.out)
     print("\n".join(table(report)))
 

@@ -366,7 +366,7 @@ def table(report: dict[str, Any]) -> list[str]:
                 times = f"{run['seconds'] / beside:.2f}" if beside else ""
                 memory = f"{run['megabytes']:,.0f} | {run['above_imports']:,.0f}"
                 lines.append(f"{start} {run['seconds']:.2f} | {times} | {memory} |")
-    return [*lines, "", report["note"]] if "note" in report else lines
+    return lines
 
 
 def main() -> None:
@@ -399,8 +399,7 @@ def main() -> None:
     packages = [package for package in ("pandas", "polars", "duckdb") if _has(package)]
     report = {**circumstances("numpy", "pyarrow", *packages), "memory_limit_gib": given.memory, "sizes": {}}
     if given.out and given.out.exists():
-        held_before = json.loads(given.out.read_text())
-        report |= {key: held_before[key] for key in ("sizes", "note") if key in held_before}
+        report["sizes"] = json.loads(given.out.read_text())["sizes"]
     with tempfile.TemporaryDirectory() as temporary:
         found = compare(given, given.folder or Path(temporary))
     for rows, methods in found.items():

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -28,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from circumstances import circumstances
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
@@ -180,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--infobatch", type=Path, help="a folder of InfoBatch's source")
-    parser.add_argument("--out", type=Path, help="a file of JSON")
+    parser.add_argument("--out", type=Path, help="a file of JSON; the tables are written beside it")
     parser.add_argument("--smoke", action="store_true", help="the smallest size, few steps")
     parser.add_argument("--table", type=Path, help="print the tables of a file of JSON")
     given = parser.parse_args()
@@ -190,10 +188,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rounds, scale = (1, 0.0) if given.smoke else (given.rounds, 1.0)
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"load {os.getloadavg()[0]:.1f} at the start",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **circumstances(),
         "update": {
             f"{batch} × {classes:,}": update(batch, classes, rounds, scale, given.infobatch)
             for batch, classes in (SIZES[:1] if given.smoke else SIZES)
@@ -202,6 +197,7 @@ def main() -> None:
     }
     if given.out:
         given.out.write_text(json.dumps(report, indent=1) + "\n")
+        given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
     print("\n".join(table(report)))
 
 

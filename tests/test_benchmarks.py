@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import cifar10_arms as arms  # noqa: E402
 import cifar10_report as report  # noqa: E402
+import readme  # noqa: E402
 from cifar10_arms import Arm  # noqa: E402
 from cifar10_training import RECIPES, Images, class_accuracies, milestones, one_cycle  # noqa: E402
 
@@ -197,3 +199,10 @@ def test_merges_are_timed_and_their_bytes_counted(tmp_path: Path) -> None:
     assert (found["rows"], found["ranks"]) == (1000, 2)
     assert all(count > 4 for count in found["all_reduce of one column"]["bytes_a_row_sent_by_each_rank"])
     assert len(found["merge"]["seconds"]) == 3
+
+
+def test_the_page_has_the_tables_of_the_results() -> None:
+    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert readme.filled(page) == page
+    shown = set(re.findall(r"<!-- (results/\S+) -->", page))
+    assert shown == {f"results/{path.name}" for path in (BENCHMARKS / "results").glob("*.md")}

@@ -84,8 +84,7 @@ class Pending:
         return ready
 
     def _digest(self, logits: Tensor, targets: Tensor) -> None:
-        targets = targets.to(logits.device, non_blocking=not logits.is_cpu)
-        self._digests.append(digest(self._names, logits, targets, self._memory))
+        self._digests.append(digest(self._names, logits, _moved(targets, logits.device), self._memory))
 
     def _digest_waiting(self) -> None:
         if self._size:
@@ -100,8 +99,7 @@ class Pending:
             return []
         self._digest_waiting()
         numbers = {name: _joined([each[name] for each in self._digests]) for name in self._digests[0]}
-        rows, targets, device = _joined(self._rows), _joined(self._targets), numbers["label"].device
-        rows, targets = (each.to(device, non_blocking=device.type != "cpu") for each in (rows, targets))
+        rows, targets = (_moved(_joined(each), numbers["label"].device) for each in (self._rows, self._targets))
         for waiting in (self._rows, self._targets, self._digests):
             waiting.clear()
         classes = self._kind[0]
@@ -110,3 +108,9 @@ class Pending:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.is_cpu and device.type == "cuda":
+        tensor = tensor.pin_memory()  # a copy of more than 64 kB from other memory waits for the device
+    return tensor.to(device, non_blocking=device.type != "cpu")
