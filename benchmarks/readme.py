@@ -1,6 +1,5 @@
 """Put the tables of results/ between the markers of README.md that name them.
-
-    python benchmarks/readme.py
+python benchmarks/readme.py
 """
 
 from __future__ import annotations
