@@ -1,6 +1,4 @@
-"""Put the tables of results/ between the markers of README.md that name them.
-python benchmarks/readme.py
-"""
+"""Put the tables of results/ between the markers of README.md that name them: python benchmarks/readme.py"""
 
 from __future__ import annotations
 
