@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 from circumstances import circumstances
+from keeping import keep
 from selection import column
 
 from prunesampler import Coreset, ScoreTable
@@ -166,9 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, columns in (("scores", scores_of(given.rows)), ("coreset", coreset_of(given.rows))):
             report[kind] = compare(columns, given.rows, given.rounds, Path(folder))
-    if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
-        given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
+    keep(report, table(report), given.out)
     print("\n".join(table(report)))
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances, megabytes, reset_peak
+from keeping import keep
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from prunesampler.coreset import Coreset
@@ -224,9 +225,7 @@ def main() -> None:
         report |= {"sizes": json.loads(given.out.read_text())["sizes"]}
     for rows in given.sizes:
         compare(report["sizes"].setdefault(str(rows), {}), given.arms, rows, given.repetitions, given.memory)
-        if given.out:
-            given.out.write_text(json.dumps(report, indent=1) + "\n")
-            given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
+        keep(report, table(report), given.out)
     print("\n".join(table(report)))
 
 

@@ -30,6 +30,7 @@ import sampler_overhead
 import selection
 import torch
 from circumstances import circumstances, megabytes, reset_peak
+from keeping import keep
 from merge import present
 
 from prunesampler import Coreset, ScoreTable, ScoreTracker, select
@@ -290,9 +291,8 @@ def main() -> None:
         slopes = {figure: exponent(sizes, figure) for figure in ("seconds", "megabytes")}
         report[name] = {**where, "sizes": sizes, "exponents": slopes}
     report = {name: report[name] for name in ARMS if name in report}
+    keep(report, table(report), given.out)
     if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
-        given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
         plot(report, given.out)
     print("\n".join(table(report)))
 

@@ -34,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from circumstances import circumstances, megabytes, reset_peak
+from keeping import keep
 
 from prunesampler.blocks import selecting
 from prunesampler.blocks.engine import Threads
@@ -406,9 +407,7 @@ def main() -> None:
         held = report["sizes"].setdefault(rows, {})
         for method, arms in methods.items():
             held[method] = {**held.get(method, {}), **arms} if isinstance(arms, dict) else arms
-    if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
-        given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
+    keep(report, table(report), given.out)
     print("\n".join(table(report)))
 
 

@@ -33,6 +33,7 @@ import torch
 import torchvision
 from cifar10_networks import small
 from circumstances import circumstances
+from keeping import keep
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, Dataset
@@ -378,9 +379,7 @@ def main() -> None:
         times = report.get(name, {}).get("rounds_ms_a_step", {})
         seconds, steps = (0.0, 2) if given.smoke else (60 * given.minutes, ROUND)
         report[name] = circumstances("torchvision") | measure(settings[name], device, seconds, steps, times)
-        if given.out:
-            given.out.write_text(json.dumps(report, indent=1) + "\n")
-            given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
+        keep(report, table(report), given.out)
     print("\n".join(table(report)))
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances
+from keeping import keep
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
@@ -195,9 +196,7 @@ def main() -> None:
         },
         "attach": attached(rounds, scale),
     }
-    if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
-        given.out.with_suffix(".md").write_text("\n".join(table(report)) + "\n")
+    keep(report, table(report), given.out)
     print("\n".join(table(report)))
 
 

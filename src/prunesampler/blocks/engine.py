@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,12 +84,12 @@ class Threads:
         return self._pool.submit(function, item)
 
 
-class _Parts:
+class _Parts(ABC):
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
-    def _tables(self) -> Iterator[pa.Table]:
-        raise NotImplementedError
+    @abstractmethod
+    def _tables(self) -> Iterator[pa.Table]: ...
 
     def parts(self, columns: Sequence[str] | None = None, rows: int | None = None) -> Iterator[pa.Table]:
         tables = (table if columns is None else table.select(columns) for table in self._tables() if len(table))
