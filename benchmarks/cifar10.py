@@ -33,8 +33,8 @@ from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
 import prunesampler
+from prunesampler._version import __version__
 from prunesampler.errors import PruneSamplerWarning
-from prunesampler.version import __version__
 
 FORWARD_SHARE = 1 / 3  # of a training step's cost: a forward, where training has a backward of twice that as well
 

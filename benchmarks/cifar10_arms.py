@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch.utils.data import Sampler
 
-from prunesampler.coreset import Coreset
-from prunesampler.sampler import PrunedSampler
-from prunesampler.selection import select
-from prunesampler.tables import ScoreTable
+from prunesampler.sampling.sampler import PrunedSampler
+from prunesampler.selection.select import select
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
 
 Budget = Literal["epochs", "steps"]
 

@@ -21,9 +21,9 @@ import matplotlib
 import numpy as np
 from cifar10_training import RECIPES
 
-from prunesampler.agreement import overlap, spearman
-from prunesampler.judgement import judge
-from prunesampler.tables import ScoreTable
+from prunesampler.analysis.judgement import judge
+from prunesampler.tables.agreement import overlap, spearman
+from prunesampler.tables.score_table import ScoreTable
 
 NAMES = {
     "full": "full data",

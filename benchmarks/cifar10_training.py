@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from prunesampler.demo_data import load_cifar10
+from prunesampler.cli.demo_data import load_cifar10
 
 _PAD = 4
 _MEAN, _STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)

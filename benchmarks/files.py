@@ -30,7 +30,7 @@ from keeping import keep
 from selection import column
 
 from prunesampler import Coreset, ScoreTable
-from prunesampler.files import ROW_GROUP
+from prunesampler.tables.parquet import ROW_GROUP
 
 ROWS = 10_000_000
 

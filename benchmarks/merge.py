@@ -30,7 +30,7 @@ import torch.distributed as dist
 from circumstances import circumstances
 
 from prunesampler import Coreset, ScoreTracker
-from prunesampler.distributed import Group
+from prunesampler.tracking.ranks import Group
 
 EPOCHS = 3
 CHUNK = 1 << 20

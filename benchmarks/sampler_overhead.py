@@ -32,8 +32,8 @@ from circumstances import circumstances, megabytes, reset_peak
 from keeping import keep
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from prunesampler.coreset import Coreset
-from prunesampler.sampler import PrunedSampler
+from prunesampler.sampling.sampler import PrunedSampler
+from prunesampler.tables.coreset import Coreset
 
 BATCH = 256
 RANKS = 8

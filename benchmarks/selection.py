@@ -36,11 +36,11 @@ import pyarrow.parquet as pq
 from circumstances import circumstances, megabytes, reset_peak
 from keeping import keep
 
-from prunesampler.blocks import selecting
-from prunesampler.blocks.engine import Threads
-from prunesampler.files import ROW_GROUP, Parts, content_digest, to_arrow, write_parts
-from prunesampler.pool import even_sizes
-from prunesampler.selection import Selection
+from prunesampler.selection.candidates import even_sizes
+from prunesampler.selection.out_of_core import selecting
+from prunesampler.selection.out_of_core.engine import Threads
+from prunesampler.selection.select import Selection
+from prunesampler.tables.parquet import ROW_GROUP, Parts, content_digest, to_arrow, write_parts
 
 SIZES = [10_000_000, 100_000_000, 1_000_000_000]
 ONCE_FROM = 100_000_000

@@ -34,7 +34,7 @@ from tracker_peers import Step, peers
 
 import prunesampler
 from prunesampler import with_rows
-from prunesampler.tracker import ScoreTracker
+from prunesampler.tracking.tracker import ScoreTracker
 
 ROWS = 1_200_000
 SIZES = [(128, 10), (512, 10), (128, 1000), (512, 1000), (128, 50_000), (512, 50_000)]

@@ -12,77 +12,27 @@ import pytest
 import prunesampler
 
 ROOT = Path(prunesampler.__file__).parent
-# A module imports from lower levels only; everyone may import errors and version.
-LEVELS = [
-    {"errors", "version"},
-    {"digest", "atomic"},
-    {"scores", "order", "files", "columns", "distributed", "layouts", "sequences", "wording"},  # pure, or nearly
-    {"forward", "rows", "probes", "progress", "pending", "share", "split", "agreement"},
-    {"coreset", "draws", "fingerprint", "pool", "carriers", "binding"},
-    {"tables", "population", "snapshot", "weights", "rowloader"},
-    {"superfluous", "classes", "prefetching"},
-    {"selection", "reading", "arguments", "totals", "dataset"},
-    {"sampler", "tracker", "plan", "rundir", "merging", "blocks.engine"},
-    {"blocks.reading"},
-    {"blocks.ranks", "blocks.cuts"},
-    {"blocks.merging", "blocks.plan"},
-    {"blocks.selecting"},
-    {"integrations.ray"},
-    {"replacement", "streaming", "rescore", "scoring"},
-    {"pruned"},
-    {"run"},
-    {"pruning"},
-    {"attach", "integrations.states", "integrations.figures"},
-    {"integrations.options"},
-    {"integrations.transformers"},
-    {"shards.names", "shards.store"},
-    {"shards.urls", "shards.streams"},
-    {"shards.sources"},
-    {"shards.headers"},
-    {"shards.labels", "shards.index"},
-    {"shards.scan"},
-    {"shards.workers"},
-    {"shards.build", "shards.portions"},
-    {"shards.locations", "shards.matching", "shards.packing", "shards.parts", "shards.folder"},
-    {"shards.handles", "shards.layout"},
-    {"shards.ranges", "shards.gathering", "shards.stretches"},
-    {"shards.seeking"},
-    {"shards.keep", "shards.carry"},
-    {"shards.track"},
-    {"shards.reader", "shards.contents", "shards.verify"},
-    {"shards.pieces"},
-    {"shards.repack"},
-    {"inspection"},
-    {"costs", "reliability"},
-    {"advice"},
-    {"judgement"},
-    {"demo_data"},
-    {"demo_training"},
-    {"demo"},
-    {"report.plots", "report.pictures"},
-    {"report.page"},
-    {"commands.options", "commands.files", "commands.formatting", "commands.histogram"},
-    {"commands.judged"},
-    {"commands.inspected"},
-    {"commands.inspect"},
-    {
-        "commands.demo",
-        "commands.select",
-        "commands.merge",
-        "commands.diff",
-        "commands.index",
-        "commands.repack",
-        "commands.report",
-    },
-    {"integrations.lightning"},
-    {"cli"},
-    {"__main__"},
-]
-LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+MATHS = {"scores", "capture", "tables"}
+STATE = MATHS | {"sampling", "tracking", "selection"}
+# A folder imports from itself, from these folders, and from errors, _random and _version.
+IMPORTS = {
+    "scores": set(),
+    "capture": set(),
+    "tables": set(),
+    "sampling": {"tables"},
+    "tracking": MATHS | {"sampling"},
+    "selection": MATHS | {"sampling"},
+    "training": STATE,
+    "analysis": STATE | {"training"},
+    "shards": STATE | {"training"},
+    "integrations": STATE | {"training", "analysis", "shards"},
+    "cli": STATE | {"training", "analysis", "shards", "integrations"},
+}
+EVERYONE = {"errors", "_random", "_version"}
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+    return sorted(path for path in ROOT.rglob("*.py") if len(path.relative_to(ROOT).parts) > 1)
 
 
 def name(path: Path) -> str:
@@ -92,33 +42,43 @@ def name(path: Path) -> str:
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunesampler"):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name(path)} imports relatively"
             names.add(node.module or "")
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.startswith("prunesampler")}
-    return names
+            names |= {alias.name for alias in node.names}
+    return {found for found in names if found.split(".")[0] == "prunesampler"}
+
+
+def test_the_folders_are_the_ones_of_the_picture() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert folders == set(IMPORTS)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name)
 def test_imports_flow_one_way(path: Path) -> None:
-    assert name(path) in LEVEL, f"{name(path)} has no level yet"
+    folder = path.relative_to(ROOT).parts[0]
     for found in imported(path):
         assert found != "prunesampler", f"{name(path)} imports through the package root"
-        other = found.removeprefix("prunesampler.")
-        assert LEVEL[other] < LEVEL[name(path)], f"{name(path)} (level {LEVEL[name(path)]}) imports {other}"
+        assert found.split(".")[1] in IMPORTS[folder] | EVERYONE | {folder}, f"{name(path)} imports {found}"
 
 
-def test_no_level_names_a_module_that_is_gone() -> None:
-    assert set(LEVEL) == set(map(name, modules()))
+def test_no_two_modules_import_each_other() -> None:
+    graph = {name(path): {found.removeprefix("prunesampler.") for found in imported(path)} for path in modules()}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " imports ".join([*above, module])
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
 
 
-@pytest.mark.parametrize("path", modules(), ids=name)
-def test_every_module_has_tests(path: Path) -> None:
-    if path.stem not in ("version", "__main__"):
-        assert (Path(__file__).parent / f"test_{name(path).replace('.', '_')}.py").exists()
-
-
-def test_the_public_surface() -> None:
+def test_the_public_surface_is_documented() -> None:
     assert prunesampler.__all__ == sorted(prunesampler.__all__)
     for name in prunesampler.__all__:
         assert getattr(prunesampler, name).__doc__

@@ -35,10 +35,10 @@ def test_a_users_script_is_typed(tmp_path: Path) -> None:
     lines = [line.split(": ", 1)[1] for line in output.splitlines() if ": " in line]
     notes = [line for line in lines if line.startswith("note: Revealed")]
     assert [note.split('"')[1].replace("builtins.", "").replace("torch._tensor.", "") for note in notes] == [
-        "prunesampler.attach.AttachedLoader[tuple[Tensor, ...]]",
+        "prunesampler.training.attach.AttachedLoader[tuple[Tensor, ...]]",
         "tuple[Tensor, ...]",
         "Literal['scoring'] | Literal['pruned'] | Literal['scored'] | Literal['detached']",
-        "prunesampler.coreset.Coreset | None",
+        "prunesampler.tables.coreset.Coreset | None",
         "tuple[Tensor, ...]",
     ], output
     errors = [line for line in lines if line.startswith("error")]

@@ -1,0 +1,58 @@
+"""Dataset pruning as a data-loader plugin.
+
+>>> import prunesampler as ps
+>>> ps.select(ps.ScoreTable({"el2n": [0.1, 0.9, 0.5, 0.7]}), keep=2, method="bottom").rows
+array([0, 2])
+"""
+
+from prunesampler._version import __version__
+from prunesampler.capture.row_loader import with_rows
+from prunesampler.errors import (
+    ArgumentError,
+    BindingError,
+    CorruptFileError,
+    FileError,
+    MismatchError,
+    PruneSamplerError,
+    PruneSamplerWarning,
+    RankError,
+    StateError,
+    UnsupportedError,
+    WriteError,
+)
+from prunesampler.sampling.sampler import PrunedSampler
+from prunesampler.selection.select import select
+from prunesampler.selection.superfluous import superfluous
+from prunesampler.tables.merge import merge
+from prunesampler.tables.score_table import Coreset, ScoreTable
+from prunesampler.tracking.eval_pass import score
+from prunesampler.tracking.tracker import ScoreTracker
+from prunesampler.training.attach import AttachedLoader, attach
+from prunesampler.training.handle import Pruning
+
+__all__ = [
+    "ArgumentError",
+    "AttachedLoader",
+    "BindingError",
+    "Coreset",
+    "CorruptFileError",
+    "FileError",
+    "MismatchError",
+    "PruneSamplerError",
+    "PruneSamplerWarning",
+    "PrunedSampler",
+    "Pruning",
+    "RankError",
+    "ScoreTable",
+    "ScoreTracker",
+    "StateError",
+    "UnsupportedError",
+    "WriteError",
+    "__version__",
+    "attach",
+    "merge",
+    "score",
+    "select",
+    "superfluous",
+    "with_rows",
+]

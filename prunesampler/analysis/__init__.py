@@ -1,0 +1,1 @@
+"""What the scores say: statistics, advice, cost, and a report to look at."""

@@ -1,0 +1,166 @@
+"""What a run that prunes costs, in full epochs: passes of training over all the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prunesampler.analysis.statistics import protocol_of
+from prunesampler.errors import ArgumentError
+from prunesampler.tables.score_table import ScoreTable
+
+__all__ = ["FORWARD", "Cost", "Scoring", "attached_epochs", "break_even", "cost", "scoring_of", "total"]
+
+FORWARD = 1 / 3
+"""A pass in eval mode, of a pass of training: going backward takes about twice the arithmetic of going forward."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the scores of one table cost, or would cost anew.
+
+    Attributes:
+        inside: epochs of the pruned run itself that are scored, so full.
+        extra: full epochs that are spent beside that run, or in a pass of their own.
+    """
+
+    inside: int
+    extra: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What pruning saves; None where the length of the run, or of its epochs, is not known.
+
+    Attributes:
+        scoring: what the scores cost.
+        break_even: see :func:`break_even`.
+        epochs: of the run.
+        total: see :func:`total`.
+        hours_full: of the run without pruning.
+        hours_saved: of these, what is saved, with the cost of scoring taken off; negative where it is never made up.
+    """
+
+    scoring: Scoring
+    break_even: int | None
+    epochs: int | None
+    total: float | None
+    hours_full: float | None
+    hours_saved: float | None
+
+
+def cost(scoring: Scoring, kept: float, epochs: int | None = None, epoch_seconds: float | None = None) -> Cost:
+    """What a run of ``epochs`` epochs saves, of which every pruned one has the share ``kept`` of the rows.
+
+    Args:
+        scoring: what the scores cost.
+        kept: in (0, 1].
+        epochs: of the whole run, scoring epochs included.
+        epoch_seconds: what one epoch over all rows takes.
+
+    Raises:
+        ArgumentError: the run ends before its scoring does, or ``epoch_seconds`` is not positive or stands alone.
+
+    >>> cost(Scoring(inside=10, extra=0), 0.5, epochs=100, epoch_seconds=72).hours_saved
+    0.9
+    """
+    if epochs is not None and epochs <= scoring.inside:
+        raise ArgumentError("epochs", f"must be an int above {scoring.inside}, the scoring epochs of the run", epochs)
+    if epoch_seconds is not None and epochs is None:
+        raise ArgumentError("epoch_seconds", "needs epochs, the length of the whole run", epoch_seconds)
+    if epoch_seconds is not None and not 0 < epoch_seconds < math.inf:
+        raise ArgumentError("epoch_seconds", "must be a float > 0", epoch_seconds)
+    whole = hours_full = hours_saved = None
+    if epochs is not None:
+        whole = total(scoring, kept, epochs)
+        if epoch_seconds is not None:
+            hours_full = epochs * epoch_seconds / 3600
+            hours_saved = (epochs - whole) * epoch_seconds / 3600
+    return Cost(scoring, break_even(scoring, kept), epochs, whole, hours_full, hours_saved)
+
+
+def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> Scoring | None:
+    """What scoring cost, by the table's provenance.
+
+    - Online, one run: the scored epochs are training epochs of the run that is pruned, and cost nothing more.
+    - Rescored at the end of an attached run's scoring epochs: these, and a third of an epoch for the pass.
+    - Rescored with a model of its own: a third of an epoch, and ``score_epochs`` for the training of that model.
+    - Several runs averaged, or scores carried over to another dataset: all of them were trained beside the run that
+      is pruned.
+
+    Args:
+        table: the scores.
+        by: the one that rows are selected by.
+        score_epochs: epochs that each scoring run took, where the table does not say, or says otherwise.
+
+    Returns:
+        None where neither the table nor ``score_epochs`` says it.
+
+    Raises:
+        ArgumentError: ``score_epochs`` is below 1.
+
+    >>> online = {"kind": "online", "epochs": 6, "reduction": "mean", "runs": 1}
+    >>> scoring_of(ScoreTable({"el2n": [0.5]}, protocols={"el2n": online}), "el2n")
+    Scoring(inside=6, extra=0.0)
+    >>> scoring_of(ScoreTable({"el2n": [0.5]}, protocols={"el2n": {**online, "runs": 5}}), "el2n")
+    Scoring(inside=0, extra=30.0)
+    """
+    if score_epochs is not None and score_epochs < 1:
+        raise ArgumentError("score_epochs", "must be an int >= 1", score_epochs)
+    protocol = protocol_of(table, by)
+    attached = attached_epochs(table.provenance)
+    rescored = protocol.get("kind") == "rescored"
+    runs = _count(protocol.get("runs")) or 1
+    epochs = score_epochs or attached or (0 if rescored else _count(protocol.get("epochs")))
+    if epochs is None:
+        return None
+    extra = runs * FORWARD if rescored else 0.0
+    beside = runs > 1 or "aligned_from" in table.provenance or (rescored and attached is None)
+    return Scoring(0, runs * epochs + extra) if beside else Scoring(epochs, extra)
+
+
+def attached_epochs(provenance: Mapping[str, Any]) -> int | None:
+    """The ``score_epochs`` of the attached run that a table, or the first of those merged into it, comes from.
+
+    >>> attached_epochs({"scoring": {"score_epochs": 3}})
+    3
+    """
+    merged = provenance.get("merged_from")
+    if isinstance(merged, list) and merged and isinstance(merged[0], dict):
+        return attached_epochs(merged[0].get("provenance") or {})
+    scoring = provenance.get("scoring")
+    return _count(scoring.get("score_epochs")) if isinstance(scoring, dict) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def total(scoring: Scoring, kept: float, epochs: int) -> float:
+    """What a run of ``epochs`` epochs costs in all, the pruned ones having ``kept`` of the rows.
+
+    So many full epochs is how long "full data, shorter" may train at equal cost.
+
+    >>> total(Scoring(inside=10, extra=0), kept=0.5, epochs=100)
+    55.0
+    """
+    return scoring.extra + scoring.inside + kept * (epochs - scoring.inside)
+
+
+def break_even(scoring: Scoring, kept: float) -> int | None:
+    """The first epoch, counted from 1, at whose end the pruned run has cost less than a full one has by then.
+
+    Where scoring costs nothing extra this is the first pruned epoch; else a cost of s is made up for by
+    s / (1 − kept) pruned epochs.
+
+    Returns:
+        None where no row is removed.
+
+    >>> break_even(Scoring(inside=10, extra=0), kept=0.5), break_even(Scoring(inside=0, extra=30), kept=0.5)
+    (11, 61)
+    """
+    if kept >= 1:
+        return None
+    return math.floor(round(scoring.inside + scoring.extra / (1 - kept), 9)) + 1  # 30 / (1 − 0.7) is not 100 in floats

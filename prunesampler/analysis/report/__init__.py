@@ -1,0 +1,1 @@
+"""One HTML page about scores and what a coreset keeps of them."""

@@ -1,0 +1,107 @@
+"""The images behind some rows, small enough to stand inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler.cli.demo_data import load_cifar10
+from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError
+from prunesampler.tables.score_table import ScoreTable
+
+__all__ = ["Pictures", "load_pictures"]
+
+_SIDE = 96
+_FEWEST_ROWS = 100  # that CIFAR-10 is read in
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images by row.
+
+    Attributes:
+        names: label → the class's name.
+        uris: row → ``data:`` URI of its image.
+    """
+
+    names: dict[int, str]
+    uris: dict[int, str]
+
+
+def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictures:
+    """The images of some rows, from the folder that the scored dataset lies in.
+
+    Args:
+        folder: CIFAR-10 as :func:`~prunesampler.cli.demo_data.load_cifar10` takes it (its training part), or a folder
+            one folder of images for each class, in the order of torchvision's ``ImageFolder``.
+        table: the scores; its labels must be those of the images.
+        rows: which images.
+
+    Raises:
+        ArgumentError: no such images are there, or one of them cannot be read.
+        MismatchError: they are not those that were scored: another number, or other labels.
+        UnsupportedError: torchvision is not installed.
+    """
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"images need torchvision ({error}): pip install 'prunesampler[report]'") from error
+    image: Callable[[int], Any]
+    if any(folder.glob("*train*.parquet")) or (folder / "cifar-10-batches-py").is_dir():
+        from PIL import Image
+
+        images = load_cifar10(folder, rows=max(_FEWEST_ROWS, table.num_rows), quiet=True).train
+        names, targets = _CIFAR10, images.targets.numpy()[: table.num_rows]
+
+        def image(row: int) -> Any:
+            return Image.fromarray(np.ascontiguousarray(images.images[row].permute(1, 2, 0).numpy()))
+    else:
+        try:
+            found = datasets.ImageFolder(str(folder))
+        except OSError as error:
+            rule = "must hold CIFAR-10, or a folder of images for each class"
+            raise ArgumentError("images", f"{rule} ({error})", str(folder)) from error
+        names, targets = tuple(found.classes), np.asarray(found.targets)
+
+        def image(row: int) -> Any:
+            return found[row][0]
+
+    _check(folder, table, targets)
+    try:
+        uris = {row: _uri(image(row)) for row in rows}
+    except (OSError, ValueError) as error:
+        raise ArgumentError("images", f"must be readable ({error})", str(folder)) from error
+    return Pictures(dict(enumerate(names)), uris)
+
+
+def _check(folder: Path, table: ScoreTable, targets: npt.NDArray[Any]) -> None:
+    if len(targets) != table.num_rows:
+        raise MismatchError(f"{folder} holds {len(targets):,} images, and the scores are of {table.num_rows:,} rows")
+    if table.labels is None:
+        return
+    differ = np.flatnonzero((table.labels >= 0) & (table.labels != targets[table.rows]))
+    if len(differ):
+        row, label = int(table.rows[differ[0]]), int(table.labels[differ[0]])
+        raise MismatchError(
+            f"{folder} is not what was scored, or in another order: row {row} was of class {label}, and its image is "
+            f"of class {int(targets[row])}"
+        )
+
+
+def _uri(image: Any) -> str:
+    """PNG where it is small, so that no pixel of it is lost; else a JPEG of at most 96 pixels a side."""
+    kind = "png" if max(image.size) <= _SIDE else "jpeg"
+    image = image.convert("RGB")
+    if kind == "jpeg":
+        image.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 85} if kind == "jpeg" else {"optimize": True}))
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

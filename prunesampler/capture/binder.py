@@ -1,0 +1,295 @@
+"""Which logits belong to which rows.
+
+A loop may fetch ahead, skip batches, run the model twice on one batch or on something else. So every batch that the
+loader hands out leaves a :class:`Token` in a queue, and a training forward takes the token whose batch it was given:
+told by the values at some positions of the inputs, never by which batch happened to be fetched last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prunesampler.capture.forward_hook import tensor_leaves
+from prunesampler.capture.input_match import Input, Probe, likeness, sample
+from prunesampler.errors import ArgumentError, BindingError
+
+__all__ = ["Binder", "Pass", "Token"]
+
+_LEAVES = 4  # inputs compared of each batch
+_VERIFIED = 8  # first batches whose inputs are compared at the price of a host synchronisation
+_HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation
+_UNBOUND = 64  # training batches without a training forward before it is an error
+
+_OBSERVE = "call loader.pruning.observe(logits) after the forward"
+
+
+@dataclass(eq=False)
+class Pass:
+    """One pass over the loader: from an ``iter`` to its end or its abandonment.
+
+    ``position`` is (epoch, global position) where a pruned order stood when the pass began; ``skipped`` batches came
+    before its first one.
+    """
+
+    number: int
+    skipped: int = 0
+    position: tuple[int, int] | None = None
+    fetched: int = 0
+    bound: int = 0
+    trained: int = 0  # batches up to and including the last bound one
+    exhausted: bool = False
+    closed: bool = False
+
+
+@dataclass(eq=False)
+class Token:
+    """What remains of a batch until its logits come: its rows (int64, CPU), its targets, some of its values."""
+
+    rows: Tensor
+    targets: Any
+    of: Pass
+    index: int
+    in_training: bool
+    probes: list[Probe] = field(default_factory=list)
+
+    def check_counts(self, logits: Tensor) -> None:
+        """As many logits and targets as rows.
+
+        Raises:
+            BindingError: their numbers differ.
+        """
+        counts = {"rows": len(self.rows), "logits": len(logits)}
+        if isinstance(self.targets, Tensor) and self.targets.dim():
+            counts["targets"] = len(self.targets)
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise BindingError(
+                f"one batch has {found}: a collate function that drops or repeats samples, micro-batches, several "
+                "crops a sample or a batch mixed with another cannot be attributed; score in a pass of its own with "
+                "attach(..., rescore=plain_loader)"
+            )
+
+
+class Binder:
+    """A queue of tokens, and the rule by which a forward takes one.
+
+    Args:
+        inputs_changed: ``"augmented"`` when the loop changes the inputs between the loader and the model in a way
+            that leaves the labels right, so that values cannot be compared.
+        forwards: ``"all"``: every training forward of the model is given a batch of the loader, and another one is an
+            error. ``"matching"``: forwards on anything else are passed over (each forward is then compared, which
+            costs a host synchronisation a step on a GPU).
+
+    Raises:
+        ArgumentError: another value of an argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs_changed: Literal["augmented"] | None = None,
+        forwards: Literal["all", "matching"] = "all",
+    ) -> None:
+        if inputs_changed not in (None, "augmented"):
+            raise ArgumentError("inputs_changed", 'must be None or "augmented"', inputs_changed)
+        if forwards not in ("all", "matching"):
+            raise ArgumentError("forwards", 'must be "all" or "matching"', forwards)
+        if forwards == "matching" and inputs_changed:
+            raise ArgumentError(
+                "forwards", "must be 'all' where inputs_changed keeps inputs from being compared", forwards
+            )
+        self._augmented = inputs_changed is not None
+        self._matching = forwards == "matching"
+        self._queue: deque[Token] = deque()
+        self._passes = 0
+        self._newest_bound = -1
+        self._verified = 0
+        self._unbound = 0
+        self._skips = 0
+        self._depth = 1  # batches from the one bound to the newest one fetched, itself included
+        self._history: deque[tuple[Token, list[Input]]] = deque(maxlen=_HISTORY)
+        self._pair: tuple[int, int] | None = None  # which input of the forward was which input of the batch
+        self._suspects: Tensor | None = None
+        self.following = True  # whether scores or weights hang on the binding, or only the count of trained batches
+
+    def start(self, skipped: int = 0) -> Pass:
+        """A pass begins, so many batches after its beginning."""
+        self._passes += 1
+        return Pass(self._passes, skipped, fetched=skipped, trained=skipped)
+
+    def fetched(self, of: Pass, rows: Tensor, batch: Any, targets: Any, in_training: bool) -> None:
+        """The loader hands out ``batch``.
+
+        Raises:
+            BindingError: two training passes are interleaved, or 64 training batches passed without a forward.
+        """
+        if of.number < self._newest_bound:
+            raise BindingError(
+                "two training passes over one loader are interleaved: a batch of the older pass came after the newer "
+                "one had been trained on; use one loader for each, or loader.pruning.paused() around the inner pass"
+            )
+        while self._queue and self._queue[-1].of.number > of.number:
+            self._queue.pop()  # a pass inside this one that no training forward followed was an evaluation
+        token = Token(rows, targets, of, of.fetched, in_training)
+        of.fetched += 1
+        if self.following and not self._augmented:
+            leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())
+            for leaf, _ in zip(leaves, range(_LEAVES), strict=False):
+                token.probes.append(Probe(leaf.numel(), sample(leaf)))
+        self._queue.append(token)
+        self._unbound += in_training
+        if self.following and self._unbound > _UNBOUND:
+            raise BindingError(
+                f"{_UNBOUND} training batches were fetched and no training forward of the model was seen: is it the "
+                "module that your loop calls (the DDP or compiled wrapper), called as model(x), not model.forward(x), "
+                f"and outside a captured or fullgraph-compiled step? Otherwise {_OBSERVE}"
+            )
+        while len(self._queue) > _UNBOUND:
+            self._queue.popleft()
+
+    def match(self, inputs: Any) -> Token | None:
+        """The token whose batch a training forward on ``inputs`` was given, taken off the queue.
+
+        Returns:
+            The token; or None where the forward is not a new presentation: a second one on the batch bound last
+            (SAM, recomputation), or one before any batch was fetched.
+
+        Raises:
+            BindingError: the inputs are not a batch that waits, or it cannot be told which.
+        """
+        leaves = [leaf for leaf in tensor_leaves(inputs) if leaf.numel()][:_LEAVES]
+        if not self._passes or self._is_repeated(leaves):
+            return None
+        index = self._find(leaves) if self.following else self._by_depth()
+        if index is None:
+            return None
+        return self._take(index, leaves)
+
+    def take_waiting(self) -> Token:
+        """The one batch that waits: for logits given by hand.
+
+        Raises:
+            BindingError: no batch waits, or several do.
+        """
+        index = self._only() if self.following else self._by_depth()
+        if index is None:
+            raise BindingError("observe(logits) found no batch that waits for its logits: each batch has them once")
+        return self._take(index, [])
+
+    def expect_skips(self, batches: int) -> None:
+        """The loop may pass over so many batches before it trains again: it resumes."""
+        self._skips, self._unbound = batches, -batches
+
+    def check(self) -> None:
+        """Compare what could not be compared without synchronising.
+
+        Raises:
+            BindingError: some batch of this epoch was not what the model was given.
+        """
+        suspects, self._suspects = self._suspects, None
+        if suspects is not None and int(suspects):
+            raise BindingError(
+                f"the inputs of {int(suspects)} training forwards of this epoch were not the batches that they were "
+                f"taken for (batches used out of order, or inputs changed on the way): {_OBSERVE}, or score in a "
+                "pass of its own with rescore="
+            )
+
+    def check_seen(self) -> None:
+        """Whether the model was seen at all.
+
+        Raises:
+            BindingError: training batches were fetched, and not one was bound.
+        """
+        if self.following and self._unbound > 0 and self._newest_bound < 0:
+            raise BindingError(f"a whole epoch went by and no training forward of the model was seen: {_OBSERVE}")
+
+    def waiting(self, of: Pass) -> bool:
+        """Whether batches of the pass still wait for their logits."""
+        return any(token.of is of for token in self._queue)
+
+    def clear(self) -> None:
+        """Forget every waiting batch."""
+        self._queue.clear()
+
+    def _is_repeated(self, leaves: list[Tensor]) -> bool:
+        return any(
+            len(inputs) == len(leaves) > 0 and all(map(Input.is_still, inputs, leaves)) for _, inputs in self._history
+        )
+
+    def _by_depth(self) -> int | None:
+        if not self._queue:
+            return None
+        if not self._history:
+            self._depth = max(1, self._queue[-1].of.fetched - self._skips)
+        return max(0, len(self._queue) - self._depth)
+
+    def _find(self, leaves: list[Tensor]) -> int | None:
+        if self._augmented:
+            return self._only()
+        settled = self._verified >= _VERIFIED and len(self._queue) == self._depth and not self._queue[0].of.exhausted
+        if settled and not self._matching and any(leaf.device.type != "cpu" for leaf in leaves):
+            self._suspect(leaves)
+            return 0
+        samples = [(leaf.numel(), sample(leaf)) for leaf in leaves]
+        likenesses = [likeness(token.probes, samples) for token in self._queue]
+        best = max(likenesses, key=len, default=[])
+        if best:
+            index = likenesses.index(best)
+            self._pair = best[0]
+            self._verified += 1
+            if not self._queue[index].of.exhausted:
+                self._depth = len(self._queue) - index
+            return index
+        if self._matching or any(likeness(token.probes, samples) for token, _ in self._history):
+            return None
+        if not self._queue:
+            raise BindingError(
+                "a training forward came with no batch of the loader waiting for it, on inputs that are not the last "
+                'batch: if the model is also trained on other data, give attach(..., forwards="matching"); if an '
+                "earlier attach() to this model is done with (a notebook cell run twice), detach() that loader.pruning"
+            )
+        raise BindingError(
+            "a training forward was given inputs that are not a batch of the loader. If they were changed on the way: "
+            'augmentation that leaves labels right (on the GPU, say) wants attach(..., inputs_changed="augmented"); '
+            "mixup, CutMix or micro-batches want scores of a pass of their own, attach(..., rescore=plain_loader). If "
+            'the model is also trained on other data, attach(..., forwards="matching")'
+        )
+
+    def _only(self) -> int | None:
+        waiting = [i for i, token in enumerate(self._queue) if token.in_training] or list(range(len(self._queue)))
+        if len(waiting) == 1:
+            return waiting[0]
+        if not waiting:
+            raise BindingError(
+                "a training forward came with no batch of the loader waiting for it: with inputs_changed= each batch "
+                f"may have one training forward; {_OBSERVE} instead, or give rescore="
+            )
+        raise BindingError(
+            f"{len(waiting)} batches wait for their logits and inputs_changed= keeps inputs from telling which this "
+            f"forward belongs to (a skipped batch, or a framework that looks ahead): {_OBSERVE}, or give rescore="
+        )
+
+    def _suspect(self, leaves: list[Tensor]) -> None:
+        probes, (i, j) = self._queue[0].probes, self._pair or (0, 0)
+        if i < len(leaves) and j < len(probes) and leaves[i].numel() == probes[j].numel:
+            expected = probes[j].values.to(leaves[i].device, leaves[i].dtype, non_blocking=True)
+            differs = (expected.nan_to_num() != sample(leaves[i]).nan_to_num()).any().int()
+        else:
+            differs = torch.ones((), dtype=torch.int32, device=leaves[0].device)
+        self._suspects = differs if self._suspects is None else self._suspects + differs
+
+    def _take(self, index: int, leaves: list[Tensor]) -> Token:
+        for _ in range(index):
+            self._queue.popleft()  # fetched, and passed over by the loop
+        token = self._queue.popleft()
+        self._history.appendleft((token, [Input.of(leaf) for leaf in leaves]))
+        self._unbound = 0
+        self._newest_bound = token.of.number
+        token.of.bound += 1
+        token.of.trained = token.index + 1
+        return token

@@ -1,0 +1,183 @@
+"""Loaders that say of every batch which rows it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset
+
+from prunesampler.capture.row_dataset import carrying
+from prunesampler.capture.rows import RowBatch, RowSource, check_followed
+from prunesampler.errors import UnsupportedError
+
+__all__ = ["RowListener", "RowLoader", "RowPipeline", "plain_class", "row_loader_class", "with_rows"]
+
+T = TypeVar("T")
+
+
+def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor, T]]:
+    """One pass over ``loader``, each batch together with the rows that it was made of.
+
+    Args:
+        loader: a ``DataLoader`` over a map-style dataset, with any sampler that yields integer positions, any
+            collate function and any workers. Its workers live for this pass only, persistent or not.
+
+    Yields:
+        ``(rows, batch)``: ``rows`` int64 on the CPU, one per sample in the batch's order; ``batch`` as the loader
+        gives it without us.
+
+    Raises:
+        UnsupportedError: an ``IterableDataset``, ``batch_size=None``, a loader that is attached already, or one
+            whose ``__iter__`` hides its batches.
+
+    >>> from torch.utils.data import DataLoader
+    >>> for rows, batch in with_rows(DataLoader([10, 20, 30], batch_size=2)):
+    ...     print(rows.tolist(), batch.tolist())
+    [0, 1] [10, 20]
+    [2] [30]
+    """
+    if isinstance(loader, RowSource) and not isinstance(loader, RowPipeline):
+        for rows, batch in loader.iter_rows():
+            yield torch.from_numpy(rows), batch
+        return
+    check_followed(loader)
+    if isinstance(loader, RowLoader | RowPipeline):
+        raise UnsupportedError("loader is attached: loader.pruning follows its rows; detach() it first")
+    fields = vars(loader)
+    persistent, live = fields["persistent_workers"], fields.get("_iterator")
+    # Persistent workers would go on carrying rows into the caller's next plain pass.
+    fields["persistent_workers"] = False
+    try:
+        with carrying(loader):
+            iterator = iter(loader)
+    finally:
+        fields["persistent_workers"] = persistent
+        if persistent:
+            fields["_iterator"] = live
+    for item in iterator:
+        if not isinstance(item, RowBatch):
+            raise UnsupportedError(
+                f"{type(loader).__name__}.__iter__ does not give what its workers return, so rows cannot travel "
+                "with its batches: give the plain DataLoader below it"
+            )
+        yield torch.from_numpy(item.rows), item.batch
+
+
+class RowListener(Protocol):
+    """What a :class:`RowLoader` tells about its passes. ``token`` is the listener's own name for a pass."""
+
+    def before_pass(self) -> None:
+        """``iter(loader)`` was called; the sampler may still be changed."""
+
+    def started(self) -> Any:
+        """An iterator begins a pass. Returns the pass."""
+
+    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> None:
+        """The pass is about to hand out ``batch``."""
+
+    def exhausted(self, token: Any) -> None:
+        """The pass has no more batches."""
+
+
+class RowLoader(DataLoader[T]):
+    """A ``DataLoader`` that reports the rows of every batch to a listener and hands out the batches as before.
+
+    An existing loader becomes one when its ``__class__`` is set to :func:`row_loader_class` of its own class, so it
+    stays the same object. A pickle or a copy of it is the plain loader again.
+    """
+
+    _row_listener: RowListener
+
+    def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch says that batches are Any
+        self._row_listener.before_pass()
+        if not isinstance(self, RowLoader):  # the listener has let go of the loader
+            return iter(self)
+        return super().__iter__()
+
+    def _get_iterator(self) -> Any:
+        # Private in torch, yet the one place that every DataLoader subclass reaches, at its own time.
+        with carrying(self):
+            iterator = super()._get_iterator()
+        iterator.__class__ = _row_iterator_class(cast(Any, type(iterator)))
+        vars(iterator).update(_row_listener=self._row_listener, _row_pass=self._row_listener.started())
+        return iterator
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = {k: v for k, v in vars(self).items() if k not in ("_row_listener", "pruning", "_iterator")}
+        return _rebuild, (plain_class(self), {**state, "_iterator": None})
+
+
+class RowPipeline(IterableDataset[Any]):
+    """A :class:`RowStream` that reports its rows to a listener, as a :class:`RowLoader` does."""
+
+    _row_listener: RowListener
+
+    def __iter__(self) -> Iterator[Any]:
+        listener = self._row_listener
+        listener.before_pass()
+        if not isinstance(self, RowPipeline):
+            return iter(self)
+        return _reported(listener, listener.started(), cast(RowSource, self).iter_rows())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        plain: Any = object.__new__(plain_class(self))
+        vars(plain).update({k: v for k, v in vars(self).items() if k not in ("_row_listener", "pruning")})
+        return plain.__reduce_ex__(protocol)
+
+
+def _reported(listener: RowListener, token: Any, batches: Iterator[RowBatch]) -> Iterator[Any]:
+    for rows, batch in batches:
+        listener.fetched(token, rows, batch)
+        yield batch
+    listener.exhausted(token)
+
+
+class _RowIterator:
+    _row_listener: RowListener
+    _row_pass: Any
+
+    def __next__(self) -> Any:
+        try:
+            rows, batch = super().__next__()  # type: ignore[misc]
+        except StopIteration:
+            self._row_listener.exhausted(self._row_pass)
+            raise
+        self._row_listener.fetched(self._row_pass, rows, batch)
+        return batch
+
+    def _reset(self, *args: Any, **kwargs: Any) -> None:
+        super()._reset(*args, **kwargs)  # type: ignore[misc]
+        self._row_pass = self._row_listener.started()
+
+
+@cache
+def _row_iterator_class(plain: type) -> type:
+    return type(plain.__name__, (_RowIterator, plain), {"__module__": plain.__module__})
+
+
+@cache
+def row_loader_class(base: Any, plain: Any) -> type:
+    """The subclass of ``plain`` that is a ``base``, a kind of :class:`RowLoader`; made once for each pair.
+
+    >>> from torch.utils.data import DataLoader
+    >>> row_loader_class(RowLoader, DataLoader).__mro__[1:3] == (RowLoader, DataLoader)
+    True
+    """
+    return type(plain.__name__, (base, plain), {"__module__": plain.__module__})
+
+
+def plain_class(loader: RowLoader[Any] | RowPipeline) -> type:
+    """The class that an attached loader had before."""
+    mro = type(loader).__mro__
+    return mro[mro.index(RowPipeline if isinstance(loader, RowPipeline) else RowLoader) + 1]
+
+
+def _rebuild(plain: type, state: dict[str, Any]) -> Any:
+    loader: Any = object.__new__(plain)
+    vars(loader).update(state)
+    return loader

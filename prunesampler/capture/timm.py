@@ -1,0 +1,82 @@
+"""timm's prefetcher around a loader: it hands out the batches one by one, a step later and on another scale."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunesampler.capture.row_loader import RowListener, RowLoader
+
+__all__ = ["Prefetched", "followed_prefetcher", "is_prefetcher"]
+
+
+def is_prefetcher(loader: Any) -> bool:
+    """Whether this is ``timm.data.loader.PrefetchLoader``."""
+    return any(
+        (kind.__module__, kind.__name__) == ("timm.data.loader", "PrefetchLoader") for kind in type(loader).mro()
+    )
+
+
+class Prefetched:
+    """Listens to the loader inside, and tells the listener of each batch when and as the prefetcher hands it out.
+
+    Args:
+        listener: what follows the batches.
+    """
+
+    def __init__(self, listener: RowListener) -> None:
+        self._listener = listener
+        self._waiting: deque[NDArray[np.int64]] = deque()
+        self._pass: Any = None
+
+    def before_pass(self) -> None:
+        """Passed on."""
+        self._listener.before_pass()
+
+    def started(self) -> Any:
+        """Passed on; what an earlier pass has fetched and not handed out is forgotten."""
+        self._waiting, self._pass = deque(), self._listener.started()
+        return self._waiting
+
+    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> None:
+        """The prefetcher has the next batch."""
+        token.append(rows)
+
+    def exhausted(self, token: Any) -> None:
+        """The prefetcher has the last batch, and has yet to hand it out."""
+
+    def follow(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """One pass of the prefetcher."""
+        waiting = of = None
+        for batch in batches:
+            if waiting is None:
+                waiting, of = self._waiting, self._pass
+            if waiting:
+                self._listener.fetched(of, waiting.popleft(), batch)
+            yield batch
+        if waiting is not None:
+            self._listener.exhausted(of)
+
+
+class _Follower:
+    loader: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = super().__iter__()  # type: ignore[misc]
+        listener = self.loader._row_listener if isinstance(self.loader, RowLoader) else None
+        return listener.follow(batches) if isinstance(listener, Prefetched) else batches
+
+
+@cache
+def followed_prefetcher(plain: type) -> type:
+    """The subclass of a prefetcher's class that follows its passes, while the loader inside is attached."""
+    return (
+        plain
+        if issubclass(plain, _Follower)
+        else type(plain.__name__, (_Follower, plain), {"__module__": plain.__module__})
+    )

@@ -1,0 +1,68 @@
+"""``prunesampler index``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunesampler.analysis.format import counted, printable
+from prunesampler.cli.files import check_output
+from prunesampler.errors import PruneSamplerWarning
+
+__all__ = ["index"]
+
+_SHOWN = 3
+
+
+def index(
+    shards: Annotated[list[str], typer.Argument(help="Tar shards: files, globs, URLs, braces.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The index; one that exists is added to.")],
+    label: Annotated[str, typer.Option(help="Extension of the file that holds the class; '' for none.")] = "cls",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Start over: rows are numbered anew.")] = False,
+    repeated_keys: Annotated[bool, typer.Option("--repeated-keys", help="Allow a key in several shards.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Shards read at once.", show_default="2 a processor")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Give every sample of tar shards a row; of shards that were indexed before, none changes."""
+    from prunesampler.cli.formatting import plain_table, write
+    from prunesampler.shards.build import build_index
+    from prunesampler.shards.index import ShardIndex
+    from prunesampler.shards.urls import expand_urls, local_path
+
+    given = expand_urls(shards)
+    check_output(out, [Path(path) for url in given if (path := local_path(url)) is not None], force=True)
+    older = ShardIndex.load(out) if out.exists() and not rebuild else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruneSamplerWarning)  # what it says stands in the table
+        built = build_index(
+            given,
+            label=label or None,
+            index=older,
+            repeated_keys=repeated_keys,
+            workers=workers,
+            progress=not quiet,
+        )
+    known = 0 if older is None else len(older.shards)
+    if known == len(built.shards):
+        typer.echo(f"nothing new: {counted(len(built), 'sample')} in {counted(known, 'shard')}")
+        return
+    built.save(out)
+    rows = []
+    for name, records in (("known", built.records[:known]), ("new", built.records[known:])):
+        if records:
+            size = sum(max(0, record.size) for record in records)
+            streamed = sum(not record.seekable for record in records)
+            figures = (len(records), sum(record.rows for record in records), size / 1e6, streamed)
+            rows.append([name, *(f"{figure:,.0f}" for figure in figures)])
+    write([plain_table(["shards", "number", "samples", "MB", "only to be streamed"], rows)])
+    labels = [] if built.labels is None else built.labels[built.labels >= 0].tolist()
+    classes = f", {counted(len(set(labels)), 'class', 'classes')}" if labels else ""
+    typer.echo(f"labels: {len(labels):,} of {len(built):,}{classes}")
+    empty = [printable(record.url) for record in built.records[known:] if not record.rows]
+    if empty:
+        more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
+        typer.echo(f"without a sample: {', '.join(empty[:_SHOWN])}{more}")
+    typer.echo(f"{counted(len(built), 'row')}, written to {out}")

@@ -1,0 +1,39 @@
+"""``prunesampler merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import prunesampler.integrations.ray as on_ray
+from prunesampler.analysis.format import printable
+from prunesampler.analysis.statistics import score_names
+from prunesampler.cli.files import check_output
+from prunesampler.cli.options import Engine
+from prunesampler.tables.merge import merge as merge_tables
+from prunesampler.tables.score_table import ScoreTable
+
+__all__ = ["merge"]
+
+
+def merge(
+    scores: Annotated[list[Path], typer.Argument(help="Files of scores, one a run.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of the averages.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
+) -> None:
+    """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
+    check_output(out, scores, force)
+    if engine is Engine.ray:
+        table: Any = on_ray.merge(scores, out)
+    else:
+        table = merge_tables([ScoreTable.load(path) for path in scores])
+        table.save(out)
+    typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
+    for name in score_names(table):
+        protocol = table.protocols[name]
+        between = f", Spearman between files {protocol['between_runs']:.3f}" if "between_runs" in protocol else ""
+        typer.echo(f"{printable(name)}: {protocol['runs']} runs{between}")
+    typer.echo(f"written to {out}")

@@ -1,0 +1,90 @@
+"""``prunesampler select``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunesampler.analysis.format import printable
+from prunesampler.cli.files import check_output
+from prunesampler.cli.options import Engine, keep_option
+from prunesampler.errors import ArgumentError, PruneSamplerWarning
+from prunesampler.integrations.ray import RayEngine
+from prunesampler.selection.out_of_core.engine import Threads
+from prunesampler.selection.out_of_core.selecting import select as select_from_file
+from prunesampler.selection.select import Selection
+
+__all__ = ["select"]
+
+
+def select(
+    scores: Annotated[Path, typer.Argument(help="A file of scores.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The coreset's file.", show_default=False)],
+    keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, or auto.")],
+    by: Annotated[str, typer.Option(help="The score.")] = "el2n",
+    method: Annotated[str, typer.Option(help="stratified, top, bottom, window or random.")] = "stratified",
+    offset: Annotated[
+        str | None, typer.Option(help="Share in [0, 1), or number, of the hardest rows to leave out.")
+    ] = None,
+    class_balanced: Annotated[bool, typer.Option("--class-balanced", help="The same share of each class.")] = False,
+    min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
+    seed: Annotated[int, typer.Option(help="Of ties and random draws.")] = 0,
+    unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
+    strata: Annotated[int, typer.Option(help="Number of strata.")] = 50,
+    threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
+) -> None:
+    """Keep rows by their scores: a file of scores in, a coreset's file out."""
+    given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
+    given |= {"class_balanced": class_balanced, "unscored": unscored, "strata": strata, "threshold": threshold}
+    selection = Selection(keep_option(keep), offset=None if offset is None else _offset(offset), **given)
+    check_output(out, [scores], force)
+    with _said_in_a_line(), Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
+        path = scores if engine is Engine.local else scores.absolute()
+        header, classes = select_from_file(worker, path, out, selection)
+        found = header.metadata["selection"]
+        selection.warn(found["eligible"])
+    for line in _summary(found, {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}):
+        typer.echo(printable(line))
+    typer.echo(f"written to {out}")
+
+
+def _offset(text: str) -> float:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise ArgumentError("offset", "must be a share in [0, 1) or a number of rows", text) from None
+
+
+@contextmanager
+def _said_in_a_line() -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", PruneSamplerWarning)
+        yield
+    for warning in said:
+        typer.echo(f"prunesampler: {warning.message}", err=True)
+
+
+def _summary(found: dict[str, Any], shares: dict[int, float]) -> Iterator[str]:
+    options, eligible, kept = found["options"], found["eligible"], found["kept"]
+    how = f"all but {eligible - kept:,} superfluous rows" if options["keep"] == "auto" else options["method"]
+    by = "" if options["method"] == "random" else f" by {options['by']}"
+    yield f"kept {kept:,} of {eligible:,} rows ({kept / eligible:.1%}): {how}{by}"
+    if options["keep"] == "auto":
+        yield f"superfluous: learned, never forgotten, {options['by']} at most {options['threshold']:g} in both halves"
+    elif offset := found["offset"]:
+        yield f"left out the hardest {offset:,}" if isinstance(offset, int) else f"left out the hardest {offset:.1%}"
+    if threshold := found["threshold"]:
+        yield f"{options['by']} of the kept rows: {threshold[0]:.4g} to {threshold[1]:.4g}"
+    if found["unscored"]:
+        yield f"kept without a score: {found['unscored']:,}"
+    if shares:
+        least, most = (extreme(shares, key=shares.__getitem__) for extreme in (min, max))
+        spread = f"{shares[least]:.1%} (class {least}) to {shares[most]:.1%} (class {most})"
+        yield f"of {len(shares):,} classes: {spread} kept"

@@ -1,0 +1,1 @@
+"""A coreset in, the order of the next epoch out."""

@@ -1,0 +1,177 @@
+"""Orders that are computed rather than held: a position in, a row out.
+
+Everything here is a pure function of integers. Nothing draws from a generator, so an order can be entered at
+any position, by any process, at the same cost: that is what makes resuming exact and instant.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler._random import hash64, mix
+from prunesampler.errors import ArgumentError
+
+__all__ = ["Int64s", "Permutation", "by_pass", "rank_length", "rank_positions", "stream_rows"]
+
+Int64s = npt.NDArray[np.int64]
+
+_ROUNDS = 6
+_SMALL = 4096
+
+
+class Permutation:
+    """A seeded bijection of range(n) that holds O(sqrt n) numbers instead of n.
+
+    A position is written as two digits, of moduli a and b just above sqrt n. Each round adds a keyed random
+    number, chosen by the one digit, to the other; every round can be undone, so the whole is a bijection of
+    range(a * b). The few results at or above n go round again until they are below it (cycle walking, Black and
+    Rogaway, 2002). Up to 4,096 rows the shuffle is held outright, and all orders are equally likely.
+
+    Args:
+        n: how many numbers to permute, 1 to 2**40.
+        key: any int.
+
+    Raises:
+        ArgumentError: n is outside its range.
+
+    >>> shuffled = Permutation(10, key=mix(0))
+    >>> sorted(shuffled(np.arange(10)).tolist()) == list(range(10))
+    True
+    """
+
+    def __init__(self, n: int, key: int) -> None:
+        if not 1 <= n <= 2**40:
+            raise ArgumentError("n", "must be in 1 to 2**40", n)
+        self.n, self.key = n, key
+        self._outright = np.argsort(hash64(key, np.arange(n)), kind="stable") if n <= _SMALL else None
+        self._high = math.isqrt(n - 1) + 1
+        self._low = -(-n // self._high)
+        self._tables = [] if n <= _SMALL else [self._table(number) for number in range(_ROUNDS)]
+
+    def _table(self, number: int) -> Int64s:
+        chooser, modulus = (self._high, self._low) if number % 2 else (self._low, self._high)
+        hashed = hash64(mix(self.key, number), np.arange(chooser))
+        return (hashed % np.uint64(modulus)).astype(np.int64)
+
+    def __call__(self, positions: Int64s) -> Int64s:
+        """The numbers at these positions.
+
+        Args:
+            positions: int64 (P,), each in [0, n).
+
+        Returns:
+            int64 (P,), each in [0, n).
+        """
+        if self._outright is not None:
+            return self._outright[positions]
+        rows = self._shuffle(positions)
+        (outside,) = np.nonzero(rows >= self.n)
+        while outside.size:
+            rows[outside] = self._shuffle(rows[outside])
+            outside = outside[rows[outside] >= self.n]
+        return rows
+
+    def _shuffle(self, positions: Int64s) -> Int64s:
+        high = positions // self._low
+        low = positions - high * self._low
+        scratch = np.empty_like(high)
+        for number, table in enumerate(self._tables):
+            digit, chooser, modulus = (low, high, self._low) if number % 2 else (high, low, self._high)
+            digit += np.take(table, chooser, out=scratch, mode="clip")
+            # As unsigned numbers a negative difference is huge, so the minimum is the sum modulo the modulus.
+            np.subtract(digit, modulus, out=scratch)
+            np.minimum(digit.view(np.uint64), scratch.view(np.uint64), out=digit.view(np.uint64))
+        high *= self._low
+        high += low
+        return high
+
+
+_permutation = functools.lru_cache(maxsize=8)(Permutation)
+
+
+def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool) -> Int64s:
+    """The numbers at these positions of an endless stream that passes over range(size) again and again.
+
+    Args:
+        positions: non-negative int64 (P,).
+        size: how many numbers one pass holds, at least 1.
+        seed: any int; each pass has an order of its own.
+        shuffle: without it every pass is 0, 1, ..., size - 1.
+
+    Returns:
+        int64 (P,), each in [0, size).
+
+    >>> stream_rows(np.arange(7), size=3, seed=0, shuffle=False).tolist()
+    [0, 1, 2, 0, 1, 2, 0]
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    if not shuffle:
+        return positions % size
+    return by_pass(positions, size, lambda number: _permutation(size, mix(seed, number)))
+
+
+def by_pass(positions: Int64s, size: int, order_of: Callable[[int], Callable[[Int64s], Int64s]]) -> Int64s:
+    """Look each position up in the order of its own pass; quick where neighbours share one.
+
+    Args:
+        positions: non-negative int64 (P,).
+        size: positions of one pass, at least 1.
+        order_of: from the number of a pass to its order: from int64 in [0, size) to the numbers there.
+
+    Returns:
+        int64 (P,).
+
+    >>> by_pass(np.arange(4), 2, lambda number: lambda within: 10 * number + within).tolist()
+    [0, 1, 10, 11]
+    """
+    passes = positions // size
+    within = positions - passes * size
+    changes = np.flatnonzero(np.diff(passes, prepend=-1)).tolist()
+    rows = np.empty_like(positions)
+    for start, stop in itertools.pairwise([*changes, len(positions)]):
+        rows[start:stop] = order_of(int(passes[start]))(within[start:stop])
+    return rows
+
+
+def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int = 0) -> int:
+    """How many positions of [start, length) each rank reads; the same for all ranks.
+
+    Args:
+        length: positions of an epoch.
+        num_replicas: ranks that share them, at least 1.
+        drop_last: leave the uneven tail out instead of padding it.
+        start: the first position that is unread.
+
+    >>> rank_length(10, num_replicas=4, drop_last=False), rank_length(10, num_replicas=4, drop_last=True)
+    (3, 2)
+    """
+    unread = max(length - start, 0)
+    return unread // num_replicas if drop_last else -(-unread // num_replicas)
+
+
+def rank_positions(first: int, last: int, *, start: int, length: int, rank: int, num_replicas: int) -> Int64s:
+    """The epoch positions of one rank's steps first, ..., last - 1.
+
+    The unread positions are dealt out in turn, as torch's DistributedSampler does it, and a tail that does not
+    go round is padded from the beginning of the same epoch.
+
+    Args:
+        first, last: steps of this rank, 0 to :func:`rank_length`.
+        start: the first unread position when the dealing began.
+        length: positions of the epoch.
+        rank: in [0, num_replicas).
+        num_replicas: ranks that share the epoch.
+
+    Returns:
+        int64 (last - first,), each in [0, length).
+
+    >>> [rank_positions(0, 3, start=0, length=7, rank=r, num_replicas=3).tolist() for r in range(3)]
+    [[0, 3, 6], [1, 4, 0], [2, 5, 1]]
+    """
+    return (start + rank + np.arange(first, last, dtype=np.int64) * num_replicas) % length

@@ -1,0 +1,321 @@
+"""The sampler: which rows an epoch reads, in which order, on which rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sized
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+from prunesampler.errors import ArgumentError, MismatchError, StateError
+from prunesampler.sampling.epochs import Reading, RowIterator
+from prunesampler.sampling.permutation import rank_length
+from prunesampler.sampling.population import MAX_EPOCHS, MAX_ROWS, Population, whole
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.fingerprint import fingerprint
+
+__all__ = ["PrunedSampler"]
+
+_VERSION = 1
+
+
+class PrunedSampler(Sampler[int]):
+    """Rows of a dataset in a seeded order: all of them, or from :meth:`prune` on those of a coreset.
+
+    Takes the place of ``RandomSampler``, ``SequentialSampler`` (``shuffle=False``), ``DistributedSampler``
+    (``num_replicas=``, ``rank=``), ``SubsetRandomSampler`` (``rows=``) and ``WeightedRandomSampler``
+    (``sampling_weights=``). No order is held in memory, none draws from a global generator, and resuming is
+    exact and instant at any size.
+
+    The kept rows form one endless stream of passes, each in an order of its own, and an epoch is the next
+    ``epoch_length`` positions of it. With one replica each ``iter()`` reads the next epoch, unless
+    :meth:`set_epoch` was called since; with several, only :meth:`set_epoch` moves it. A running iterator is
+    not affected by what happens to the sampler.
+
+    Args:
+        data_source: a dataset with a length, or its number of rows, 1 to 2**33.
+        shuffle: without it rows come in the order of ``rows``, by default ascending.
+        seed: any int, the same on all ranks.
+        coreset: prune from the start.
+        num_replicas: ranks that share an epoch; "auto": as torch.distributed says; None: 1, and refused in a
+            process group of several ranks, where it is not clear who splits the rows.
+        rank: this rank; by default as torch.distributed says.
+        drop_last: leave out the tail of an epoch that does not go round the ranks, instead of padding it from
+            the beginning of the same epoch.
+        epoch_length: positions of an epoch, all ranks together: "kept": one for each kept row; "full": one
+            for each eligible row, so that pruning does not change the number of steps; or a number.
+        generator: draw the seed from it, once, now; needs ``seed`` to be 0.
+        rows: the eligible rows, before pruning; by default all.
+        sampling_weights: one for each row of the dataset, finite, >= 0: draw in proportion to them.
+        replacement: whether rows are drawn independently of one another. Without, a pass holds each row
+            once, with weights those above 0; a weighted epoch of fewer draws than that is a pass of its own.
+
+    Attributes:
+        data_source, generator: as given.
+        num_rows: rows of the dataset.
+        seed, shuffle, num_replicas, rank, drop_last, epoch_length, replacement: as given or found out.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+
+    >>> sampler = PrunedSampler(10, seed=0)
+    >>> sorted(sampler), len(sampler)
+    ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10)
+    >>> sampler.prune(Coreset([2, 3, 5, 7], num_rows=10))
+    >>> sorted(sampler), len(sampler)
+    ([2, 3, 5, 7], 4)
+    """
+
+    def __init__(
+        self,
+        data_source: int | Sized,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        coreset: Coreset | None = None,
+        num_replicas: int | Literal["auto"] | None = None,
+        rank: int | None = None,
+        drop_last: bool = False,
+        epoch_length: Literal["kept", "full"] | int = "kept",
+        generator: torch.Generator | None = None,
+        rows: npt.ArrayLike | None = None,
+        sampling_weights: npt.ArrayLike | None = None,
+        replacement: bool = False,
+    ) -> None:
+        if generator is not None and seed != 0:
+            raise ArgumentError("seed", "must be left at 0 where a generator is given", seed)
+        if not isinstance(drop_last, bool):
+            raise ArgumentError("drop_last", "must be a bool", drop_last)
+        self.data_source: Final = data_source
+        self.num_rows: Final = _rows_of(data_source)
+        self.generator = generator
+        self.seed: Final = whole("seed", seed, -(2**63), 2**64 - 1) if generator is None else _drawn(generator)
+        self.num_replicas, self.rank = _place(num_replicas, rank)
+        self.drop_last: Final = drop_last
+        self._population = Population(
+            self.num_rows,
+            seed=self.seed,
+            shuffle=shuffle,
+            rows=rows,
+            sampling_weights=sampling_weights,
+            replacement=replacement,
+            epoch_length=epoch_length,
+        )
+        self.shuffle: Final = shuffle
+        self.replacement: Final = replacement
+        self.epoch_length: Final = self._population.epoch_length
+        self._coreset = coreset
+        self._stream = self._population.stream(coreset)
+        # Where the sampler is: in the latest iterator, or else before the next one.
+        self._reading: Reading | None = None
+        self._epoch, self._start = 0, 0
+        self._began: tuple[int, int] | None = None
+
+    @classmethod
+    def from_parquet(
+        cls, path: str | os.PathLike[str], data_source: int | Sized | None = None, **options: Any
+    ) -> PrunedSampler:
+        """A sampler of the coreset in a file.
+
+        Args:
+            path: a coreset.parquet.
+            data_source: the dataset, to be checked against the file, or its number of rows; by default the
+                number in the file.
+            options: as for the constructor.
+
+        Raises:
+            MismatchError: the file belongs to another dataset.
+            CorruptFileError: the file is damaged.
+
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "coreset.parquet")
+        ...     Coreset([2, 3, 5], num_rows=10).save(path)
+        ...     sorted(PrunedSampler.from_parquet(path))
+        [2, 3, 5]
+        """
+        found = fingerprint(data_source) if isinstance(data_source, Sized) else None
+        coreset = Coreset.load(path, found)
+        if data_source is None:
+            data_source = coreset.num_rows
+        elif (num_rows := _rows_of(data_source)) != coreset.num_rows:
+            raise MismatchError(f"{path} belongs to a dataset of {coreset.num_rows} rows, this one has {num_rows}")
+        return cls(data_source, coreset=coreset, **options)
+
+    @property
+    def coreset(self) -> Coreset | None:
+        """What the next iterator reads; None: all eligible rows."""
+        return self._coreset
+
+    @property
+    def eligible(self) -> npt.NDArray[np.int64] | None:
+        """(E,) the rows that can be drawn now; None: every row of the dataset."""
+        return self._population.eligible(self._coreset)
+
+    @property
+    def sampling_weights(self) -> npt.NDArray[np.float64] | None:
+        """(num_rows,) as given, or None."""
+        return self._population.weights
+
+    @property
+    def draws(self) -> int:
+        """Positions of one epoch, all ranks together."""
+        return self._stream.length
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iterator reads."""
+        if self._reading is None:
+            return self._epoch
+        return self._reading.epoch + (self.num_replicas == 1)
+
+    @property
+    def began(self) -> tuple[int, int]:
+        """Epoch and global position at which the latest iterator began, or where none has, the next one will."""
+        return (self._epoch, self._start) if self._began is None else self._began
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iterator reads. The epoch of a loaded state keeps its position.
+
+        Args:
+            epoch: 0 to 2**30 - 1.
+        """
+        epoch = whole("epoch", epoch, 0, MAX_EPOCHS - 1)
+        if self._reading is not None or epoch != self._epoch:
+            self._go_to(epoch, 0)
+
+    def prune(self, coreset: Coreset | None) -> None:
+        """Read only these rows from the next iterator on; None: all eligible rows again.
+
+        Raises:
+            ArgumentError: the coreset belongs to another number of rows, keeps one that is not eligible, or
+                none with a weight above 0. The sampler is as it was.
+        """
+        if _digest(coreset) != _digest(self._coreset):
+            self._stream = self._population.stream(coreset)
+            self._coreset = coreset
+            self._go_to(self.epoch, 0)
+            self._began = None
+
+    def __len__(self) -> int:
+        """How many rows this rank's next full epoch yields."""
+        return self._share(0)
+
+    def __iter__(self) -> RowIterator:
+        """The next epoch's rows on this rank, as Python ints. Which epoch that is, is fixed by this call."""
+        self._reading = Reading(
+            self._stream,
+            rank=self.rank,
+            num_replicas=self.num_replicas,
+            drop_last=self.drop_last,
+            epoch=self.epoch,
+            start=self._start if self._reading is None else 0,
+        )
+        self._began = self._reading.epoch, self._reading.start
+        return self._reading.iterator()
+
+    def __repr__(self) -> str:
+        """The numbers that matter."""
+        return (
+            f"PrunedSampler(rows={self._stream.count}, of={self.num_rows}, seed={self.seed}, epoch={self.epoch}, "
+            f"rank={self.rank}, num_replicas={self.num_replicas})"
+        )
+
+    def state_dict(self, position: int | None = None) -> dict[str, Any]:
+        """Where the latest iterator is and what it reads, in plain ints, strs and bools; no communication.
+
+        Args:
+            position: how many positions of the epoch are done, all ranks together; by default what this
+                rank's latest iterator has yielded times the number of ranks. A loader that fetches ahead has
+                taken more than was trained on.
+        """
+        if self._reading is None:
+            epoch, done = self._epoch, self._start
+        else:
+            epoch, done = self._reading.epoch, self._reading.position
+        if position is not None:
+            done = whole("position", position, 0, 2 * MAX_ROWS)
+        epoch, done = self._settled(epoch, done)
+        return {"version": _VERSION, "epoch": epoch, "position": done, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iterator goes on exactly there: it yields the unread rest of that epoch.
+
+        The number of ranks may differ: the unread rest is split anew. ``len()`` stays that of a full epoch.
+
+        Raises:
+            StateError: the state is of another configuration or version, or not a state of a sampler.
+        """
+        own = self.state_dict()
+        if not isinstance(state, Mapping) or state.keys() != own.keys():
+            keys = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+            raise StateError(f"a sampler's state holds {sorted(own)}, got {keys}")
+        if state["version"] != _VERSION:
+            raise StateError(f"the state has version {state['version']}, this library reads {_VERSION}")
+        different = [name for name, value in self._identity().items() if state[name] != value]
+        if different:
+            pairs = (f"{name} {state[name]!r} in the state and {own[name]!r} here" for name in different)
+            raise StateError(f"the state is of another sampler: {', '.join(pairs)}")
+        try:
+            epoch = whole("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
+            position = whole("position", state["position"], 0, 2 * MAX_ROWS)
+        except ArgumentError as error:
+            raise StateError(f"the state is damaged: {error}") from error
+        self._go_to(*self._settled(epoch, position))
+        self._began = None
+
+    def _identity(self) -> dict[str, Any]:
+        coreset = {"kept": self._stream.count, "coreset": _digest(self._coreset)}
+        return {**self._population.identity, **coreset, "drop_last": self.drop_last}
+
+    def _settled(self, epoch: int, position: int) -> tuple[int, int]:
+        """The end of an epoch is the start of the next."""
+        return (epoch, position) if position == 0 or self._share(position) else (epoch + 1, 0)
+
+    def _share(self, start: int) -> int:
+        length = self._stream.length
+        return rank_length(length, num_replicas=self.num_replicas, drop_last=self.drop_last, start=start)
+
+    def _go_to(self, epoch: int, start: int) -> None:
+        self._reading, self._epoch, self._start = None, epoch, start
+
+
+def _rows_of(data_source: int | Sized) -> int:
+    size = len(data_source) if isinstance(data_source, Sized) else data_source
+    return whole("data_source", size, 1, MAX_ROWS, "must be a dataset with a length, or a number of rows,")
+
+
+def _drawn(generator: torch.Generator) -> int:
+    drawn = torch.empty((), dtype=torch.int64, device=generator.device).random_(generator=generator)
+    return int(drawn.item())
+
+
+def _place(num_replicas: int | Literal["auto"] | None, rank: int | None) -> tuple[int, int]:
+    """The number of ranks and this one's."""
+    joined = dist.is_available() and dist.is_initialized()
+    world = dist.get_world_size() if joined else 1
+    if num_replicas is None:
+        if world > 1:
+            rule = f'must be given among {world} ranks: 1 if something else splits the rows, or "auto"'
+            raise ArgumentError("num_replicas", rule, None)
+        num_replicas = 1
+    elif num_replicas == "auto":
+        if not joined and os.environ.get("WORLD_SIZE", "1") != "1":
+            rule = 'can be "auto" only after torch.distributed.init_process_group'
+            raise ArgumentError("num_replicas", rule, num_replicas)
+        num_replicas = world
+    num_replicas = whole("num_replicas", num_replicas, 1, 2**31, 'must be "auto" or an int')
+    if rank is None:
+        if num_replicas not in (1, world):
+            raise ArgumentError("rank", f"must be given for {num_replicas} replicas", None)
+        rank = dist.get_rank() if num_replicas > 1 else 0
+    return num_replicas, whole("rank", rank, 0, num_replicas - 1)
+
+
+def _digest(coreset: Coreset | None) -> str:
+    return "" if coreset is None else coreset.digest

@@ -1,0 +1,1 @@
+"""Pure functions of logits, gradients and inputs: one number a sample."""

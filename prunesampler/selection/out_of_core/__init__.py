@@ -1,0 +1,1 @@
+"""Selecting from files that are longer than memory."""

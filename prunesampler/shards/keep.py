@@ -1,0 +1,281 @@
+"""Pruned streaming: what is not kept is dropped before it is decoded, and its shard never opened."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunesampler.errors import ArgumentError, StateError
+from prunesampler.shards.index import ShardIndex
+from prunesampler.shards.matching import check_coreset, shard_and_row
+from prunesampler.shards.portions import Portion, Remainder, Slice, portion
+from prunesampler.shards.seeking import Seeker
+from prunesampler.tables.coreset import Coreset
+
+__all__ = ["Keep", "keep"]
+
+_PATIENCE = 1000
+
+
+class Keep:
+    """The kept samples of tar shards, as two stages of a webdataset pipeline. Made by :func:`keep`.
+
+    ``kept.shards`` takes the place of the node and worker splitters: it passes on only the shards that hold something
+    for this worker. ``kept.samples`` takes the place of ``tarfile_to_samples`` and seeks over what is dropped; where
+    the tars are read otherwise, ``kept`` itself stands behind that, before ``decode``. Without ``kept.shards`` the
+    pipeline's own splitters stay in force: then all shards are opened, and ranks are uneven.
+
+    One object may be in one pass at a time in each process. What it keeps lies in shared memory: a switch reaches
+    worker processes, persistent ones too, at their next pass.
+    """
+
+    def __init__(
+        self, index: ShardIndex, *, remainder: Remainder, seed: int, rank: int | None, num_replicas: int | None
+    ) -> None:
+        self.index = index
+        self._remainder, self._seed, self._rank, self._num_replicas = remainder, seed, rank, num_replicas
+        self._bits = torch.zeros(-(-len(index) // 8) + 1, dtype=torch.uint8).share_memory_()
+        self._counts = torch.zeros(len(index.shards), dtype=torch.int64).share_memory_()
+        self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, whether a coreset is in force
+        self._portion: Portion | None = None
+        self.switch(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker does not know the process group of its rank.
+        state = dict(vars(self))
+        rank, num_replicas = _worker_of(self._rank, self._num_replicas)[:2]
+        if num_replicas > 1:
+            state.update(_rank=rank, _num_replicas=num_replicas)
+        return state
+
+    @property
+    def active(self) -> bool:
+        """Whether a coreset is in force."""
+        return bool(self._state[1])
+
+    def switch(self, coreset: Coreset | None) -> None:
+        """Keep these samples from the next pass on; None keeps all.
+
+        Raises:
+            MismatchError: a coreset of another dataset.
+        """
+        counts = np.diff(self.index.first_rows)
+        if coreset is None:
+            self._bits.fill_(255)
+        else:
+            check_coreset(coreset, self.index)
+            kept = np.zeros(len(self._bits) * 8, dtype=bool)
+            kept[coreset.rows] = True
+            counts = np.diff(np.searchsorted(coreset.rows, self.index.first_rows))
+            self._bits.copy_(torch.from_numpy(np.packbits(kept, bitorder="little")))
+        self._counts.copy_(torch.from_numpy(counts))
+        self._state[1] = coreset is not None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Deal the shards to ranks and workers anew, from the next pass on; the same on every rank.
+
+        Raises:
+            ArgumentError: not an int >= 0.
+        """
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ArgumentError("epoch", "must be an int >= 0", epoch)
+        self._state[0] = epoch
+
+    def shards(self, source: Iterable[Any]) -> Iterator[Any]:
+        """The stage behind the list of shards: ``dict(url=…)`` in and out.
+
+        Where a shard is named twice, shards are resampled: then nothing is split, as it need not be.
+
+        Raises:
+            StateError: none of the shards holds a kept sample.
+        """
+        urls = iter(source)
+        listed: dict[int, Any] = {}
+        again = None
+        for item in urls:
+            number = self.index.shard_number(item["url"])
+            if number in listed:
+                again = item
+                break
+            listed[number] = item
+        self._portion = mine = self.portion(None if again else list(listed))
+        if again is None:
+            yield from (item for number, item in listed.items() if number in mine)
+            return
+        wait = idle = 100 * len(self.index.shards) + _PATIENCE
+        for item in itertools.chain(listed.values(), [again], urls):
+            if self.index.shard_number(item["url"]) in mine:
+                idle = wait
+                yield item
+            elif not (idle := idle - 1):
+                raise StateError(f"none of the shards that are resampled holds a kept sample, as {item['url']}")
+
+    def samples(self, source: Iterable[Any]) -> Iterator[Any]:
+        """The stage that reads the tars: ``dict(url=…)`` in, samples with ``__key__`` and ``__url__`` out.
+
+        Raises:
+            OSError, MismatchError, CorruptFileError: a shard cannot be read, has changed, or is cut short.
+            StateError: a pass ended, and not all samples that fell to this worker had come.
+        """
+        import webdataset
+
+        self.begin()
+        return (sample for _, sample in self.read(source, webdataset.tarfile_to_samples()))
+
+    def read(self, source: Iterable[Any], stream: Callable[[Any], Iterable[Any]]) -> Iterator[tuple[int, Any]]:
+        """Rows and samples of shards, ``dict(url=…)``: read at their offsets where the index knows a local file.
+
+        Args:
+            stream: webdataset's stage, or stages, by which any other shard is read.
+        """
+        with closing(Seeker(self.index)) as seeker:
+            for item in source:
+                url, shard = item["url"], self.index.shard_number(item["url"])
+                if seeker.can_read(url, shard):
+                    yield from seeker.read(url, self._present.take(shard))
+                    continue
+                for sample in stream(iter([item])):
+                    shard, row = shard_and_row(sample, self.index)
+                    if self.takes(shard, row):
+                        yield row, sample
+        self.end()
+
+    def __call__(self, source: Iterable[Any]) -> Iterator[Any]:
+        """The stage behind the reading of the tars: samples with ``__key__`` and ``__url__`` in and out.
+
+        Raises:
+            ArgumentError: a sample is not in the index.
+            StateError: a pass ended, and not all samples that fell to this worker had come.
+        """
+        self.begin()
+        for sample in source:
+            if self.takes(*shard_and_row(sample, self.index)):
+                yield sample
+        self.end()
+
+    def begin(self) -> None:
+        """A pass of this process begins."""
+        self._portion = None
+
+    def takes(self, shard: int, row: int) -> bool:
+        """Whether a sample falls to this worker."""
+        return self._present.takes(shard, row)
+
+    def end(self) -> None:
+        """A pass of this process has come to its end.
+
+        Raises:
+            StateError: not all samples that fell to this worker have come.
+        """
+        if self._portion is not None:
+            self._portion.check()
+
+    @property
+    def _present(self) -> Portion:
+        if self._portion is None:
+            self._portion = self.portion(None)
+        return self._portion
+
+    def portion(self, listed: list[int] | None) -> Portion:
+        """What falls to this worker of this rank, of the shards that are listed; of all, and unsplit, for None.
+
+        Raises:
+            StateError: none of them holds a kept sample.
+        """
+        counts = self._counts.numpy().copy()
+        bits = self._bits.numpy()
+        if listed is None:
+            return Portion(self.index, bits, [Slice(i, 0, int(count)) for i, count in enumerate(counts) if count], None)
+        if not counts[listed].sum():
+            raise StateError(f"none of the {len(listed)} shards listed holds a kept sample")
+        epoch = int(self._state[0])
+        order = np.random.default_rng([self._seed, epoch]).permutation(np.sort(listed))
+        rank, num_replicas, worker, num_workers = _worker_of(self._rank, self._num_replicas)
+        slices = portion(
+            order,
+            counts[order],
+            rank=rank,
+            num_replicas=num_replicas,
+            worker=worker,
+            num_workers=num_workers,
+            remainder=self._remainder,
+        )
+        return Portion(self.index, bits, slices, sum(one.stop - one.start for one in slices))
+
+
+def keep(
+    coreset: Coreset | None,
+    index: ShardIndex,
+    *,
+    remainder: Remainder = "pad",
+    seed: int = 0,
+    rank: int | None = None,
+    num_replicas: int | None = None,
+) -> Keep:
+    """Stages that let only the kept samples through, before they are decoded, and open no shard without any.
+
+    In a pipeline of stages, where what is dropped is not even read; and in the fluid form, where webdataset reads it
+    first::
+
+        kept = prunesampler.shards.keep(coreset, index)
+        wds.DataPipeline(wds.SimpleShardList(urls), kept.shards, kept.samples, wds.decode("pil"))
+        dataset = wds.WebDataset(urls, nodesplitter=kept.shards, workersplitter=None, empty_check=False)
+        dataset.compose(kept).decode("pil")
+
+    Every kept sample comes once an epoch. Ranks get equal numbers of samples, and workers of a rank numbers that
+    differ by one at most, even where they are more than the shards.
+
+    Args:
+        coreset: rows of the index; None keeps all until :meth:`Keep.switch`.
+        index: of the shards.
+        remainder: of what does not divide by the number of ranks: ``"pad"`` lets up to one sample a rank come twice,
+            ``"drop"`` leaves as few out, with ``"exact"`` none does and ranks differ by one.
+        seed: of the order in which shards are dealt out.
+        rank, num_replicas: of this process; by default as webdataset finds them, of ``torch.distributed`` or the
+            environment.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+        MismatchError: a coreset of another dataset.
+
+    >>> import tempfile, webdataset as wds, prunesampler
+    >>> from prunesampler.shards import build_index, keep
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for i in range(3):
+    ...         with wds.TarWriter(f"{folder}/{i}.tar") as writer:
+    ...             _ = writer.write({"__key__": f"{i}", "cls": i})
+    ...     index = build_index(f"{folder}/*.tar", progress=False)
+    >>> kept = keep(prunesampler.Coreset([1], num_rows=3), index)
+    >>> [item["url"][-5:] for item in wds.DataPipeline(wds.SimpleShardList(index.shards), kept.shards)]
+    ['1.tar']
+    """
+    if not isinstance(index, ShardIndex):
+        raise ArgumentError("index", "must be a ShardIndex", index)
+    if remainder not in ("pad", "drop", "exact"):
+        raise ArgumentError("remainder", 'must be "pad", "drop" or "exact"', remainder)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ArgumentError("seed", "must be an int >= 0", seed)
+    if (rank is None) != (num_replicas is None):
+        raise ArgumentError("rank", "must be given together with num_replicas", rank)
+    if rank is not None and num_replicas is not None and not 0 <= rank < num_replicas:
+        raise ArgumentError("rank", f"must be in [0, {num_replicas})", rank)
+    kept = Keep(index, remainder=remainder, seed=seed, rank=rank, num_replicas=num_replicas)
+    if coreset is not None:
+        if not isinstance(coreset, Coreset):
+            raise ArgumentError("coreset", "must be a Coreset, or None", coreset)
+        kept.switch(coreset)
+    return kept
+
+
+def _worker_of(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int, int, int]:
+    """Rank, number of ranks, worker and number of workers, of the process that asks."""
+    from webdataset.utils import pytorch_worker_info  # an optional dependency
+
+    found = pytorch_worker_info()
+    ranks = found[:2] if rank is None or num_replicas is None else (rank, num_replicas)
+    return int(ranks[0]), int(ranks[1]), int(found[2]), int(found[3])

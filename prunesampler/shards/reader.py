@@ -1,0 +1,179 @@
+"""Tar shards as a map-style dataset: a row in, its sample out."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.shards.index import ShardIndex
+from prunesampler.shards.locations import Locations
+from prunesampler.shards.matching import check_coreset
+from prunesampler.shards.ranges import RangeReader
+from prunesampler.tables.coreset import Coreset
+
+__all__ = ["Decode", "IndexedShards"]
+
+Decode = str | Sequence[Any] | Callable[[dict[str, Any]], Any] | None
+"""A decoder's name of webdataset ("pil", "torchrgb", …), several of its handlers, a function of a sample, or None."""
+
+
+class IndexedShards(Dataset[Any]):
+    """The samples of tar shards by their rows, read at their offsets, for local shards above all.
+
+    Rows are those of the index, so that samplers, scores and coresets mean the same samples here and in a stream.
+    ``len()`` is the number of rows of the index, also with a coreset: what a coreset leaves out keeps its number and
+    cannot be read. Which rows an epoch reads is the sampler's business::
+
+        dataset = IndexedShards("index.parquet", "coreset.parquet", "torchrgb")
+        sampler = PrunedSampler.from_parquet("coreset.parquet", dataset)
+        loader = DataLoader(dataset, batch_size=64, sampler=sampler, num_workers=2)
+
+    Shards may also lie behind HTTP, or what fsspec knows; then every batch costs requests, and streaming or repacking
+    is the better choice. A batch is read in the order of shards and offsets, neighbours at once.
+
+    Args:
+        index: of N rows, or the path of one.
+        coreset: the rows that will be read, or the path of them: others are not held in memory. None: all.
+        decode: what becomes of a sample. None: it stays ``{"__key__", "__url__", extension in lower case: bytes}``,
+            as raw webdataset gives it. A name, or several handlers, of webdataset's ``decode``. Or a function of
+            that dict; for spawned workers, one that can be imported.
+        transform: called with each decoded sample; what it returns is the item.
+        open_files: how many local files a process keeps open.
+
+    A loaded index, and a coreset given as a path, travel to spawned workers as paths.
+
+    Attributes:
+        index: as given, loaded.
+        fingerprint: of the index.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+        MismatchError: the coreset belongs to other shards. Also when reading, if a shard has changed since it was
+            indexed.
+        UnsupportedError: a wanted row lies in a compressed shard or the output of a command, where nothing can be
+            read alone.
+        ImportError: webdataset is not installed and ``decode`` names its decoders.
+
+    >>> import io, tarfile, tempfile
+    >>> from prunesampler.shards.build import build_index
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with tarfile.open(f"{folder}/0.tar", "w") as tar:
+    ...         for key in "ab":
+    ...             file = tarfile.TarInfo(f"{key}.txt")
+    ...             file.size = 5
+    ...             tar.addfile(file, io.BytesIO(f"I'm {key}".encode()))
+    ...     dataset = IndexedShards(build_index(f"{folder}/0.tar", progress=False))
+    ...     len(dataset), [sample["txt"] for sample in dataset.__getitems__([1, 0])]
+    (2, [b"I'm b", b"I'm a"])
+    """
+
+    def __init__(
+        self,
+        index: ShardIndex | str | os.PathLike[str],
+        coreset: Coreset | str | os.PathLike[str] | None = None,
+        decode: Decode = None,
+        *,
+        transform: Callable[[Any], Any] | None = None,
+        open_files: int = 32,
+    ) -> None:
+        if isinstance(open_files, bool) or not isinstance(open_files, int) or open_files < 1:
+            raise ArgumentError("open_files", "must be an int >= 1", open_files)
+        if transform is not None and not callable(transform):
+            raise ArgumentError("transform", "must be a function or None", transform)
+        self._decode, self._transform, self._open_files = _checked(decode), transform, open_files
+        self.index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
+        self._kept = os.path.abspath(coreset) if isinstance(coreset, str | os.PathLike) else None
+        self._rows = None
+        if coreset is not None:
+            opened = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
+            check_coreset(opened, self.index)
+            self._rows = opened.rows
+        for number in np.unique(self._locations.shards).tolist():
+            if not self.index.seekable(number):
+                raise UnsupportedError(
+                    f"{self.index.shards[number]} is compressed or streamed, so no sample can be read alone: "
+                    "prunesampler repack makes plain shards of it, or stream it"
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """What the dataset is recognised by: the index's fingerprint."""
+        return self.index.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Any:
+        """One sample; a negative row counts from the end.
+
+        Raises:
+            IndexError: not in [−N, N).
+            ArgumentError: the coreset does not have the row.
+        """
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Iterable[int]) -> list[Any]:
+        """Samples in the order of ``rows``, which may repeat.
+
+        Raises:
+            IndexError, ArgumentError: as of ``dataset[row]``.
+        """
+        length = len(self)
+        wanted = np.fromiter((operator.index(row) for row in rows), np.int64)
+        if ((wanted < -length) | (wanted >= length)).any():
+            raise IndexError(f"rows must be in [0, {length}), got {wanted.tolist()!r:.200}")
+        locations = self._locations
+        places = locations.places(np.where(wanted < 0, wanted + length, wanted))
+        decoded = self._decoded(self._reader.samples(locations, places))
+        return decoded if self._transform is None else list(map(self._transform, decoded))
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = {"_locations", "_reader"} | ({"_rows"} if self._kept else set())
+        return {name: value for name, value in vars(self).items() if name not in derived}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        if self._kept:
+            self._rows = Coreset.load(self._kept).rows
+
+    @functools.cached_property
+    def _locations(self) -> Locations:
+        return Locations(self.index, self._rows)
+
+    @functools.cached_property
+    def _reader(self) -> RangeReader:
+        return RangeReader(self.index, self._open_files)
+
+    def _decoded(self, samples: list[dict[str, Any]]) -> list[Any]:
+        if self._decode is None:
+            return samples
+        if callable(self._decode):
+            return list(map(self._decode, samples))
+        import webdataset
+
+        decoded: list[Any] = list(webdataset.decode(*self._decode)(iter(samples)))
+        return decoded
+
+
+def _checked(decode: Decode) -> tuple[Any, ...] | Callable[[dict[str, Any]], Any] | None:
+    if decode is None or callable(decode):
+        return decode
+    handlers = (decode,) if isinstance(decode, str) else tuple(decode)
+    import webdataset
+
+    for handler in handlers:
+        try:
+            good = callable(handler) or (isinstance(handler, str) and bool(webdataset.imagehandler(handler)))
+        except (AssertionError, KeyError, ValueError):
+            good = False
+        if not good:
+            rule = "must be a function, None, or what webdataset's decode takes: names such as 'pil', or handlers"
+            raise ArgumentError("decode", rule, handler)
+    return handlers

@@ -1,0 +1,264 @@
+"""The rows of a shard index, in memory or in a Parquet file of which only what is needed is read.
+
+Row groups hold whole shards, so that a worker reads those of its own shards. Every shard has a digest of its rows,
+and the list of shards one of its own in the file's metadata; so opening verifies the list, and reading a shard
+verifies its rows, beside the page checksums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prunesampler.errors import CorruptFileError, MismatchError
+from prunesampler.tables.atomic import atomic_write
+from prunesampler.tables.parquet import content_digest, seal, unseal
+
+__all__ = ["SCHEMA", "FileRows", "MemoryRows", "Rows", "Shard", "key_digest", "row_digest", "write_index"]
+
+_MEMBER = pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.int64()})
+SCHEMA = pa.schema({"key": pa.large_string(), "members": pa.list_(_MEMBER), "label": pa.int32()})
+"""Columns of the rows of one shard."""
+
+_ROWS_READ = 16_384  # at least, in one row group
+_CACHED_ROWS = 131_072
+
+
+class Shard(NamedTuple):
+    """What is known of a shard.
+
+    Attributes:
+        url: as it was given when it was indexed.
+        rows: samples in it.
+        size: in bytes, compressed as it is; −1 where unknown.
+        modified: nanoseconds since 1970, of a local file; −1 elsewhere.
+        seekable: an uncompressed tar that is not the output of a command.
+        keys: digest of its keys.
+        digest: of its rows, labels apart.
+    """
+
+    url: str
+    rows: int
+    size: int
+    modified: int
+    seekable: bool
+    keys: str
+    digest: str
+
+
+class Rows(Protocol):
+    """Where an index takes its rows from."""
+
+    shards: Sequence[Shard]
+
+    def read(self, number: int) -> pa.Table:
+        """The rows of one shard, as :data:`SCHEMA`."""
+        ...
+
+    def labels(self) -> npt.NDArray[np.int32] | None:
+        """The labels of all rows."""
+        ...
+
+
+def key_digest(table: pa.Table) -> str:
+    """Digest of the keys of one shard's rows."""
+    return content_digest({}, {"key": _one(table["key"])})
+
+
+def row_digest(table: pa.Table) -> str:
+    """Digest of the keys and members of one shard's rows."""
+    members = _one(table["members"])
+    inside = members.flatten()
+    columns = {
+        "key": _one(table["key"]),
+        "count": pc.list_value_length(members).to_numpy(zero_copy_only=False),
+        "extension": _one(inside.field("extension").cast(pa.large_string())),
+        "offset": inside.field("offset").to_numpy(),
+        "size": inside.field("size").to_numpy(),
+    }
+    return content_digest({}, columns)
+
+
+class MemoryRows:
+    """Rows in memory: those of an older index, if any, and those of new shards after them."""
+
+    def __init__(self, shards: Sequence[Shard], tables: Sequence[pa.Table], older: Rows | None = None) -> None:
+        self._older = older
+        self._first = 0 if older is None else len(older.shards)
+        self._tables = list(tables)
+        self.shards: Sequence[Shard] = [*(older.shards if older else ()), *shards]
+
+    def read(self, number: int) -> pa.Table:
+        """The rows of one shard."""
+        if number < self._first:
+            assert self._older is not None
+            return self._older.read(number)
+        return self._tables[number - self._first]
+
+    def labels(self) -> npt.NDArray[np.int32] | None:
+        """The labels of all rows."""
+        older = None if self._older is None else self._older.labels()
+        if older is None:
+            older = np.full(sum(shard.rows for shard in self.shards[: self._first]), -1, np.int32)
+        parts = [_labels(table["label"]) for table in self._tables]
+        labels = np.concatenate([older, *parts])
+        labels.flags.writeable = False
+        return labels if (labels >= 0).any() else None
+
+
+class FileRows:
+    """Rows in a file, read a row group at a time; pickles as its path."""
+
+    def __init__(self, path: str | os.PathLike[str], checksum: str | None = None) -> None:
+        self._path = os.path.abspath(path)
+        with open(path, "rb"):
+            pass  # a missing or unreadable file is the system's error, not a damaged one
+        try:
+            self._file = pq.ParquetFile(pa.memory_map(self._path), page_checksum_verification=True)
+            metadata = unseal(path, self._file.metadata.metadata, "shards")
+            groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+            self.shards: Sequence[Shard] = [
+                Shard(*shard) for shard in zip(*map(metadata["shards"].get, Shard._fields), strict=True)
+            ]
+        except (CorruptFileError, MismatchError):
+            raise
+        except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
+            raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
+        self._checksum = metadata["checksum"]
+        if checksum not in (None, self._checksum):
+            raise MismatchError(f"{path} was written anew since this index was opened: open it again")
+        self._label_digest = metadata["labels"]
+        self._first_rows = np.concatenate([[0], np.cumsum([shard.rows for shard in self.shards])]).astype(np.int64)
+        self._group_rows = np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
+        if self._group_rows[-1] != self._first_rows[-1]:
+            raise CorruptFileError(f"{path} is damaged: its rows are not those of its shards")
+        self._group: tuple[int, pa.Table] | None = None
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._cached = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileRows, (self._path, self._checksum)
+
+    def read(self, number: int) -> pa.Table:
+        """The rows of one shard, verified; the tables used last are kept.
+
+        Raises:
+            CorruptFileError: they are damaged.
+        """
+        table = self._cache.get(number)
+        if table is not None:
+            self._cache.move_to_end(number)
+            return table
+        shard, first = self.shards[number], int(self._first_rows[number])
+        if not shard.rows:
+            return SCHEMA.empty_table()
+        group = int(np.searchsorted(self._group_rows, first, "right")) - 1
+        if self._group is None or self._group[0] != group:
+            self._group = group, self._read_group(group)
+        table = self._group[1].slice(first - int(self._group_rows[group]), shard.rows)
+        if not _is_of(shard, table):
+            raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
+        self._cache[number] = table
+        self._cached += len(table)
+        while len(self._cache) > 1 and self._cached > _CACHED_ROWS:
+            self._cached -= len(self._cache.popitem(last=False)[1])
+        return table
+
+    def labels(self) -> npt.NDArray[np.int32] | None:
+        """The labels of all rows, verified.
+
+        Raises:
+            CorruptFileError: they are damaged.
+        """
+        if self._label_digest is None:
+            return None
+        try:
+            labels = _labels(self._file.read(["label"], use_threads=False)["label"])
+        except Exception as error:
+            raise CorruptFileError(f"{self._path} is damaged: {error}") from error
+        if content_digest({}, {"label": labels}) != self._label_digest:
+            raise CorruptFileError(f"{self._path} was damaged or edited: its labels are not what was written")
+        labels.flags.writeable = False
+        return labels
+
+    def _read_group(self, group: int) -> pa.Table:
+        try:
+            table = self._file.read_row_group(group, list(SCHEMA.names), use_threads=False)
+            return table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        except Exception as error:
+            raise CorruptFileError(f"{self._path} is damaged: {error}") from error
+
+
+def write_index(
+    path: str | os.PathLike[str], rows: Rows, fingerprint: str, labels: npt.NDArray[np.int32] | None
+) -> None:
+    """Write the file that :class:`FileRows` reads, atomically, a few shards in memory at a time.
+
+    Raises:
+        OSError: the file cannot be written; an older one under ``path`` is then still intact.
+    """
+    shards = {name: [getattr(shard, name) for shard in rows.shards] for name in Shard._fields}
+    label_digest = None if labels is None else content_digest({}, {"label": labels})
+    metadata = {"kind": "shards", "fingerprint": fingerprint, "shards": shards, "labels": label_digest}
+    schema = pa.schema([("row", pa.int64()), ("shard", pa.large_string()), *SCHEMA], metadata=seal(metadata))
+    with (
+        atomic_write(path) as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=["shard", "members.list.element.extension"],
+            column_encoding={
+                "row": "DELTA_BINARY_PACKED",
+                "key": "DELTA_BYTE_ARRAY",
+                "members.list.element.offset": "DELTA_BINARY_PACKED",
+                "members.list.element.size": "DELTA_BINARY_PACKED",
+                "label": "DELTA_BINARY_PACKED",
+            },
+            write_page_index=True,
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for table in _groups(rows):
+            writer.write_table(table.cast(schema), row_group_size=max(1, len(table)))
+
+
+def _groups(rows: Rows) -> Iterator[pa.Table]:
+    first, pending, count = 0, [], 0
+    for number, shard in enumerate(rows.shards):
+        table = rows.read(number)
+        table = table.add_column(0, "shard", pa.repeat(pa.scalar(shard.url, pa.large_string()), shard.rows))
+        pending.append(table.add_column(0, "row", pa.array(np.arange(first, first + shard.rows))))
+        first += shard.rows
+        count += shard.rows
+        if count >= _ROWS_READ:
+            yield pa.concat_tables(pending).combine_chunks()
+            pending, count = [], 0
+    if count:
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    return column
+
+
+def _is_of(shard: Shard, table: pa.Table) -> bool:
+    try:
+        return len(table) == shard.rows and row_digest(table) == shard.digest
+    except pa.ArrowInvalid:  # nulls
+        return False
+
+
+def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    labels: npt.NDArray[np.int32] = pc.fill_null(column, pa.scalar(-1, pa.int32())).to_numpy()
+    return labels

@@ -1,0 +1,1 @@
+"""ScoreTable and Coreset, and their Parquet form."""

@@ -1,0 +1,315 @@
+"""Parquet files that prove their content.
+
+A file holds one table of plain columns, readable by anything that reads Parquet. The schema metadata has one
+entry of ours, ``prunesampler``: JSON with the format version, the kind of table, what its owner wants to know
+about it, and a digest of all this and of every value. Encodings are those that were smallest on real scores.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prunesampler._version import __version__
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
+from prunesampler.tables.atomic import atomic_write
+
+__all__ = [
+    "FORMAT",
+    "ROW_GROUP",
+    "Parts",
+    "content_digest",
+    "from_arrow",
+    "load_checked",
+    "read_columns",
+    "seal",
+    "to_arrow",
+    "unseal",
+    "write_columns",
+    "write_parts",
+]
+
+FORMAT = 1
+"""Version of the file format; files of a newer one are refused."""
+
+Column = Any
+"""A contiguous numpy array (int64, int32, float32, bool) or a ``pyarrow.LargeStringArray``."""
+
+
+class Parts(NamedTuple):
+    """A column too long to be held: its length, and what gives it in parts, from the beginning at each call."""
+
+    length: int
+    read: Callable[[], Iterator[Column]]
+
+
+ROW_GROUP = 1_000_000
+"""Rows of a row group."""
+
+_Loaded = TypeVar("_Loaded")
+_KEY = b"prunesampler"
+_NOT_INTACT = "was damaged or edited: its content is not what was written"
+_ENCODINGS = {
+    pa.int64(): "DELTA_BINARY_PACKED",
+    pa.int32(): "DELTA_BINARY_PACKED",
+    pa.float32(): "BYTE_STREAM_SPLIT",
+    pa.large_string(): "DELTA_BYTE_ARRAY",
+    pa.bool_(): "PLAIN",
+}
+
+
+def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | Parts]) -> str:
+    """SHA-256 of the metadata and of every value, independent of how a file would encode them.
+
+    Args:
+        metadata: JSON values; the order of its keys does not matter.
+        columns: name → column of N values, held or in parts; their order matters.
+
+    Returns:
+        ``"sha256:"`` and 64 hexadecimal digits.
+
+    >>> content_digest({"kind": "scores"}, {"row": np.arange(3)})[:20]
+    'sha256:629a9f6cdf611'
+    """
+    state = hashlib.sha256(_canonical(metadata))
+    for name, column in columns.items():
+        length, read = column if isinstance(column, Parts) else Parts(len(column), functools.partial(_once, column))
+        for number, part in enumerate(read()):
+            text = isinstance(part, pa.LargeStringArray)
+            if not number:
+                kind = "string" if text else part.dtype.name
+                state.update(_canonical({"name": name, "type": kind, "length": length}))
+            state.update((np.diff(_offsets(part)) if text else np.ascontiguousarray(part)).data)
+        for part in read() if text else ():
+            if data := part.buffers()[2]:
+                offsets = _offsets(part)
+                state.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
+    return "sha256:" + state.hexdigest()
+
+
+def seal(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The schema metadata of a file: what :func:`unseal` gives back, if nobody changed it.
+
+    Args:
+        metadata: JSON values. Added to them are ``format``, ``library`` (its version) and ``checksum`` (of all).
+
+    >>> sorted(unseal("a.parquet", seal({"kind": "scores"}), "scores"))
+    ['checksum', 'format', 'kind', 'library']
+    """
+    sealed = {**metadata, "format": FORMAT, "library": __version__}
+    return {_KEY: _canonical({**sealed, "checksum": content_digest(sealed, {})})}
+
+
+def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None, kind: str) -> dict[str, Any]:
+    """What :func:`seal` was given and what it added.
+
+    Args:
+        path: the file, for messages.
+        metadata: its schema metadata.
+        kind: the kind of table that the caller wants.
+
+    Raises:
+        CorruptFileError: damaged, edited, or not of ours.
+        MismatchError: of a newer format, or of another kind.
+    """
+    try:
+        sealed = json.loads((metadata or {}).get(_KEY, b"null"))
+    except ValueError as error:
+        raise CorruptFileError(f"{path} {_NOT_INTACT}") from error
+    if not isinstance(sealed, dict):
+        raise CorruptFileError(f"{path} was not written by prunesampler")
+    if type(sealed.get("format")) is int and sealed["format"] > FORMAT:
+        raise MismatchError(
+            f"{path} has format {sealed['format']}, this version reads up to {FORMAT}: update prunesampler"
+        )
+    if sealed.get("checksum") != content_digest({k: v for k, v in sealed.items() if k != "checksum"}, {}):
+        raise CorruptFileError(f"{path} {_NOT_INTACT}")
+    if sealed.get("kind") != kind:
+        raise MismatchError(f"{path} holds {sealed.get('kind')!r}, not {kind!r}")
+    return sealed
+
+
+def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
+    """Write columns and metadata as one Parquet file, atomically.
+
+    A NaN in a float32 column and a −1 in an int32 column become null.
+
+    Args:
+        path: where to write; see :func:`atomic_write`.
+        metadata: JSON values with at least ``kind``. Added to them are ``format``, ``library`` (its version),
+            ``digest`` (of metadata and columns) and ``checksum`` (of all this JSON).
+        columns: name → column, all of the same length.
+
+    Raises:
+        OSError: the file cannot be written; an older one under ``path`` is then still intact.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/a.parquet"
+    ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2), "el2n": np.array([0.5, np.nan], "f4")})
+    ...     pq.read_table(path).to_pylist()
+    [{'row': 0, 'el2n': 0.5}, {'row': 1, 'el2n': None}]
+    """
+    table = pa.table({name: to_arrow(column) for name, column in columns.items()})
+    parts = (table.slice(start, ROW_GROUP) for start in range(0, len(table), ROW_GROUP))
+    write_parts(path, metadata, content_digest(metadata, columns), parts)
+
+
+def write_parts(
+    path: str | os.PathLike[str], metadata: Mapping[str, Any], digest: str, parts: Iterator[pa.Table]
+) -> None:
+    """Write what :func:`write_columns` would write of all parts together, holding one at a time.
+
+    Args:
+        path: where to write; see :func:`atomic_write`.
+        metadata: as there.
+        digest: of metadata and columns, by :func:`content_digest`.
+        parts: tables of :data:`ROW_GROUP` rows, the last one of the rest; at least one.
+
+    Raises:
+        OSError: the file cannot be written; an older one under ``path`` is then still intact.
+    """
+    with atomic_write(path) as file, ExitStack() as stack:
+        writer = None
+        for part in parts:
+            part = part.combine_chunks().replace_schema_metadata(seal({**metadata, "digest": digest}))
+            if writer is None:
+                writer = stack.enter_context(_writer(file, part.schema))
+            writer.write_table(part, row_group_size=ROW_GROUP)
+
+
+def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    encodings = {field.name: _ENCODINGS[field.type] for field in schema}
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        # a shard's name stands beside each of its thousands of rows
+        use_dictionary=["shard"] if "shard" in encodings else False,
+        column_encoding={name: encoding for name, encoding in encodings.items() if name != "shard"},
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+
+
+def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
+    """Read what :func:`write_columns` wrote, and refuse it unless every value is as it was.
+
+    Page checksums are verified while reading, the digest afterwards.
+
+    Args:
+        path: the file.
+        kind: the kind of table that the caller wants.
+
+    Returns:
+        The metadata, and name → column in the file's order; null is NaN in a float32, −1 in an int32 column.
+
+    Raises:
+        FileNotFoundError: no such file (and other ``OSError`` of opening it).
+        CorruptFileError: damaged, cut short, edited, or not a file of ours.
+        MismatchError: of a newer format, or of another kind.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/a.parquet"
+    ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2)})
+    ...     read_columns(path, "scores")[1]
+    {'row': array([0, 1])}
+    """
+    with open(path, "rb"):
+        pass  # a missing or unreadable file is the system's error, not a damaged one
+    try:
+        with pq.ParquetFile(pa.memory_map(os.fspath(path)), page_checksum_verification=True) as file:
+            sealed = unseal(path, file.metadata.metadata, kind)
+            table = file.read()
+            columns = {name: from_arrow(table[name]) for name in table.column_names}
+            added = {name: sealed.pop(name, None) for name in ("format", "library", "digest", "checksum")}
+            if added["digest"] != content_digest(sealed, columns):
+                raise CorruptFileError(f"{path} {_NOT_INTACT}")
+    except (CorruptFileError, MismatchError):
+        raise
+    except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
+        raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
+    return sealed, columns
+
+
+def load_checked(
+    path: str | os.PathLike[str],
+    kind: str,
+    fingerprint: str | None,
+    build: Callable[[dict[str, Any], dict[str, Column]], _Loaded],
+) -> _Loaded:
+    """Read a file, compare its fingerprint, and build what it holds.
+
+    Args:
+        path: the file.
+        kind: what it must hold.
+        fingerprint: of the dataset at hand; compared where the file holds one too.
+        build: makes the result from metadata and columns.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CorruptFileError: damaged, or ``build`` finds a column missing or a value out of its range.
+        MismatchError: of another dataset, another kind, or a newer format.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_columns(f"{folder}/a", {"kind": "scores"}, {"row": np.arange(2)})
+    ...     load_checked(f"{folder}/a", "scores", None, lambda metadata, columns: len(columns["row"]))
+    2
+    """
+    metadata, columns = read_columns(path, kind)
+    stored = metadata.get("fingerprint")
+    if None not in (fingerprint, stored) and fingerprint != stored:
+        raise MismatchError(f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}")
+    try:
+        return build(metadata, columns)
+    except (ArgumentError, KeyError) as error:
+        raise CorruptFileError(f"{path} is not a sound {kind} file: {error}") from error
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _once(column: Column) -> Iterator[Column]:
+    yield column
+
+
+def _offsets(column: pa.LargeStringArray) -> npt.NDArray[np.int64]:
+    return np.frombuffer(column.buffers()[1], "<i8")[column.offset : column.offset + len(column) + 1]
+
+
+def to_arrow(column: Column) -> pa.Array:
+    """A column as files hold it: NaN and −1 are null."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.dtype == np.int32:
+        missing = column == -1
+        return pa.array(column, mask=missing if missing.any() else None)
+    return pa.array(column, from_pandas=column.dtype == np.float32)
+
+
+def from_arrow(column: pa.ChunkedArray) -> Column:
+    """A column as :func:`read_columns` gives it."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if column.null_count:
+            raise ValueError("null among strings")
+        return pa.concat_arrays(column.cast(pa.large_string()).chunks or [pa.array([], pa.large_string())])
+    if column.type not in _ENCODINGS:
+        raise ValueError(f"unexpected type {column.type}")
+    if column.null_count:
+        missing = {pa.float32(): float("nan"), pa.int32(): -1}[column.type]
+        column = pc.fill_null(column, pa.scalar(missing, column.type))
+    return column.to_numpy()

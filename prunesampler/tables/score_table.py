@@ -1,0 +1,306 @@
+"""The scores of rows, and their Parquet file."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunesampler.errors import ArgumentError
+from prunesampler.tables.columns import (
+    flags,
+    floats,
+    identities,
+    integers,
+    json_object,
+    optional_text,
+    row_count,
+    row_layout,
+)
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.parquet import content_digest, load_checked, write_columns
+
+__all__ = ["Coreset", "ScoreTable"]
+
+_LOWER_IS_HARDER = ("margin",)
+_COUNTS = ("label", "forgetting_events", "learned", "presentations")
+_RESERVED = ("row", "key", "shard", "weight", "forgetting", *_COUNTS)
+
+
+class ScoreTable:
+    """One float per row and score, with counts and provenance. Immutable.
+
+    Args:
+        scores: name → (N,) floats, finite, or NaN where a row has no score; stored as float32, with their own sign.
+        num_rows: size of the dataset; needed where ``rows`` is given.
+        rows: (N,) distinct row numbers in [0, num_rows), in any order; by default 0 … N−1.
+        labels: (N,) class indices, −1 where a row has none.
+        forgetting_events: (N,) counts, −1 where a row has none.
+        learned: (N,) bools: was classified correctly at least once.
+        presentations: (N,) counts; a row that was never presented has no forgetting score.
+        keys: (N,) str or int that name the samples outside of this dataset (paths, ids).
+        shards: (N,) names of the tar shards that the samples lie in.
+        fingerprint: what the dataset is recognised by.
+        directions: score → "higher" or "lower", whichever is harder; by default lower for margin, else higher.
+        protocols: score → JSON, how it was measured (kind "online" or "rescored", epochs, reduction, runs).
+        provenance: JSON, what else should stand in the file (seed, model).
+
+    Raises:
+        ArgumentError: a column has a wrong length, type or range, a row repeats, or there is no score at all.
+
+    The arrays ``rows`` (int64, ascending), ``scores[name]`` (float32), ``labels``, ``forgetting_events``,
+    ``presentations`` (int32) and ``learned`` (bool) are copies, read-only, in the order of ``rows``, and None
+    where they were not given. ``directions`` names every column that can be selected by.
+
+    >>> table = ScoreTable({"el2n": [0.1, 1.2, float("nan")]}, labels=[0, 1, 1])
+    >>> table
+    ScoreTable(rows=3, of=3, without={'el2n': 1})
+    >>> table.directions
+    {'el2n': 'higher'}
+    """
+
+    def __init__(
+        self,
+        scores: Mapping[str, npt.ArrayLike],
+        *,
+        num_rows: int | None = None,
+        rows: npt.ArrayLike | None = None,
+        labels: npt.ArrayLike | None = None,
+        forgetting_events: npt.ArrayLike | None = None,
+        learned: npt.ArrayLike | None = None,
+        presentations: npt.ArrayLike | None = None,
+        keys: Any = None,
+        shards: Any = None,
+        fingerprint: str | None = None,
+        directions: Mapping[str, Literal["higher", "lower"]] | None = None,
+        protocols: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name in scores:
+            if not isinstance(name, str) or not name or name in _RESERVED:
+                raise ArgumentError("scores", f"must be named by a str, and not one of {_RESERVED}", name)
+        measured: list[Any] = [*scores.values(), *([] if forgetting_events is None else [forgetting_events])]
+        if not measured:
+            raise ArgumentError("scores", "must not be empty unless forgetting_events is given", scores)
+        if rows is None:
+            rows = np.arange(len(measured[0]))
+            num_rows = len(rows) if num_rows is None else num_rows
+            if len(rows) != num_rows:
+                raise ArgumentError(
+                    "rows", "must be given where scores do not cover num_rows", f"{len(rows)} of {num_rows}"
+                )
+        self.num_rows = row_count(num_rows)
+        self.fingerprint = optional_text("fingerprint", fingerprint)
+        self.protocols = json_object("protocols", protocols)
+        self.provenance = json_object("provenance", provenance)
+        self.rows, column = row_layout(rows, self.num_rows)
+        self.scores: dict[str, npt.NDArray[np.float32]] = {
+            name: column(f"scores[{name!r}]", values, floats) for name, values in scores.items()
+        }
+        self.labels: npt.NDArray[np.int32] | None = column("labels", labels, integers, lowest=-1)
+        self.forgetting_events: npt.NDArray[np.int32] | None = column(
+            "forgetting_events", forgetting_events, integers, lowest=-1
+        )
+        self.learned: npt.NDArray[np.bool_] | None = column("learned", learned, flags)
+        self.presentations: npt.NDArray[np.int32] | None = column("presentations", presentations, integers, lowest=0)
+        self.key_column = column("keys", keys, identities)
+        self.shard_column = column("shards", shards, identities)
+        self.directions = self._directions(json_object("directions", directions))
+
+    def _directions(self, given: dict[str, Any]) -> dict[str, str]:
+        known = {name: "lower" if name in _LOWER_IS_HARDER else "higher" for name in self.scores}
+        if self.forgetting_events is not None:
+            known["forgetting"] = "higher"
+        for name, direction in given.items():
+            if name not in known or direction not in ("higher", "lower"):
+                raise ArgumentError("directions", f'must say "higher" or "lower" of any of {list(known)}', given)
+        return known | given
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, ScoreTable) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        without = {name: int(np.isnan(self.column(name)).sum()) for name in self.directions}
+        return f"ScoreTable(rows={len(self)}, of={self.num_rows}, without={without})"
+
+    @property
+    def keys(self) -> list[str] | list[int] | None:
+        """The keys in the order of ``rows``, made anew at each call (``key_column`` holds them compactly)."""
+        return None if self.key_column is None else self.key_column.tolist()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """``"sha256:…"`` of every value and all provenance; the same before saving and after loading."""
+        return content_digest(self._metadata(), self._columns())
+
+    def column(self, name: str) -> npt.NDArray[np.float32]:
+        """One score, (N,) float32, NaN where a row has none, its sign untouched.
+
+        ``"forgetting"`` is the number of forgetting events, +inf for a row that was never learned (Paul et al.
+        2021, after Toneva et al. 2019), NaN for one that was never presented.
+
+        Raises:
+            ArgumentError: no such column.
+
+        >>> ScoreTable({}, forgetting_events=[2, 0, 0], learned=[True, True, False]).column("forgetting")
+        array([ 2.,  0., inf], dtype=float32)
+        """
+        if name not in self.directions:
+            raise ArgumentError("name", f"must be one of {list(self.directions)}", name)
+        if name in self.scores:
+            return self.scores[name]
+        assert self.forgetting_events is not None
+        events = self.forgetting_events.astype(np.float32)
+        if self.learned is not None:
+            events[~self.learned] = np.inf
+        events[self.forgetting_events < 0] = np.nan
+        if self.presentations is not None:
+            events[self.presentations == 0] = np.nan
+        return events
+
+    def align(self, keys: Any, *, fingerprint: str | None = None) -> ScoreTable:
+        """The same scores for a dataset whose row i is the sample ``keys[i]``.
+
+        Rows whose key is unknown here have no score, no label and no presentations. Shard names are dropped.
+
+        Args:
+            keys: (M,) distinct str or int, of the type that this table's keys have.
+            fingerprint: that of the new dataset.
+
+        Raises:
+            ArgumentError: this table has no keys, keys repeat here or there, or none of them is known.
+
+        >>> table = ScoreTable({"el2n": [0.5, 0.25]}, keys=["a", "b"])
+        >>> table.align(["new", "b", "a"]).scores["el2n"]
+        array([ nan, 0.25, 0.5 ], dtype=float32)
+        """
+        if self.key_column is None:
+            raise ArgumentError("keys", "can be matched only where the table holds keys", None)
+        wanted = identities("keys", keys, None)
+        for held, column in (("given", wanted), ("of the table", self.key_column)):
+            if pc.count_distinct(pa.array(column)).as_py() != len(column):
+                raise ArgumentError("keys", f"{held} must not repeat", "a repeated key")
+        if type(wanted) is not type(self.key_column):
+            raise ArgumentError("keys", "must be of the type of the table's", keys)
+        source = pc.fill_null(pc.index_in(pa.array(wanted), value_set=pa.array(self.key_column)), -1).to_numpy()
+        known = source >= 0
+        if not known.any():
+            raise ArgumentError("keys", "must hold at least one key of the table", keys)
+
+        def moved(column: npt.NDArray[Any] | None, missing: object) -> Any:
+            return None if column is None else np.where(known, column[source], np.asarray(missing, column.dtype))
+
+        return ScoreTable(
+            {name: moved(column, np.nan) for name, column in self.scores.items()},
+            num_rows=len(wanted),
+            labels=moved(self.labels, -1),
+            forgetting_events=moved(self.forgetting_events, -1),
+            learned=moved(self.learned, False),
+            presentations=moved(self.presentations, 0),
+            keys=pa.array(wanted),
+            fingerprint=fingerprint,
+            directions=self.directions,  # type: ignore[arg-type]
+            protocols=self.protocols,
+            provenance={**self.provenance, "aligned_from": self.digest},
+        )
+
+    def replace(self, **changes: Any) -> ScoreTable:
+        """This table with other columns or provenance.
+
+        Args:
+            changes: arguments of the constructor, in the order of this table's rows; ``provenance`` is added to.
+
+        >>> ScoreTable({"el2n": [0.5, 0.25]}).replace(labels=[1, 0]).labels
+        array([1, 0], dtype=int32)
+        """
+        names = ("num_rows", "rows", "labels", "forgetting_events", "learned", "presentations", "fingerprint")
+        same = {name: getattr(self, name) for name in (*names, "scores", "protocols")}
+        columns = {"keys": self.key_column, "shards": self.shard_column}
+        provenance = {**self.provenance, **changes.pop("provenance", {})}
+        directions = {"directions": self.directions}
+        if "scores" in changes or "forgetting_events" in changes:
+            directions = {}
+        return ScoreTable(**{**same, **columns, **directions, "provenance": provenance, **changes})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``scores.parquet``: all of it or nothing.
+
+        Columns: ``row`` int64, ``label`` int32, one float32 per score, ``forgetting_events`` int32, ``learned``
+        bool, ``presentations`` int32, ``shard``, ``key``; those that were given. Null means no value.
+
+        Raises:
+            OSError: the file cannot be written; an older one is then still intact.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ScoreTable({"el2n": [0.5, 0.25]}).save(f"{folder}/scores.parquet")
+        ...     ScoreTable.load(f"{folder}/scores.parquet").scores["el2n"]
+        array([0.5 , 0.25], dtype=float32)
+        """
+        write_columns(path, self._metadata(), self._columns())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], fingerprint: str | None = None) -> ScoreTable:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            fingerprint: of the dataset at hand; compared where the file holds one too.
+
+        Raises:
+            FileNotFoundError: no such file.
+            CorruptFileError: damaged, cut short, edited, or not a file of ours.
+            MismatchError: of another dataset, another kind, or a newer format.
+        """
+        return load_checked(path, "scores", fingerprint, cls._build)
+
+    def _columns(self) -> dict[str, Any]:
+        columns = {
+            "row": self.rows,
+            "label": self.labels,
+            **self.scores,
+            "forgetting_events": self.forgetting_events,
+            "learned": self.learned,
+            "presentations": self.presentations,
+            "shard": self.shard_column,
+            "key": self.key_column,
+        }
+        return {name: column for name, column in columns.items() if column is not None}
+
+    def _metadata(self) -> dict[str, Any]:
+        names = ("num_rows", "fingerprint", "directions", "protocols", "provenance")
+        return {"kind": "scores", **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def _build(cls, metadata: dict[str, Any], columns: dict[str, Any]) -> ScoreTable:
+        return cls(
+            {name: column for name, column in columns.items() if name not in _RESERVED},
+            rows=columns["row"],
+            labels=columns.get("label"),
+            keys=columns.get("key"),
+            shards=columns.get("shard"),
+            **{name: columns.get(name) for name in _COUNTS[1:]},
+            **{name: metadata[name] for name in ("num_rows", "fingerprint", "directions", "protocols", "provenance")},
+        )
+
+    @classmethod
+    def _view(cls, metadata: dict[str, Any], columns: dict[str, Any]) -> ScoreTable:
+        """Some columns, neither copied nor checked, of what was checked when it was written."""
+        table = cls.__new__(cls)
+        vars(table).update(metadata)
+        table.rows = columns["row"]
+        table.scores = {name: column for name, column in columns.items() if name not in _RESERVED}
+        table.labels, table.key_column, table.shard_column = map(columns.get, ("label", "key", "shard"))
+        table.forgetting_events, table.learned, table.presentations = map(columns.get, _COUNTS[1:])
+        return table

@@ -1,0 +1,1 @@
+"""Scores and counts per row, as training goes on."""

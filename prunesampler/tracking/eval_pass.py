@@ -1,0 +1,193 @@
+"""A pass of its own that scores a dataset with a finished or half-finished model."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from prunesampler.capture.forward_hook import find_logits, find_targets, to_device
+from prunesampler.capture.row_loader import with_rows
+from prunesampler.capture.rows import RowSource, check_map_style, row_stream
+from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
+from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.inputs import torch_device
+from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.tracker import ScoreFunction, ScoreTracker
+
+__all__ = ["score"]
+
+
+def score(
+    model: nn.Module,
+    loader: DataLoader[Any] | RowSource,
+    *,
+    scores: Sequence[str] | None = None,
+    device: torch.device | str | int | None = None,
+    input_fn: Callable[[Any], Any] | None = None,
+    logits_fn: Callable[[Any], Tensor] | None = None,
+    target_fn: Callable[[Any], Any] | None = None,
+    score_fn: ScoreFunction | None = None,
+    num_rows: int | None = None,
+    progress: bool = True,
+    keys: Any = None,
+    fingerprint: str | None = None,
+) -> ScoreTable:
+    """Score every row that ``loader`` hands out, in eval mode and without gradients, in one pass.
+
+    This is the protocol that EL2N was published with (Paul et al. 2021), given a loader **without augmentation**; its
+    order, batch size and workers do not matter. The published scores are means over ten models: one model's are
+    noisier. The model, its batch-norm statistics and the global random generators are afterwards as they were before.
+    It runs in this process alone: with several ranks call it on one, with a loader over the whole dataset.
+
+    Args:
+        model: any module; the inner one of a DistributedDataParallel is called.
+        loader: a ``DataLoader`` over a map-style dataset, or a shard pipeline with rows. A row that comes several
+            times gets its mean, one that does not come has no score.
+        scores: of ``"el2n"``, ``"loss"``, ``"margin"`` and ``"entropy"``; by default EL2N. With ``score_fn``, names
+            that it must return.
+        device: where batches go; by default the device of the model's parameters.
+        input_fn: batch → what the model is called with: a tuple of arguments, a dict of keywords, or one argument.
+            By default the first of a tuple, and of a dict the entries that ``forward`` names, without the targets.
+        logits_fn: model output → (B, classes); by default a tensor, ``.logits``, ``["logits"]`` or the first of a
+            tuple.
+        target_fn: batch → (B,); by default the second of a tuple, or ``labels`` and the like in a dict.
+        score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
+        num_rows: size of the dataset; by default the length of the loader's.
+        progress: show a progress bar on stderr.
+        keys: one str or int per row, kept in the table to carry scores to a dataset that has grown or moved.
+        fingerprint: what the dataset is recognised by; by default ours.
+
+    Returns:
+        A table with protocol ``"rescored"``, the labels, and NaN for rows without a finite score.
+
+    Raises:
+        ArgumentError: an argument breaks its rule, or a target is not a class.
+        UnsupportedError: rows, inputs, logits or targets cannot be found.
+        StateError: the loader handed nothing out, or two labels for one row.
+
+    Warns:
+        PruneSamplerWarning: a score is not finite.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.eye(2))
+    >>> dataset = TensorDataset(torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([1, 0]))
+    >>> table = score(model, DataLoader(dataset, batch_size=2), progress=False)
+    >>> table.scores["el2n"].round(3)
+    array([0.707, 0.067], dtype=float32)
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError("model", "must be a torch.nn.Module", model)
+    for name, function in (("input_fn", input_fn), ("logits_fn", logits_fn), ("target_fn", target_fn)):
+        if function is not None and not callable(function):
+            raise ArgumentError(name, "must be a function, or None", function)
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # its own forward would talk to ranks that may not be here
+    if scores is None and score_fn is None:
+        scores = ("el2n",)
+    if scores is not None and "forgetting" in scores:
+        raise ArgumentError("scores", "must not name forgetting, which takes more than one pass", scores)
+    stream = row_stream(loader)
+    if stream is None and not isinstance(loader, RowSource):
+        check_map_style(loader)
+    dataset = None if stream is not None else getattr(loader, "dataset", None)
+    if stream is not None:
+        num_rows, fingerprint = num_rows or stream.num_rows, fingerprint or stream.fingerprint
+    if num_rows is None:
+        num_rows = _length(dataset)
+    place = _home(model) if device is None else torch_device(device)
+    tracker = ScoreTracker(num_rows, scores=scores, device=place, score_fn=score_fn, group=Group())
+    with _as_before(model, loader), torch.no_grad():
+        model.eval()
+        for rows, batch in _shown(with_rows(loader), loader, progress):
+            targets = (target_fn or find_targets)(batch)
+            inputs = _inputs(model, batch, targets) if input_fn is None else input_fn(batch)
+            logits = (logits_fn or find_logits)(_call(model, to_device(inputs, place)))
+            # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
+            tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
+    tracker.end_epoch()
+    if fingerprint is None and dataset is not None:
+        fingerprint = fingerprint_of(dataset)
+    return tracker.table(kind="rescored", keys=keys, fingerprint=fingerprint)
+
+
+def _home(model: nn.Module) -> torch.device:
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except TypeError:
+        raise ArgumentError("num_rows", "must be given for a loader without a dataset of known length", None) from None
+
+
+def _shown(batches: Iterator[Any], loader: Any, progress: bool) -> Iterator[Any]:
+    if not progress:
+        return batches
+    from tqdm import tqdm  # here, so that importing the package stays light
+
+    total = len(loader) if hasattr(loader, "__len__") and row_stream(loader) is None else None
+    return iter(tqdm(batches, desc="scoring", total=total, unit="batch"))
+
+
+def _inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
+    if isinstance(batch, Mapping):
+        entries = {name: value for name, value in batch.items() if value is not targets}
+        parameters = inspect.signature(model.forward).parameters
+        named = {name: value for name, value in entries.items() if name in parameters}
+        if named:
+            return named
+        if len(entries) == 1:
+            return tuple(entries.values())
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return entries
+    elif isinstance(batch, (tuple, list)) and batch:
+        return (batch[0],)
+    raise UnsupportedError(
+        f"no inputs for {type(model).__name__} in a batch of type {type(batch).__name__}: expected them first in a "
+        "tuple, or in a dict under the names that forward() takes; give input_fn=, a function from the batch to them"
+    )
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+@contextmanager
+def _as_before(model: nn.Module, loader: Any) -> Iterator[None]:
+    """Give the training flags, the global generators and the loader's own back as they were."""
+    training = {module: module.training for module in model.modules()}
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    own = {g: g.get_state() for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+    python, numpy, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        for generator, state in own.items():
+            generator.set_state(state)
+        # Through train(), for modules that do more than set the flag; then each flag, for those set one by one.
+        model.train(training[model])
+        for module, flag in training.items():
+            module.training = flag

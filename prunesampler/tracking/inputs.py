@@ -1,0 +1,177 @@
+"""Rows, targets and columns as callers hand them over, checked as far as that needs no waiting for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunesampler.errors import ArgumentError
+from prunesampler.scores.logits import SCORES
+from prunesampler.tables.score_table import ScoreTable
+
+__all__ = [
+    "as_tensor",
+    "check_column_name",
+    "check_range",
+    "column_tensor",
+    "own_columns",
+    "row_tensor",
+    "score_names",
+    "torch_device",
+]
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def as_tensor(argument: str, values: Any) -> Tensor:
+    """A tensor of what a tensor, an array or a list holds, without its gradient, where it lies.
+
+    Raises:
+        ArgumentError: naming ``argument``, for anything else.
+
+    >>> as_tensor("rows", [3, 1])
+    tensor([3, 1])
+    """
+    if isinstance(values, Tensor):
+        return values.detach() if values.requires_grad else values
+    try:
+        array = np.asarray(values)
+        as_torch_wants = array.flags.writeable and min(array.strides, default=0) >= 0
+        return torch.from_numpy(array if as_torch_wants else array.copy())
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(argument, "must be a tensor, an array or a list of numbers", values) from error
+
+
+def check_range(argument: str, values: Tensor, end: int) -> None:
+    """Refuse integers outside [0, end), where they lie on the CPU: elsewhere looking would mean waiting.
+
+    Raises:
+        ArgumentError: naming ``argument``.
+
+    >>> check_range("targets", torch.tensor([0, 9]), 10)
+    """
+    if not values.is_cpu or not values.shape[0]:
+        return
+    if values.dtype == torch.int64:
+        inside = int(values.numpy().view(np.uint64).max()) < end  # there a negative number is a huge one
+    else:
+        inside = int(values.min()) >= 0 and int(values.max()) < end
+    if not inside:
+        raise ArgumentError(argument, f"must be in [0, {end})", f"{int(values.min())} … {int(values.max())}")
+
+
+def row_tensor(rows: Any, length: int | None, num_rows: int) -> Tensor:
+    """Rows as int64, (length,), each in [0, num_rows) as far as they lie on the CPU.
+
+    Floats are refused: float32 turns row 20,000,001 into 20,000,000.
+
+    Raises:
+        ArgumentError: of another type or shape, not ``length`` of them, or out of range.
+
+    >>> row_tensor([4, 4, 0], 3, num_rows=5)
+    tensor([4, 4, 0])
+    """
+    tensor = as_tensor("rows", rows)
+    if tensor.dtype != torch.int64:
+        if tensor.dtype not in _INTEGERS and tensor.numel():
+            raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
+        tensor = tensor.long()
+    if tensor.dim() != 1:
+        raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
+    if length is not None and tensor.shape[0] != length:
+        raise ArgumentError("rows", f"must be as many as the logits, {length}", len(tensor))
+    check_range("rows", tensor, num_rows)
+    return tensor
+
+
+def column_tensor(name: str, values: Any, length: int) -> Tensor:
+    """One number per row, (length,), of any real dtype.
+
+    Raises:
+        ArgumentError: naming the column.
+
+    >>> column_tensor("mine", [0.5, 2.0], 2)
+    tensor([0.5000, 2.0000], dtype=torch.float64)
+    """
+    column = as_tensor(name, values)
+    if column.shape != (length,) or column.is_complex():
+        found = f"{column.dtype} {tuple(column.shape)}"
+        raise ArgumentError(name, f"must be one number for each of the {length} rows", found)
+    return column
+
+
+def own_columns(returned: Any, wanted: Sequence[str], length: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    """What a user's ``score_fn`` returned, split into its columns and ``"correct"``.
+
+    Args:
+        returned: mapping of names to (length,) numbers, ``"correct"`` of bools.
+        wanted: names that must be among them; ``"forgetting"`` follows from ``"correct"`` and need not.
+        length: size of the batch.
+
+    Raises:
+        ArgumentError: naming ``score_fn`` or the column.
+
+    >>> own_columns({"mine": torch.ones(1), "correct": torch.tensor([True])}, ["mine"], 1)
+    ({'mine': tensor([1.])}, tensor([True]))
+    """
+    if not isinstance(returned, Mapping):
+        raise ArgumentError("score_fn", "must return a dict of tensors by name", returned)
+    missing = [name for name in wanted if name != "forgetting" and name not in returned]
+    if missing:
+        rule = f"must return the scores that are asked for, {missing} among them (or give other scores=)"
+        raise ArgumentError("score_fn", rule, list(returned))
+    columns = {name: column_tensor(name, values, length) for name, values in returned.items()}
+    correct = columns.pop("correct", None)
+    if correct is not None and correct.dtype != torch.bool:
+        raise ArgumentError("score_fn", 'must return "correct" as bools', correct.dtype)
+    return columns, correct
+
+
+def score_names(scores: Any, *, own: bool) -> tuple[str, ...]:
+    """Distinct names of scores to track; of known ones, unless a ``score_fn`` of the user's makes them.
+
+    Raises:
+        ArgumentError: none, repeated or unknown.
+
+    >>> score_names(["el2n", "forgetting"], own=False)
+    ('el2n', 'forgetting')
+    """
+    known = (*SCORES, "forgetting")
+    try:
+        names = (scores,) if isinstance(scores, str) else tuple(scores)
+        good = bool(names) and len(set(names)) == len(names) and (own or set(names) <= set(known))
+    except TypeError:
+        good = False
+    if not good:
+        raise ArgumentError("scores", f"must name distinct scores, of {known} unless score_fn makes them", scores)
+    return names
+
+
+def check_column_name(name: str) -> None:
+    """Refuse a name that a column of a score table cannot have.
+
+    Raises:
+        ArgumentError: the name is empty or taken.
+
+    >>> check_column_name("my_score")
+    """
+    ScoreTable({name: [0.0]})
+
+
+def torch_device(device: Any) -> torch.device:
+    """The device, with its index where it is the current one of a GPU.
+
+    Raises:
+        ArgumentError: no device.
+
+    >>> torch_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ArgumentError("device", f"must be usable by torch ({error})", device) from error

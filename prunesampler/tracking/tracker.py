@@ -1,0 +1,349 @@
+"""Scores of the batches that pass by, kept on the device until an epoch ends."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
+from prunesampler.scores.logits import check_logits
+from prunesampler.tables.columns import row_count
+from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.epoch_buffers import Share
+from prunesampler.tracking.inputs import (
+    as_tensor,
+    check_column_name,
+    check_range,
+    column_tensor,
+    own_columns,
+    row_tensor,
+    score_names,
+    torch_device,
+)
+from prunesampler.tracking.pending import Pending, Scored
+from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.state import check_identity, check_layout, names_in
+from prunesampler.tracking.totals import Reduction, Totals
+
+__all__ = ["ScoreFunction", "ScoreTracker"]
+
+ScoreFunction = Callable[[Tensor, Any], Mapping[str, Tensor]]
+
+_VERSION = 2
+_DEFAULT = ("el2n", "forgetting")
+
+
+class ScoreTracker:
+    """Scores rows from the logits that training computes anyway.
+
+    A presentation is one time that a row's logits were seen. :meth:`update` never waits for the device; what it has
+    seen is merged over ranks and becomes part of the table with :meth:`end_epoch`. On the device that takes 8 bytes
+    a row, 4 for each score and 4 for forgetting. Rank 0 holds what was merged on the host, in 13 bytes a row, 16 for
+    each score and 4 for forgetting.
+
+    Args:
+        num_rows: size of the dataset.
+        scores: columns, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and ``"forgetting"``; by default EL2N
+            and forgetting. With ``score_fn``, names that it must return.
+        reduction: a row's score is the ``"mean"`` over its presentations, or over those of the ``"last"`` epoch in
+            which it had any. Means over two epochs or more come with a column ``<score>_spread``, see :meth:`table`.
+        device: where the buffers lie; by default that of the first logits. Logits on another device are copied,
+            which ``"cpu"`` pays for by waiting for a GPU at every batch.
+        score_fn: (logits, targets) → (B,) tensors by column name, instead of the scores above: for soft or
+            multi-dimensional targets. A bool column ``"correct"`` is followed for forgetting.
+        group: the ranks that score together; by default all of ``torch.distributed``, and then every rank must make
+            its tracker.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+        UnsupportedError: several processes were started but ``torch.distributed`` is not initialised.
+
+    >>> tracker = ScoreTracker(3)
+    >>> logits, targets = torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([1, 0])
+    >>> tracker.update([0, 2], logits, targets)
+    >>> tracker.end_epoch()
+    >>> table = tracker.table()
+    >>> table.scores["el2n"].round(3), table.forgetting_events, table.learned
+    (array([0.707,   nan, 0.067], dtype=float32), array([0, 0, 0], dtype=int32), array([False, False,  True]))
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        scores: Sequence[str] | None = None,
+        reduction: Reduction = "mean",
+        device: torch.device | str | int | None = None,
+        score_fn: ScoreFunction | None = None,
+        group: Group | None = None,
+    ) -> None:
+        self.num_rows = row_count(num_rows)
+        if scores is None:
+            self.scores: tuple[str, ...] = _DEFAULT if score_fn is None else ()
+        else:
+            self.scores = score_names(scores, own=score_fn is not None)
+        if reduction not in get_args(Reduction):
+            raise ArgumentError("reduction", 'must be "mean" or "last"', reduction)
+        self.reduction = reduction
+        if score_fn is not None and not callable(score_fn):
+            raise ArgumentError("score_fn", "must be a function of logits and targets, or None", score_fn)
+        self._score_fn = score_fn
+        self._group = Group.create() if group is None else group
+        self._settled = device is not None
+        forgetting = "forgetting" in self.scores or (score_fn is not None and scores is None)
+        computed = () if score_fn else tuple(name for name in self.scores if name != "forgetting")
+        self._wanted = (*computed, "correct") if forgetting else computed
+        first = self._group.rank == 0
+        with torch.inference_mode(False):  # what is born under it can never be updated outside of it
+            self._share = Share(self.num_rows, computed, forgetting=forgetting)
+            self._totals = Totals(self.num_rows, computed, reduction, forgetting=forgetting, first=first)
+        if device is not None:
+            self._share.move(torch_device(device))
+        self._pending = Pending(self._wanted)
+
+    # -- what training says ------------------------------------------------------------------------------------
+
+    def update(self, rows: Any, logits: Tensor, targets: Any) -> None:
+        """One batch of presentations.
+
+        Args:
+            rows: (B,) integers in [0, num_rows); a tensor, an array or a list. A row that comes twice was presented
+                twice, in the batch's order.
+            logits: (B, C) floats, C >= 2; copied, so they may be changed afterwards.
+            targets: (B,) class indices in [0, C), beside the logits or on the CPU; anything with ``score_fn``.
+
+        Raises:
+            ArgumentError: rows or targets that are not as many as the logits, or out of range. What lies on another
+                device than the CPU is only looked at in :meth:`end_epoch`.
+            UnsupportedError: logits or targets of another form, without ``score_fn``.
+        """
+        logits = as_tensor("logits", logits)
+        self._settle(logits.device)
+        if self._score_fn is not None:
+            self._update_with(self._score_fn, rows, logits, targets)
+            return
+        targets = self._looked_at(as_tensor("targets", targets))
+        check_logits(logits, targets)
+        size = logits.shape[0]
+        rows = self._rows(rows, size)
+        check_range("targets", targets, logits.shape[1])
+        if size and (ready := self._pending.add(rows, logits, targets)):
+            self._credit(ready)
+
+    @torch.no_grad()
+    def _credit(self, batches: list[Scored]) -> None:
+        for batch in batches:
+            rows, targets = self._here(batch.rows), self._here(batch.targets)
+            values = {name: self._here(column) for name, column in batch.values.items()}
+            self._share.add(rows, values, values.pop("correct", None), targets, batch.classes)
+
+    @torch.no_grad()
+    def _update_with(self, score_fn: ScoreFunction, rows: Any, logits: Tensor, targets: Any) -> None:
+        rows = self._rows(rows, len(logits) if logits.dim() else 0)
+        if not len(rows):
+            return
+        columns, correct = own_columns(score_fn(logits, targets), self.scores, len(rows))
+        labels = None
+        if isinstance(targets, Tensor) and targets.shape == rows.shape and not targets.is_floating_point():
+            labels = self._here(targets.detach()).long()
+        rows = self._here(rows)
+        self._record(rows, columns)
+        self._share.add(rows, {}, None if correct is None else self._here(correct), labels)
+
+    @torch.no_grad()
+    def record(self, rows: Any, **values: Any) -> None:
+        """Columns of one's own: a row's value is the mean over its records (or over the last epoch's).
+
+        Args:
+            rows: (B,) as in :meth:`update`.
+            values: name → (B,) numbers.
+
+        Raises:
+            ArgumentError: another number of values than of rows, rows out of range, or a name that is taken.
+        """
+        rows = self._rows(rows, None)
+        columns = {name: column_tensor(name, column, len(rows)) for name, column in values.items()}
+        if len(rows):
+            self._record(self._here(rows), columns)
+
+    # -- what becomes of it ------------------------------------------------------------------------------------
+
+    def end_epoch(self) -> None:
+        """Merge what was seen since the last call. With several ranks a collective, and all of them raise together.
+
+        Of a row that several ranks have presented since then (padding, to make their shares equal), the lowest
+        one's presentations count.
+
+        Raises:
+            ArgumentError: rows or targets on the device were out of range.
+            StateError: a row came with another label than before. Whatever is raised, nothing was merged;
+                :meth:`reset_epoch` drops it.
+        """
+        self._credit(self._pending.take())
+        with torch.inference_mode(False):
+            self._totals.merge(self._share, self._group)
+        self._share.clear(self._totals.flags, self._totals.labels)
+
+    def reset_epoch(self) -> None:
+        """Forget what was seen since the last :meth:`end_epoch`."""
+        self._pending = Pending(self._wanted)
+        self._share.clear(self._totals.flags, self._totals.labels)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Scores that this rank has seen since the last :meth:`end_epoch`, those of one's own included."""
+        return (*self._share.sums, *["forgetting"] * self._share.followed)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs merged so far (on rank 0)."""
+        return self._totals.epochs
+
+    @property
+    def non_finite(self) -> dict[str, int]:
+        """By column, how many rows were seen but have no score, because a value was infinite or NaN."""
+        return self._totals.non_finite()
+
+    @property
+    def merged(self) -> list[str]:
+        """Columns that have a :meth:`value`; on rank 0."""
+        return self._totals.names
+
+    def value(self, name: str) -> Tensor:
+        """(N,) float32, a column as merged so far, NaN for rows without; on rank 0.
+
+        Raises:
+            ArgumentError: no such column was merged.
+        """
+        if name not in self.merged:
+            raise ArgumentError("name", f"must be a column merged here, one of {self.merged}", name)
+        return self._totals.value(name)
+
+    def table(
+        self,
+        *,
+        keys: Any = None,
+        fingerprint: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        kind: Literal["online", "rescored"] = "online",
+    ) -> ScoreTable:
+        """All that was merged, one entry per row; on rank 0.
+
+        After two epochs or more, a mean has a second column ``<score>_spread`` that tells how far it can be trusted:
+        the distance between the mean over the odd epochs and that over the even ones, NaN for a row that was not seen
+        in both. Over all rows, ``protocols[score]["split_half"]`` is the rank correlation of the two (Spearman's).
+
+        Args:
+            keys: (N,) str or int that name the samples outside of this dataset.
+            fingerprint: what the dataset is recognised by.
+            provenance: JSON, what else should stand in the file.
+            kind: the protocol: measured on training batches as they pass, or in a pass of its own.
+
+        Raises:
+            StateError: nothing was merged yet, or this is not rank 0.
+
+        Warns:
+            PruneSamplerWarning: rows have no score because a value was not finite.
+        """
+        if self._group.rank > 0:
+            raise StateError("the scores of all ranks are merged on rank 0, and table() is to be called there")
+        for name, count in self.non_finite.items():
+            warnings.warn(
+                f"{name} has no value for {count} of {self.num_rows} rows: it was infinite or NaN there",
+                PruneSamplerWarning,
+                stacklevel=2,
+            )
+        return self._totals.table(kind=kind, keys=keys, fingerprint=fingerprint, provenance=provenance)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last merge and this rank's share since, as CPU tensors and plain Python; without communication.
+
+        ``torch.load(..., weights_only=True)`` reads it. Each rank saves its own; one taken right after
+        :meth:`end_epoch` by rank 0 serves all ranks, and any number of them.
+        """
+        self._credit(self._pending.take())
+        share = None if self._share.empty else self._share.state_dict()
+        return {
+            **self._identity(),
+            "rank": self._group.rank,
+            "world_size": self._group.world_size,
+            "share": share,
+            "totals": self._totals.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Args:
+            state: of a tracker with the same arguments, and of the same rank unless taken right after
+                :meth:`end_epoch`. Another device is fine.
+
+        Raises:
+            StateError: another version, configuration or rank, or a state that is incomplete or has unknown parts.
+                The tracker is then as before.
+        """
+        held = isinstance(state, Mapping) and bool(names_in(state, "totals", "held"))
+        share = state.get("share") if isinstance(state, Mapping) else None
+        identity = self._identity()
+        layout = {
+            **{key: type(value) for key, value in identity.items()},
+            "rank": int,
+            "world_size": int,
+            "share": None if share is None else self._share.layout(names_in(share, "counts")),
+            "totals": self._totals.layout(names_in(state, "totals", "held", "counts"), held=held),
+        }
+        check_layout(state, layout)
+        check_identity(state, identity)
+        place = (state["rank"], state["world_size"])
+        if share is not None and place != (self._group.rank, self._group.world_size):
+            raise StateError(
+                f"the state was taken inside an epoch by rank {place[0]} of {place[1]}, and this is rank "
+                f"{self._group.rank} of {self._group.world_size}: only one taken between epochs can be shared"
+            )
+        if self._group.rank == 0 and not held:
+            raise StateError("the state was taken by a rank above 0, which holds no sums: give rank 0 its own")
+        with torch.inference_mode(False):
+            self._totals.load_state_dict(state["totals"])
+            self.reset_epoch()
+            if share is not None:
+                self._share.load_state_dict(share)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "version": _VERSION,
+            "num_rows": self.num_rows,
+            "scores": list(self.scores),
+            "own_scores": self._score_fn is not None,
+            "reduction": self.reduction,
+        }
+
+    # -- on the way to the device ------------------------------------------------------------------------------
+
+    def _settle(self, device: torch.device) -> None:
+        if not self._settled:
+            self._share.move(device)
+            self._settled = True
+
+    def _looked_at(self, tensor: Tensor) -> Tensor:
+        # What ends up on the CPU goes there before it is checked: nothing checks it later.
+        return tensor.cpu() if self._share.presentations.is_cpu else tensor
+
+    def _rows(self, rows: Any, length: int | None) -> Tensor:
+        return row_tensor(self._looked_at(as_tensor("rows", rows)), length, self.num_rows)
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        # Towards the CPU a copy that does not wait could be read too early.
+        return tensor.to(self._share.device, non_blocking=self._share.device.type != "cpu")
+
+    def _record(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
+        for name in columns:
+            if name.removesuffix("_spread") in self._wanted:
+                raise ArgumentError("name", "must not be that of a score that is tracked, or of its spread", name)
+            if name not in self._share.counts:
+                check_column_name(name)
+        for name, values in columns.items():
+            self._share.record(rows, name, self._here(values))

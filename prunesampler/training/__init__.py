@@ -1,0 +1,1 @@
+"""One attached run: from scoring to the pruned epochs."""

@@ -1,0 +1,230 @@
+"""The handle of an attached loader: what a user reads, asks for and saves."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, cast, get_args
+
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from prunesampler.capture.row_loader import RowLoader, row_loader_class
+from prunesampler.errors import ArgumentError, StateError
+from prunesampler.tables.fingerprint import matches
+from prunesampler.tables.score_table import Coreset, ScoreTable
+from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.state import check_layout
+from prunesampler.tracking.tracker import ScoreTracker
+from prunesampler.training.checkpoint import check_moment, check_state, coreset_state, load_coreset
+from prunesampler.training.run import Phase, Run
+
+__all__ = ["Pruning"]
+
+_VERSION = 4
+
+
+class Pruning:
+    """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand."""
+
+    def __init__(self, run: Run, *, group: Group, fingerprint: str | None) -> None:
+        self._run, self._group, self._fingerprint = run, group, fingerprint
+
+    @property
+    def phase(self) -> Phase:
+        """``"scoring"``, then ``"pruned"`` (or ``"scored"`` under ``keep=None``); ``"detached"`` at the end."""
+        return self._run.phase
+
+    @property
+    def coreset(self) -> Coreset | None:
+        """The kept rows; None until they are selected."""
+        return self._run.pruned.coreset
+
+    @property
+    def sampler(self) -> Sampler[int]:
+        """What orders the loader now: its own sampler, then a :class:`PrunedSampler`."""
+        return self._run.pruned.sampler
+
+    @property
+    def tracker(self) -> ScoreTracker | None:
+        """The online scores so far; :meth:`ScoreTracker.record` adds columns of one's own."""
+        return self._run.scoring.tracker
+
+    @property
+    def table(self) -> ScoreTable | None:
+        """The scores; None until the scoring epochs are over, and on ranks above 0."""
+        return None if self._run.phase == "scoring" else self._run.rundir.table
+
+    def total_steps(self, epochs: int) -> int:
+        """Batches that this rank's loader hands out over a whole run, scoring epochs included.
+
+        Under ``resume=True`` the scoring epochs of the run that is resumed count too. A new run on its coreset has
+        none: give :func:`prunesampler.attach` that ``coreset=`` instead.
+
+        Args:
+            epochs: passes over the loader, >= 0.
+
+        Raises:
+            ArgumentError: epochs is not an int >= 0.
+            StateError: under ``keep="auto"`` with ``epoch_length="kept"``, while the rows are not selected yet.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ArgumentError("epochs", "must be an int >= 0", epochs)
+        now = self._run.replacement.batches()
+        if now is None:
+            raise StateError("a shard pipeline does not say how many batches one pass hands out: count a pass")
+        full = min(epochs, self._run.scored_epochs)
+        later = now if epochs == full else self._run.pruned.batches
+        if later is None:
+            raise StateError(
+                'how many rows keep="auto" leaves is known when they are selected: ask again then, or give attach '
+                'epoch_length="full", which keeps the number of steps'
+            )
+        return full * now + (epochs - full) * later
+
+    def observe(self, logits: Tensor, inputs: Any = None) -> None:
+        """Give the logits of the batch that waits, where no forward hook can see them.
+
+        Args:
+            logits: (B, classes), in the order of the batch; any device.
+            inputs: the batch's inputs as the loader gave them, needed where several batches wait.
+
+        Raises:
+            BindingError: no batch waits, or it cannot be told which.
+        """
+        self._run.observe(logits, inputs)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Within this context batches and forwards are not followed, and no set is switched."""
+        return self._run.pausing()
+
+    def finish(self) -> Coreset | None:
+        """End the scoring now, select and write; the next pass is pruned. On all ranks, where there are several.
+
+        Returns:
+            The coreset; None under ``keep=None``.
+
+        Raises:
+            StateError: nothing has been scored yet.
+        """
+        self._run.finish()
+        return self.coreset
+
+    def follow(self, rest: Any, *, skipped: int) -> None:
+        """Follow another loader through the rest of one pass: a framework's, made to leave out its first batches.
+
+        Args:
+            rest: made from the attached loader's dataset, batch sampler and collate function; read next, and once.
+            skipped: batches that it leaves out.
+        """
+        rest = vars(rest).get("base_dataloader", rest)
+        rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
+        rest._row_listener = self._run
+        self._run.skipped = skipped
+
+    def begin_pass(self) -> None:
+        """Switch the set, where it is due, ahead of ``iter(loader)``; for frameworks that look at the loader first.
+
+        Raises:
+            BindingError, WriteError, RankError: as ``iter(loader)`` does.
+        """
+        self._run.before_pass()
+
+    def end_pass(self) -> None:
+        """End the pass that was trained on, and the scoring where it is due; on all ranks.
+
+        For loops that count batches and so never ask an iterator for more than there are: where one rank alone
+        switches its set at the next ``iter(loader)`` by itself, several need to meet.
+
+        Raises:
+            BindingError: a whole pass went by, and no logits came.
+        """
+        self._run.end_pass()
+
+    def detach(self) -> None:
+        """Leave the loader as it was before :func:`prunesampler.attach`, its own sampler included."""
+        self._run.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a restart needs, as tensors and plain Python; of this rank alone, without communication.
+
+        Save it beside the model that it belongs to, and load it with ``torch.load(..., weights_only=True)``.
+        """
+        run = self._run
+        open_pass = run.open_pass()
+        state: dict[str, Any] = {
+            "version": _VERSION,
+            "plan": run.plan.to_dict(),
+            "num_rows": run.replacement.num_rows,
+            "fingerprint": self._fingerprint,
+            "phase": run.phase,
+            "batches_open": run.scoring.progress.cut_off if open_pass is None else open_pass.trained,
+            "scoring": run.scoring.state_dict() if run.phase == "scoring" else None,
+            "coreset": None if self.coreset is None else coreset_state(self.coreset),
+            "sampler": None,
+        }
+        if run.phase == "pruned":
+            state["sampler"] = run.pruned.position(run.current)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True, base_resumes: bool = False) -> None:
+        """Go on where :meth:`state_dict` was taken; before the first pass, and on all ranks together.
+
+        Any number of ranks may go on. Give each the state that it saved itself, or all of them rank 0's. The rest of
+        a pruned epoch is split anew. A scoring epoch starts again where a rank lacks what it had scored of it.
+
+        Args:
+            state: what :meth:`state_dict` returned in a run with the same arguments and dataset.
+            mid_epoch: whether the next pass continues inside the epoch that was cut off. False where the loop or
+                its framework skips the batches that were trained itself.
+            base_resumes: whether the loader's own sampler was set to where a scoring epoch was cut off.
+
+        Raises:
+            StateError: the state is of another version, plan or dataset, of another moment than that of other ranks,
+                or damaged; the run is then as before.
+        """
+        try:
+            self._check_state(state)
+        except StateError:
+            self._group.exchange(None)  # the others must not wait
+            raise
+        check_moment(state, self._group)
+        run = self._run
+        if state["phase"] == "scoring":
+            run.scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
+            if base_resumes:
+                run.scoring.check_start(skipped=True)
+            run.replacement.go_to(run.scoring.progress.ended)
+            run.pruned.end()
+            run.pruned.coreset, run.phase = None, "scoring"
+            run.binder.following = run.scoring.online
+            run.binder.expect_skips(state["batches_open"])
+        elif state["phase"] == "pruned":
+            skips = run.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch)
+            run.stop_scoring("pruned")
+            run.binder.expect_skips(skips)
+        elif state["phase"] == "scored":
+            run.pruned.end()
+            run.pruned.coreset = None
+            run.stop_scoring("scored")
+        else:
+            self.detach()
+        run.binder.clear()
+        run.base_resumes = base_resumes
+        run.current = None
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        own = self.state_dict()
+        check_state(state, set(own), {name: own[name] for name in ("version", "plan", "num_rows")})
+        if not matches(state["fingerprint"], self._fingerprint):
+            raise StateError(
+                f"the state was saved on a dataset with fingerprint {state['fingerprint']}, and this one has "
+                f"{self._fingerprint}"
+            )
+        check_layout(state["batches_open"], int, "state['batches_open']")
+        if state["phase"] not in get_args(Phase):
+            raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
+        given = self._run.given
+        if given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != given):
+            raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
+        if state["phase"] == "scoring":
+            self._run.scoring.check_state(state["scoring"])

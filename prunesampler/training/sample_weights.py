@@ -1,0 +1,80 @@
+"""Weights of samples, applied to the gradient of their logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunesampler.errors import BindingError
+from prunesampler.tables.coreset import Coreset
+
+__all__ = ["SampleWeights", "weight_gradient"]
+
+
+def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | None = None) -> None:
+    """Scale the gradient that reaches each sample's logits by that sample's weight.
+
+    This equals weighting the samples' losses wherever the loss reaches the parameters through the logits, and needs
+    no per-sample loss.
+
+    Args:
+        logits: (B, …) with a gradient.
+        weights: (B,) non-negative floats on the logits' device.
+        parameter: watched in the next backward: its gradient arriving without the logits' means that the loss goes
+            another way.
+
+    Raises:
+        BindingError: in the backward, when the loss does not come through ``logits``.
+
+    >>> logits = torch.ones(2, 1, requires_grad=True)
+    >>> weight_gradient(logits, torch.tensor([2.0, 0.5]))
+    >>> logits.sum().backward()
+    >>> logits.grad.flatten().tolist()
+    [2.0, 0.5]
+    """
+    reached = False
+
+    def scale(gradient: Tensor) -> Tensor:
+        nonlocal reached
+        reached = True
+        return gradient * weights.to(gradient.dtype).reshape(-1, *[1] * (gradient.dim() - 1))
+
+    def check(_: Tensor) -> None:
+        watch.remove()
+        if not reached:
+            raise BindingError(
+                "a backward reached the parameters but not the model's logits, so the coreset's weights were not "
+                "applied: the loss is computed from something else inside forward; use a coreset without weights"
+            )
+
+    logits.register_hook(scale)
+    if parameter is not None:
+        watch = parameter.register_post_accumulate_grad_hook(check)
+
+
+class SampleWeights:
+    """The weights of a coreset, for one batch after another.
+
+    Args:
+        coreset: with weights.
+        model: whose first backward shows whether the loss comes through the logits; None checks nothing.
+
+    >>> weights = SampleWeights(Coreset([1, 4], num_rows=5, weights=[0.5, 2.0]), None)
+    >>> weights.of(torch.tensor([4, 1]))
+    tensor([2.0000, 0.5000])
+    """
+
+    def __init__(self, coreset: Coreset, model: nn.Module | None) -> None:
+        self._rows, self._weights = coreset.rows, np.asarray(coreset.weights)
+        parameters = () if model is None else model.parameters()
+        self._watch = next((parameter for parameter in parameters if parameter.requires_grad), None)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The weights (B,), float32 on the CPU, of ``rows`` (B,), int64 on the CPU, all of them kept."""
+        return torch.from_numpy(self._weights[np.searchsorted(self._rows, rows.numpy())])
+
+    def apply(self, rows: Tensor, logits: Tensor) -> None:
+        """Weight the gradient of the rows' logits."""
+        weight_gradient(logits, self.of(rows).to(logits.device, non_blocking=True), self._watch)
+        self._watch = None

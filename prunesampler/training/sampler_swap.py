@@ -1,0 +1,199 @@
+"""What takes the place of a loader's sampler once its set is pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from prunesampler.errors import StateError, UnsupportedError
+from prunesampler.sampling.permutation import rank_length
+from prunesampler.sampling.sampler import PrunedSampler
+from prunesampler.tables.score_table import Coreset
+from prunesampler.training.batch_split import STATEFUL, Split, is_named
+from prunesampler.training.progress import Progress
+
+__all__ = ["Replacement"]
+
+
+@dataclass(eq=False)
+class Replacement:
+    """A loader's batch sampler and sampler as they were found, and how to order a coreset in their way.
+
+    Attributes:
+        batch_sampler: what makes the loader's batches, whose ``sampler`` is exchanged.
+        split: how its batches are split over processes.
+        base: the sampler that was found there.
+        num_rows: rows of the dataset.
+        eligible: int64, ascending, the rows that ``base`` can draw; None where that is all of them.
+        draws: rows that one epoch draws, over all ranks.
+        options: how a :class:`PrunedSampler` does what ``base`` does.
+        follows: whether ``base`` takes its epoch from ``set_epoch``.
+        counter: a framework's loader around this one, which counts its passes in ``iteration``; or None.
+    """
+
+    batch_sampler: Any
+    split: Split
+    base: Sampler[int]
+    num_rows: int
+    eligible: NDArray[np.int64] | None
+    draws: int
+    options: dict[str, Any] = field(default_factory=dict)
+    follows: bool = False
+    counter: Any = None
+
+    @classmethod
+    def of(cls, loader: DataLoader[Any]) -> Replacement:
+        """Understand the samplers of ``loader``.
+
+        Raises:
+            UnsupportedError: a batch sampler or a sampler whose order we cannot reproduce for a part of its rows.
+        """
+        batch_sampler, split = Split.of(loader.batch_sampler)
+        if split is None:
+            raise UnsupportedError(
+                f"the batch sampler {type(batch_sampler).__name__} makes up batches in a way of its own, which "
+                "pruning would break: use a plain torch.utils.data.BatchSampler, or score with with_rows() and "
+                "ScoreTracker and give your batch sampler the coreset's rows"
+            )
+        if split.processes > 1 and not (split.even or split.drop_last):
+            raise UnsupportedError(
+                "with even_batches=False processes have different numbers of batches, and their scores could not be "
+                "merged without waiting for one another: leave even_batches=True, or give the loader drop_last=True"
+            )
+        if split.fills_up and not getattr(loader, "in_order", True):
+            raise UnsupportedError(
+                "with in_order=False a batch that is filled up, as processes have equal numbers of batches, cannot be "
+                "told from the others: give the loader in_order=True"
+            )
+        base: Any = batch_sampler.sampler
+        rows = len(loader.dataset)  # type: ignore[arg-type]
+        if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
+            return cls(batch_sampler, split, base, rows, None, len(base), {"replacement": base.replacement})
+        if type(base) is SequentialSampler:
+            return cls(batch_sampler, split, base, rows, None, len(base), {"shuffle": False})
+        if type(base) is SubsetRandomSampler:
+            drawn = np.asarray(base.indices, dtype=np.int64)
+            eligible = np.unique(drawn)
+            if len(eligible) < len(drawn):
+                raise UnsupportedError("SubsetRandomSampler.indices names a row more than once: name each row once")
+            return cls(batch_sampler, split, base, rows, eligible, len(base))
+        if type(base) is WeightedRandomSampler:
+            weights = base.weights.numpy()
+            options = {"sampling_weights": weights, "replacement": base.replacement}
+            return cls(batch_sampler, split, base, rows, np.flatnonzero(weights > 0), len(base), options)
+        if _is(base, DistributedSampler, "StatefulDistributedSampler"):
+            options = {"shuffle": base.shuffle, **_shared(base, split)}
+            return cls(batch_sampler, split, base, rows, None, rows, options, follows=True)
+        if type(base) is PrunedSampler:
+            options = {"shuffle": base.shuffle, "replacement": base.replacement, **_shared(base, split)}
+            if base.sampling_weights is not None:
+                options["sampling_weights"] = base.sampling_weights
+            follows = base.num_replicas > 1
+            return cls(batch_sampler, split, base, rows, base.eligible, base.draws, options, follows=follows)
+        raise UnsupportedError(
+            f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: use "
+            "a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and ScoreTracker "
+            "and give your sampler the coreset's rows"
+        )
+
+    @property
+    def num_eligible(self) -> int:
+        """How many rows the base sampler can draw."""
+        return self.num_rows if self.eligible is None else len(self.eligible)
+
+    @property
+    def num_replicas(self) -> int:
+        """Ranks that the base sampler splits its rows over."""
+        return int(self.options.get("num_replicas", 1))
+
+    @property
+    def rows_per_pass(self) -> int:
+        """Rows that one pass of this rank's loader hands out now."""
+        return self.split.rows(self._local(self.draws))
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of the order that all ranks read together while each reads one batch."""
+        return self.split.rows_per_step * self.num_replicas
+
+    def batches(self, draws: int | None = None) -> int:
+        """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks."""
+        return self.split.batches(self._local(self.draws if draws is None else draws))
+
+    def real_rows(self, batch: int) -> int:
+        """Rows of this rank's batch, numbered in its pass, that do not only fill it up; they come first."""
+        if not self.split.fills_up:  # batches may come in any order
+            return self.split.batch_size
+        return self.split.real(self._local(self.draws), batch)
+
+    @property
+    def epoch(self) -> int | None:
+        """Which the next pass is, where the loop or its framework says so."""
+        counts = self.base.epoch if self.follows else None  # type: ignore[attr-defined]
+        return counts if self.counter is None else self.counter.iteration
+
+    def go_to(self, epoch: int) -> None:
+        """Have the framework count on from there."""
+        if self.counter is not None:
+            self.counter.iteration = epoch
+
+    def progress(self, epochs: int) -> Progress:
+        """Of so many scoring epochs."""
+        return Progress(epochs, self.rows_per_pass, self.batches())
+
+    def draws_of(self, kept: int, epoch_length: Literal["kept", "full"]) -> int:
+        """Rows that one epoch draws over all ranks, once so many rows are kept."""
+        return self.draws if epoch_length == "full" else max(1, round(self.draws * kept / self.num_eligible))
+
+    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"]) -> PrunedSampler:
+        """The sampler that draws the coreset in the way of the base sampler."""
+        options: dict[str, Any] = {"num_replicas": 1, **self.options, "seed": seed}
+        draws = self.draws_of(len(coreset), epoch_length)
+        return PrunedSampler(self.num_rows, rows=self.eligible, coreset=coreset, epoch_length=draws, **options)
+
+    def check_in_place(self, loader: DataLoader[Any], expected: Sampler[int]) -> None:
+        """Notice that somebody exchanged the samplers since.
+
+        Raises:
+            StateError: the loader's batch sampler or its sampler is another one.
+        """
+        batch_sampler, _ = Split.of(loader.batch_sampler)
+        found = getattr(batch_sampler, "sampler", None)
+        if batch_sampler is not self.batch_sampler or found is not expected:
+            raise StateError(
+                f"the loader's sampler was exchanged after attach ({type(found).__name__} instead of "
+                f"{type(expected).__name__}): call attach after the framework has prepared the loader"
+            )
+
+    def _local(self, draws: int) -> int:
+        return rank_length(draws, num_replicas=self.num_replicas, drop_last=bool(self.options.get("drop_last", False)))
+
+
+def _shared(base: Any, split: Split) -> dict[str, Any]:
+    if base.num_replicas > 1 and split.processes > 1:
+        raise UnsupportedError(
+            f"{type(base).__name__} splits its rows over {base.num_replicas} ranks, and Accelerate splits them once "
+            "more: give the loader that it prepares a sampler of all rows, such as shuffle=True"
+        )
+    return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
+
+
+def _is_seedable(value: Any) -> bool:
+    # Accelerate's, which takes its epoch from set_epoch; so does ours once it stands in its place.
+    return is_named(value, "accelerate.data_loader", "SeedableRandomSampler")
+
+
+def _is(value: Any, plain: type, stateful: str) -> bool:
+    return type(value) is plain or is_named(value, STATEFUL, stateful)

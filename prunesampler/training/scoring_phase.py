@@ -1,0 +1,219 @@
+"""The scoring epochs of an attached run: what is credited, how far they have come, what they found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from prunesampler.capture.binder import Binder, Token
+from prunesampler.errors import ArgumentError, StateError
+from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.state import check_layout
+from prunesampler.tracking.tracker import ScoreTracker
+from prunesampler.training.config import Plan
+from prunesampler.training.progress import Progress
+
+__all__ = ["Scoring"]
+
+
+class Scoring:
+    """Scores of the training batches, of a pass of their own at the end, or both.
+
+    Args:
+        plan: what is scored, and for how long.
+        progress: how far it has come.
+        tracker: of the training batches; None where all scores come from a pass of their own.
+        rescore: that pass: what was tracked → the table; None where there is none.
+        group: the ranks of the run.
+        keys, fingerprint: of the dataset, for the table.
+
+    Attributes:
+        failed: whether this rank has given up.
+        abandoned: whether all ranks know that one of them has.
+        due: whether the scoring epochs are over: as counted here, or as several ranks agreed at the end of the last.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        progress: Progress,
+        *,
+        tracker: ScoreTracker | None,
+        rescore: Callable[[ScoreTable | None], ScoreTable] | None,
+        group: Group,
+        keys: Any,
+        fingerprint: str | None,
+    ) -> None:
+        self.progress, self.tracker, self.failed = progress, tracker, False
+        self.abandoned = False
+        self._plan, self._rescore, self._group = plan, rescore, group
+        self._keys, self._fingerprint = keys, fingerprint
+        self._agreed = self._starts_again = False
+
+    @property
+    def online(self) -> bool:
+        """Whether training batches are credited to rows."""
+        return self.tracker is not None and not self.failed
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to select, at the next ``iter``."""
+        return self.progress.is_due if self._group.world_size == 1 else self._agreed
+
+    def present(self, token: Token, logits: Callable[[], Tensor], *, real: int = sys.maxsize) -> None:
+        """One batch was trained on, whose first ``real`` rows count: the others only fill it up.
+
+        Raises:
+            StateError: it comes after a restart from which the scores cannot go on; see :meth:`check_start`.
+        """
+        self.check_start(token.index > 0)
+        if self.online and self.tracker is not None:
+            values, rows, targets = logits(), token.rows, token.targets
+            token.check_counts(values)
+            if real < len(rows):
+                rows, values = rows[:real], values[:real]
+                targets = tree_map_only(Tensor, lambda column: column[:real] if column.dim() else column, targets)
+            if len(rows):
+                self.tracker.update(rows, values, targets)
+        self.progress.train(len(token.rows))
+
+    def end_epoch(self, binder: Binder) -> bool:
+        """Merge what was seen since the last epoch, over all ranks.
+
+        Returns:
+            Whether to select at once: several ranks do it here, in a training forward, where all of them are; in
+            ``iter`` they need not be.
+
+        Raises:
+            StateError: another rank has failed.
+            ArgumentError: score_fn does not return the score to select by.
+        """
+        self.progress.end_epoch()
+        self.abandoned = self._group.any(self.failed)
+        if self.abandoned:
+            raise StateError("scoring failed on one of the ranks")
+        if self.tracker is not None:
+            binder.check()
+            self._check_column(self.tracker)
+            self.tracker.end_epoch()
+        if self._group.world_size == 1:
+            return False
+        self._agreed = self._group.any(self.progress.is_due)
+        return self._agreed and self._rescore is None
+
+    def _check_column(self, tracker: ScoreTracker) -> None:
+        # What score_fn returns is known once it was called: better after one epoch than after all of them.
+        selection = self._plan.selection
+        if self._plan.scores or self._rescore is not None or selection is None or selection.method == "random":
+            return
+        columns = tracker.columns
+        if not self._group.any(selection.by in columns):
+            raise ArgumentError("by", f"must be a column that score_fn returned, one of {columns}", selection.by)
+
+    def table(self) -> ScoreTable | None:
+        """What was found; of tracked scores on rank 0 alone."""
+        tracked = None
+        if self.tracker is not None and self._group.rank == 0:
+            provenance = {"scoring": self._plan.scoring()}
+            tracked = self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)
+        return tracked if self._rescore is None else self._rescore(tracked)
+
+    def resume(self, token: Token, *, loader_resumes: bool) -> bool:
+        """The first batch after a restart inside an epoch tells whether that epoch goes on or starts again.
+
+        Args:
+            token: that batch.
+            loader_resumes: whether the loader itself goes on inside an epoch.
+
+        Returns:
+            Whether the epoch was complete and is over.
+        """
+        batches, self.progress.cut_off = self.progress.cut_off, 0
+        if batches >= self.progress.batches_per_pass:
+            return True
+        if loader_resumes:
+            token.index += batches
+            token.of.fetched += batches
+            token.of.trained += batches
+        elif token.index < batches:
+            self.progress.restart_epoch()
+            if self.tracker is not None:
+                self.tracker.reset_epoch()
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and scores so far."""
+        progress = self.progress
+        return {
+            "rank": self._group.rank,
+            "world_size": self._group.world_size,
+            "rows": progress.rows,
+            "rows_open": progress.rows_open,
+            "rows_per_pass": progress.rows_per_pass,
+            "ended": progress.ended,
+            "tracker": None if self.tracker is None else self.tracker.state_dict(),
+        }
+
+    def check_state(self, state: Any) -> None:
+        """Refuse a state that is damaged or holds scores of another protocol.
+
+        Raises:
+            StateError: it is, or does.
+        """
+        tracker = state.get("tracker") if isinstance(state, dict) else None
+        counts = dict.fromkeys(("rank", "world_size", "rows", "rows_open", "rows_per_pass", "ended"), int)
+        check_layout(state, {**counts, "tracker": None if tracker is None else type(tracker)}, "state['scoring']")
+        if (tracker is None) != (self.tracker is None):
+            raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
+
+    def load_state_dict(self, state: dict[str, Any], *, batches_open: int) -> None:
+        """Go on from there; on all ranks together.
+
+        Where a rank lacks its share of an epoch that was cut off, that epoch starts again on all of them: it was
+        given the state of another rank, or there were more or fewer.
+
+        Args:
+            state: one that was checked.
+            batches_open: of that epoch, trained before.
+
+        Raises:
+            StateError: the tracker's part is damaged. Nothing has changed then.
+        """
+        progress, group, tracker = self.progress, self._group, state["tracker"]
+        moved = state["world_size"] != group.world_size
+        anothers = moved or (state["rank"] != group.rank and tracker is not None)
+        again = group.any(anothers and state["rows_open"] > 0)
+        if self.tracker is not None:
+            self.tracker.load_state_dict({**tracker, "share": None} if again else tracker)
+        self._starts_again = again
+        rows = state["rows"] - state["rows_open"] * again
+        if moved and progress.rows_per_pass and state["rows_per_pass"]:
+            rows = round(rows * progress.rows_per_pass / state["rows_per_pass"])
+        elif moved:
+            rows = rows * state["world_size"] // group.world_size
+        progress.rows, progress.rows_open = rows, 0 if again else state["rows_open"]
+        progress.ended = state["ended"]
+        progress.cut_off = batches_open if progress.rows_open else 0
+        self._agreed = group.world_size > 1 and not group.any(not progress.is_due)
+
+    def check_start(self, skipped: bool) -> None:
+        """Whether the first pass after a restart begins where it should.
+
+        Args:
+            skipped: whether it leaves out batches that were trained before.
+
+        Raises:
+            StateError: it goes on inside an epoch whose scores so far are not all there.
+        """
+        if self._starts_again and skipped:
+            raise StateError(
+                "the run was saved inside a scoring epoch, by another rank or by another number of ranks, and what "
+                "this rank had scored of that epoch is not in the state: begin the epoch again, with all its batches, "
+                "or give each rank the state that it saved itself"
+            )
+        self._starts_again = False

@@ -1,8 +1,0 @@
-"""``python -m prunesampler``."""
-
-import sys
-
-from prunesampler.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())

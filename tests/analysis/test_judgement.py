@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunesampler.analysis.judgement import judge
+from prunesampler.errors import ArgumentError
+from prunesampler.selection.select import select
+from prunesampler.tables.score_table import ScoreTable
+
+ONLINE = {"kind": "online", "epochs": 4, "reduction": "mean", "runs": 1, "split_half": 0.5}
+
+
+def table(count: int = 400, **changes: Any) -> ScoreTable:
+    generator = np.random.default_rng(0)
+    el2n = generator.random(count) ** 3
+    columns = {
+        "labels": generator.integers(-1, 4, count),
+        "forgetting_events": generator.integers(0, 3, count) * (el2n > 0.05),
+        "learned": el2n < 0.8,
+        "presentations": np.where(generator.random(count) < 0.1, 0, 4),
+        "keys": [f"image {row}" for row in range(count)],
+        "protocols": {"el2n": ONLINE, "el2n_spread": {**ONLINE, "spread_of": "el2n"}},
+        "provenance": {"scoring": {"score_epochs": 4}},
+    }
+    scores = {"el2n": np.where(columns["presentations"] > 0, el2n, np.nan), "el2n_spread": generator.random(count) / 20}
+    return ScoreTable(scores, **{**columns, **changes})
+
+
+def test_shares_are_those_of_the_rows_that_go() -> None:
+    scored = table()
+    found = judge(scored, [0.7, 0.3, "auto", 50], epochs=10, epoch_seconds=3600)
+    assert scored.presentations is not None
+    assert scored.forgetting_events is not None
+    assert scored.learned is not None
+    for case in found.cases:
+        kept = set(select(scored, case.keep).rows.tolist())  # type: ignore[arg-type]
+        gone = [row for row in range(len(scored)) if row not in kept]
+        good = [
+            bool(scored.presentations[row] and scored.learned[row] and not scored.forgetting_events[row])
+            for row in gone
+        ]
+        spare = [
+            is_good and scored.scores["el2n"][row] + scored.scores["el2n_spread"][row] / 2 <= 0.05
+            for row, is_good in zip(gone, good, strict=True)
+        ]
+        assert (case.kept, case.gone) == (len(kept), len(gone))
+        assert case.learned_for_good == pytest.approx(sum(good) / len(gone))
+        assert case.superfluous == pytest.approx(sum(spare) / len(gone))
+        assert case.cost is not None
+        assert case.cost.hours_saved == pytest.approx(6 * len(gone) / len(scored))
+        assert case.classes is not None
+        ratios = [each.ratio for each in case.classes]
+        assert ratios == sorted(ratios)
+        assert sum(each.kept for each in case.classes) == len(kept)
+    auto = found.cases[2]
+    assert auto.superfluous == 1
+    assert auto.verdict == "unlikely to cost"
+    assert auto.gone == round((found.superfluous or 0) * len(scored)) > 0
+    assert auto.control[0].endswith(f"--keep {auto.kept} --method random --seed 0")
+    assert 'keep=0.7, score_epochs=4, method="random"' in found.cases[0].control[1]
+    assert found.reliability is not None
+    assert found.reliability.reliability == pytest.approx(2 / 3)
+
+
+def test_the_hardest_rows_come_first() -> None:
+    scored = table()
+    assert scored.labels is not None
+    found = judge(scored, [0.5]).hardest
+    order = sorted(range(len(scored)), key=lambda row: -np.nan_to_num(scored.scores["el2n"][row], nan=-1.0))
+    assert [each.row for each in found] == order[:10]
+    for each in found:
+        label = int(scored.labels[each.row])
+        assert (each.key, each.label) == (f"image {each.row}", None if label < 0 else label)
+        assert each.score == scored.scores["el2n"][each.row]
+        assert each.forgetting == scored.column("forgetting")[each.row]
+    by_margin = judge(ScoreTable({"margin": [3.0, -1.0, float("nan")]}), [0.5]).hardest
+    assert [(each.row, each.key, each.label, each.forgetting) for each in by_margin] == [
+        (1, None, None, None),
+        (0, None, None, None),
+    ]
+
+
+def test_other_methods_and_scores_select_other_rows() -> None:
+    scored = table()
+    found = judge(scored, [0.5], by="forgetting", method="top")
+    assert (found.by, found.method, found.reliability) == ("forgetting", "top", None)
+    assert found.superfluous == judge(scored, [0.5]).superfluous
+
+
+def test_little_is_known_of_a_plain_table() -> None:
+    found = judge(ScoreTable({"loss": [0.5, 1.0, 2.0]}), [2, 1.0])
+    assert (found.by, found.scoring, found.learned_for_good, found.superfluous) == ("loss", None, None, None)
+    assert found.cases[0].cost is found.cases[0].classes is None
+    assert [case.verdict for case in found.cases] == ["unknown", "nothing goes"]
+    assert 'coreset="random.parquet"' in found.cases[0].control[1]
+
+
+def test_mostly_unscored_rows_are_no_warning() -> None:
+    assert judge(ScoreTable({"loss": [0.5] + [float("nan")] * 9}), [0.5]).cases[0].gone == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keeps": [0.5, 1]}, "keep must be a float in"),
+        ({"keeps": [500]}, "keep must be at most"),
+        ({"by": "loss"}, "by must be a score of the table"),
+        ({"method": "best"}, "method must be one of"),
+        ({"epochs": 4}, "epochs must be an int above 4"),
+        ({"epoch_seconds": 3.0}, "epoch_seconds needs epochs"),
+        ({"score_epochs": 0}, "score_epochs must be an int >= 1"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        judge(table(), **{"keeps": [0.5], **options})
+
+
+def test_the_length_of_scoring_must_be_known_where_a_saving_is_asked_for() -> None:
+    plain = ScoreTable({"el2n": [0.5, 1.0]})
+    with pytest.raises(ArgumentError, match="score_epochs must be given"):
+        judge(plain, [0.5], epochs=10)
+    found = judge(plain, [0.5], epochs=10, score_epochs=2).cases[0].cost
+    assert found is not None
+    assert found.total == 6

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunesampler.cli.app import main
+from prunesampler.tables.merge import merge
+from prunesampler.tables.score_table import Coreset, ScoreTable
+from tests.helpers.command_line import ONLINE, assert_refused, run_module, score_table
+
+NAMES = ["a.parquet", "b.parquet", "c.parquet"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for seed, name in enumerate(NAMES):
+        score_table(seed).save(name)
+    return folder
+
+
+def test_the_file_is_what_merge_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", *NAMES, "-o", "merged.parquet"]) == 0
+    expected = merge([score_table(seed) for seed in range(3)])
+    assert ScoreTable.load("merged.parquet") == expected
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    found = captured.out.splitlines()
+    assert found[0] == "merged 3 files, 200 rows of 200"
+    assert found[1:4] == [
+        f"{name}: 3 runs, Spearman between files {expected.protocols[name]['between_runs']:.3f}"
+        for name in ("el2n", "margin", "forgetting")
+    ]
+    assert found[4:] == ["written to merged.parquet"]
+    assert sorted(path.name for path in here.iterdir()) == [*NAMES, "merged.parquet"]
+    assert main(["select", "merged.parquet", "-o", "coreset.parquet", "--keep", "auto"]) == 0
+
+
+def test_constant_scores_have_no_correlation_to_show(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in NAMES[:2]:
+        ScoreTable({"el2n": [0.5, 0.5]}, provenance={"name": name}).save(name)
+    assert main(["merge", *NAMES[:2], "-o", "merged"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "el2n: 2 runs"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([*NAMES], "--out"),
+        (["-o", "out"], "Missing argument"),
+        (["a.parquet", "-o", "out"], "tables must be at least two ScoreTables"),
+        (["a.parquet", "none", "-o", "out"], "No such file or directory: 'none'"),
+        (["a.parquet", "text", "-o", "out"], "text is damaged or cut short"),
+        (["a.parquet", "coreset", "-o", "out"], "coreset holds 'coreset', not 'scores'"),
+        (["a.parquet", "b.parquet", "a.parquet", "-o", "out"], "tables must not hold a run twice"),
+        (["a.parquet", "other", "-o", "out"], "different datasets: number 1 has 200 rows, number 2 has 100"),
+        (["a.parquet", "rescored", "-o", "out"], "tables must have the same kinds of protocol"),
+        (["a.parquet", "b.parquet", "-o", "none/out"], "none is no folder"),
+        (["a.parquet", "b.parquet", "-o", "c.parquet"], "c.parquet exists already"),
+        ([*NAMES, "-o", "a.parquet", "--force"], "a.parquet is read by this command"),
+    ],
+)
+def test_misuse_is_one_line_and_writes_nothing(
+    args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("text").write_text("row,el2n\n0,0.5\n")
+    Coreset([1], num_rows=2).save("coreset")
+    score_table(5, rows=100).save("other")
+    score_table(5, protocols={"el2n": {**ONLINE, "kind": "rescored"}}).save("rescored")
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    assert_refused(capsys, ["merge", *args], message)
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_as_a_process(here: Path) -> None:
+    Path("out").touch()
+    done = run_module("merge", *NAMES, "-o", "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "prunesampler: out exists already: give another --out, or --force to replace it\n"
+    done = run_module("merge", *NAMES, "-o", "out", "--force")
+    assert (done.returncode, done.stderr) == (0, "")
+    np.testing.assert_allclose(
+        ScoreTable.load("out").scores["el2n"],
+        sum(score_table(seed).scores["el2n"].astype(float) for seed in range(3)) / 3,
+        rtol=1e-6,
+    )

@@ -1,0 +1,252 @@
+"""What is refused of other people's loops, before or early in training."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, DistributedSampler
+
+import prunesampler as ps
+from tests.helpers.loaders import Pictures
+from tests.helpers.loops import BATCH, OPTIONS, N
+from tests.helpers.training import Leaky, Net
+
+
+@dataclass(frozen=True)
+class Refusal:
+    case: str
+    packages: tuple[str, ...]
+    run: Callable[[], Any]
+    error: type[Exception]
+    message: str
+
+    def __str__(self) -> str:
+        return self.case
+
+
+def attach(loader: Any, model: Any = None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ps.attach(loader, model or Net(), **OPTIONS)  # type: ignore[arg-type]
+
+
+def plain(**options: Any) -> Any:
+    return DataLoader(Leaky(N), batch_size=BATCH, **{"shuffle": True, **options})
+
+
+def accelerator(**settings: Any) -> Any:
+    import accelerate
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return accelerate.Accelerator(cpu=True, dataloader_config=accelerate.DataLoaderConfiguration(**settings))
+
+
+def without_a_process_group() -> None:
+    os.environ["WORLD_SIZE"] = "2"
+    try:
+        attach(plain())
+    finally:
+        del os.environ["WORLD_SIZE"]
+
+
+def attached_before_prepare() -> None:
+    model = Net()
+    loader = attach(plain(), model)
+    prepared = accelerator().prepare(loader)
+    for _ in range(10):
+        for x, y in prepared:
+            cross_entropy(model(x), y).backward()
+
+
+def split_twice() -> None:
+    from accelerate.data_loader import prepare_data_loader
+
+    accelerator()
+    sampler = DistributedSampler(range(N), num_replicas=2, rank=0)
+    attach(prepare_data_loader(plain(shuffle=False, sampler=sampler), num_processes=2, process_index=0))
+
+
+def uneven() -> None:
+    from accelerate.data_loader import prepare_data_loader
+
+    accelerator()
+    attach(prepare_data_loader(plain(), num_processes=2, process_index=0, even_batches=False))
+
+
+def timm_loader(**options: Any) -> None:
+    from timm.data import create_loader
+
+    settings = {"batch_size": BATCH, "is_training": True, "no_aug": True, "num_workers": 0, "persistent_workers": False}
+    attach(create_loader(Pictures(40), input_size=(3, 2, 2), device=torch.device("cpu"), **settings, **options))
+
+
+def repeated() -> None:
+    from timm.data.distributed_sampler import RepeatAugSampler
+
+    attach(plain(shuffle=False, sampler=RepeatAugSampler(Leaky(N), num_replicas=1, rank=0)))
+
+
+def lightning(data: Any, **settings: Any) -> None:
+    import lightning.pytorch as pl
+
+    from prunesampler.integrations.lightning import PruningCallback
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x: Any) -> Any:
+            return self.net(x)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = pl.Trainer(
+        callbacks=[PruningCallback(**OPTIONS)], accelerator="cpu", devices=1, **dict.fromkeys(quiet, False), **settings
+    )
+    trainer.fit(Module(), data)
+
+
+def stateful() -> Any:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    return StatefulDataLoader(Leaky(N), batch_size=BATCH)
+
+
+def streamed() -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"x": [[0.0]] * N, "labels": [0] * N}).to_iterable_dataset()
+    attach(DataLoader(data, batch_size=BATCH))  # type: ignore[arg-type]
+
+
+def untracked() -> None:
+    import webdataset as wds
+
+    attach(wds.WebLoader(wds.WebDataset("no.tar", shardshuffle=False).batched(BATCH), batch_size=None))
+
+
+def grouped() -> None:
+    import tempfile
+
+    import transformers
+
+    from prunesampler.integrations.transformers import PruningCallback
+    from tests.helpers.trainers import Texts
+
+    accelerator()
+    settings = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "train_sampling_strategy": "group_by_length"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FileNotFoundError):
+        transformers.Trainer(
+            torch.nn.Linear(1, 1),
+            transformers.TrainingArguments(folder, **settings),  # type: ignore[arg-type]
+            train_dataset=Texts(N),
+            callbacks=[PruningCallback(**OPTIONS)],  # type: ignore[arg-type]
+        ).train()
+
+
+Unsupported = ps.UnsupportedError
+REFUSALS = [
+    Refusal(
+        "several processes without a process group",
+        (),
+        without_a_process_group,
+        Unsupported,
+        "torch.distributed is not initialised",
+    ),
+    Refusal(
+        "Accelerate: attached before `prepare`",
+        ("accelerate",),
+        attached_before_prepare,
+        ps.BindingError,
+        "call attach after the framework has prepared the loader",
+    ),
+    Refusal(
+        "Accelerate: `prepare` on a loader whose sampler splits rows already",
+        ("accelerate",),
+        split_twice,
+        Unsupported,
+        "Accelerate splits them once more",
+    ),
+    Refusal(
+        "Accelerate: `even_batches` turned off in several processes",
+        ("accelerate",),
+        uneven,
+        Unsupported,
+        "processes have different numbers of batches",
+    ),
+    Refusal(
+        "Lightning: a loader that keeps its own place",
+        ("lightning", "torchdata"),
+        lambda: lightning(stateful()),
+        Unsupported,
+        "give a plain DataLoader, whose place this callback keeps",
+    ),
+    Refusal(
+        "Lightning: several train loaders",
+        ("lightning",),
+        lambda: lightning([plain(), plain()]),
+        Unsupported,
+        "there are 2 train loaders, and rows are followed in one",
+    ),
+    Refusal(
+        "Lightning: `reload_dataloaders_every_n_epochs`",
+        ("lightning",),
+        lambda: lightning(plain(), reload_dataloaders_every_n_epochs=1),
+        Unsupported,
+        "makes a new loader, perhaps of other rows",
+    ),
+    Refusal(
+        "Transformers: batches grouped by length",
+        ("transformers",),
+        grouped,
+        Unsupported,
+        "the sampler LengthGroupedSampler is unknown",
+    ),
+    Refusal(
+        "timm: `num_aug_repeats`",
+        ("timm",),
+        repeated,
+        Unsupported,
+        "the sampler RepeatAugSampler is unknown",
+    ),
+    Refusal(
+        "timm: `use_multi_epochs_loader`",
+        ("timm",),
+        lambda: timm_loader(use_multi_epochs_loader=True),
+        Unsupported,
+        "makes up batches in a way of its own",
+    ),
+    Refusal(
+        "datasets: an `IterableDataset`", ("datasets",), streamed, Unsupported, "has no positions to name samples by"
+    ),
+    Refusal(
+        "WebDataset: without `shards.track`",
+        ("webdataset",),
+        untracked,
+        Unsupported,
+        "a webdataset pipeline under prunesampler.shards.track(pipeline, index)",
+    ),
+]
+# In the world of several processes, which the other tests share.
+DISPATCHED = Refusal(
+    "Accelerate: `dispatch_batches` in several processes",
+    ("accelerate",),
+    lambda: None,
+    Unsupported,
+    "one process reads the batches of all, and their rows would not reach the others",
+)

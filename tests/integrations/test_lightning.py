@@ -1,0 +1,451 @@
+"""The Lightning callback against a LightningModule that writes down what it is given."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, SubsetRandomSampler
+
+import prunesampler as ps
+from tests.helpers.training import Journal, Leaky, Net, check_scores, hardest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from prunesampler.integrations.lightning import PruningCallback
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::prunesampler.PruneSamplerWarning"),
+    # what Lightning finds worth a hint in a small run, and torch's deprecations that are Lightning's or torchdata's
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:.*(set_vital|exists and is not empty|No device id|barrier|treespec|LeafSpec)"),
+]
+N, BATCH, EPOCHS = 40, 4, 2
+FULL, HALF = N // BATCH, N // BATCH // 2
+
+
+class Lit(pl.LightningModule):
+    """Its journal is the oracle: rows of each epoch by Lightning's own count, and scores in plain Python."""
+
+    def __init__(self, scored: int = EPOCHS) -> None:
+        super().__init__()
+        self.net = Net()
+        self.journal, self.scored = Journal(), scored
+        self.epochs: dict[int, list[int]] = defaultdict(list)
+        self.validated: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        logits = self(x)
+        if self.current_epoch < self.scored:
+            self.journal.write(x, logits, y)
+        self.epochs[self.current_epoch] += x[:, 0].long().tolist()
+        return cross_entropy(logits, y)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and not self.trainer.sanity_checking:
+            self.validated.append(self.current_epoch)
+        self(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.4)
+
+
+class Manual(Lit):
+    """Steps by itself, two batches at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        if batch_idx % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Submodule(Lit):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        self.epochs[self.current_epoch] += x[:, 0].long().tolist()
+        return cross_entropy(self.net(x), y)
+
+
+class NoForward(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    training_step, configure_optimizers = Submodule.training_step, Lit.configure_optimizers
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(Leaky(N), batch_size=BATCH, **{"shuffle": True, **options})
+
+
+def callback(**options: Any) -> PruningCallback:
+    return PruningCallback(**{"keep": 0.5, "score_epochs": EPOCHS, "method": "top", **options})
+
+
+def trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": EPOCHS + 3,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+
+def coreset_of(found: PruningCallback) -> ps.Coreset:
+    assert found.pruning is not None
+    assert found.pruning.coreset is not None
+    return found.pruning.coreset
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 3},
+        {"val_check_interval": 0.4},
+        {"num_sanity_val_steps": 0, "precision": "bf16-true"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("given", [{}, {"num_workers": 2, "persistent_workers": True}], ids=str)
+def test_scores_and_rows_are_right(options: dict[str, Any], given: dict[str, Any]) -> None:
+    if given and options.get("precision"):
+        pytest.skip("one is enough")
+    model, prune = Lit(), callback()
+    data = loader(**given)
+    trainer(prune, **options).fit(model, data, DataLoader(Leaky(8), batch_size=4))
+    assert prune.pruning is data.pruning  # type: ignore[attr-defined]
+    if options.get("precision"):
+        return
+    assert prune.pruning is not None
+    check_scores(prune.pruning.table, model.journal, N)
+    kept = coreset_of(prune).rows.tolist()
+    assert set(kept) == hardest(model.journal, N, N // 2)
+    for epoch in range(EPOCHS + 3):
+        assert sorted(model.epochs[epoch]) == (list(range(N)) if epoch < EPOCHS else kept)
+    times = 2 if options.get("val_check_interval") else 1
+    assert model.validated == [epoch for epoch in range(EPOCHS + 3) for _ in range(times)]
+
+
+def test_manual_optimisation_is_followed() -> None:
+    model, prune = Manual(), callback()
+    trainer(prune).fit(model, loader())
+    assert prune.pruning is not None
+    check_scores(prune.pruning.table, model.journal, N)
+    assert set(coreset_of(prune).rows.tolist()) == hardest(model.journal, N, N // 2)
+    assert sorted(model.epochs[EPOCHS]) == coreset_of(prune).rows.tolist()
+
+
+def test_kept_length_makes_fewer_steps_than_lightning_estimates() -> None:
+    class Scheduled(Lit):
+        def configure_optimizers(self) -> Any:
+            self.estimated = self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    model, run = Scheduled(), trainer(callback(epoch_length="kept"))
+    run.fit(model, loader())
+    assert model.estimated == (EPOCHS + 3) * FULL
+    assert run.global_step == EPOCHS * FULL + 3 * HALF
+
+
+def test_full_length_makes_the_steps_that_lightning_estimates() -> None:
+    model, prune = Lit(), callback(epoch_length="full")
+    run = trainer(prune, accumulate_grad_batches=2)
+    run.fit(model, loader())
+    assert run.global_step == run.estimated_stepping_batches == (EPOCHS + 3) * FULL // 2
+    counts = [sum(epoch.count(row) for epoch in list(model.epochs.values())[EPOCHS:]) for row in coreset_of(prune).rows]
+    assert set(counts) == {6}
+
+
+def test_limits_count_rows_not_epochs() -> None:
+    model, prune = Lit(scored=99), callback(score_epochs=1)
+    trainer(prune, limit_train_batches=0.5, max_epochs=4).fit(model, loader())
+    assert [len(model.epochs[epoch]) for epoch in range(4)] == [FULL // 2 * BATCH] + [HALF // 2 * BATCH] * 3
+    assert set(model.epochs[2]) <= set(coreset_of(prune).rows.tolist())
+
+
+def test_max_steps_end_inside_an_epoch() -> None:
+    model, prune = Lit(), callback()
+    trainer(prune, max_epochs=-1, max_steps=2 * FULL + 2).fit(model, loader())
+    assert set(model.epochs[2]) <= set(coreset_of(prune).rows.tolist())
+    assert len(model.epochs[2]) == 2 * BATCH
+
+
+def test_scores_alone_are_there_at_the_end(tmp_path: Path) -> None:
+    model, prune = Lit(), callback(keep=None, save_dir=tmp_path)
+    trainer(prune, max_epochs=EPOCHS).fit(model, loader())
+    check_scores(ps.ScoreTable.load(tmp_path / "scores.parquet"), model.journal, N)
+
+
+def test_figures_are_logged() -> None:
+    class Figures(pl.Callback):
+        def __init__(self) -> None:
+            self.seen: list[dict[str, float]] = []
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    model, prune, figures = Lit(), callback(), Figures()
+    trainer(prune, figures).fit(model, loader())
+    assert [seen["prune/kept"] for seen in figures.seen] == [N, N, N // 2, N // 2, N // 2]
+    values = torch.tensor([model.journal.el2n(row) for row in range(N)])
+    assert figures.seen[1]["prune/el2n_p50"] == pytest.approx(float(values.quantile(0.5)), abs=1e-5)
+    assert figures.seen[1]["prune/el2n_p90"] == pytest.approx(float(values.quantile(0.9)), abs=1e-5)
+
+
+# -- resume ----------------------------------------------------------------------------------------------------------
+
+
+class Stop(pl.Callback):
+    """Saves after a batch and stops there, or lets go on."""
+
+    def __init__(self, epoch: int, batch: int, path: Path) -> None:
+        self.at, self.path = (epoch, batch), path
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> tuple[Lit, PruningCallback]:
+    model, prune = Lit(), callback()
+    trainer(prune).fit(model, loader())
+    return model, prune
+
+
+MARKS = [(0, 0), (1, 3), (1, FULL - 1), (2, 0), (2, HALF - 1), (3, 2)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mark", MARKS, ids=str)
+def test_resume_inside_an_epoch_is_exact(
+    mark: tuple[int, int], workers: int, tmp_path: Path, uninterrupted: tuple[Lit, PruningCallback]
+) -> None:
+    whole, pruned = uninterrupted
+    epoch, batch = mark
+    path = tmp_path / "a.ckpt"
+    trainer(callback(), Stop(epoch, batch, path)).fit(Lit(), loader(num_workers=workers))
+    model, prune = Lit(), callback()
+    again = tmp_path / "b.ckpt"
+    later = Stop(epoch, batch + 1, again)
+    trainer(prune, later).fit(model, loader(num_workers=workers), ckpt_path=path, weights_only=True)
+    assert coreset_of(prune) == coreset_of(pruned)
+    assert prune.pruning.table == pruned.pruning.table or epoch >= EPOCHS  # type: ignore[union-attr]
+    done = (batch + 1) * BATCH
+    assert model.epochs[epoch] == whole.epochs[epoch][done:]
+    for after in range(epoch + 1, EPOCHS + 3):
+        assert model.epochs[after] == whole.epochs[after]
+    for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    if again.exists():  # resumed once more inside the same epoch
+        model, prune = Lit(), callback()
+        trainer(prune).fit(model, loader(num_workers=workers), ckpt_path=again, weights_only=True)
+        assert model.epochs[epoch] == whole.epochs[epoch][done + BATCH :]
+        assert coreset_of(prune) == coreset_of(pruned)
+
+
+@pytest.mark.parametrize("at_validation", [True, False])
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_resume_between_epochs_is_exact(
+    epoch: int, at_validation: bool, tmp_path: Path, uninterrupted: tuple[Lit, PruningCallback]
+) -> None:
+    whole, pruned = uninterrupted
+    save = ModelCheckpoint(
+        tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=not at_validation, enable_version_counter=False
+    )
+    val = DataLoader(Leaky(8), batch_size=4)
+    trainer(callback(), save).fit(Lit(), loader(), val)
+    model, prune = Lit(), callback()
+    trainer(prune, save).fit(model, loader(), val, ckpt_path=tmp_path / f"epoch={epoch}.ckpt", weights_only=True)
+    assert coreset_of(prune) == coreset_of(pruned)
+    for after in range(epoch + 1, EPOCHS + 3):
+        assert model.epochs[after] == whole.epochs[after]
+
+
+def test_a_second_fit_goes_on() -> None:
+    model, prune, data = Lit(), callback(), loader()
+    run = trainer(prune, max_epochs=EPOCHS + 1)
+    run.fit(model, data)
+    run.fit_loop.max_epochs = EPOCHS + 2
+    run.fit(model, data)
+    assert sorted(model.epochs[EPOCHS + 1]) == coreset_of(prune).rows.tolist()
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+class Keep(pl.Callback):
+    """What a rank saw, for the test to read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        prune = next(found for found in trainer.callbacks if isinstance(found, PruningCallback))
+        assert prune.pruning is not None
+        table = prune.pruning.table
+        report = {
+            "epochs": [pl_module.epochs[epoch] for epoch in range(EPOCHS + 3)],
+            "seen": {str(row): seen for row, seen in pl_module.journal.seen.items()},
+            "coreset": coreset_of(prune).rows.tolist(),
+            "el2n": None if table is None else table.scores["el2n"].tolist(),
+            "forgetting": None if table is None else table.forgetting_events.tolist(),
+        }
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(report))
+
+
+def two_ranks(folder: Path, *callbacks: Any, ckpt_path: Any = None) -> list[dict[str, Any]]:
+    run = trainer(callback(), Keep(folder), *callbacks, devices=2, strategy="ddp_spawn")
+    run.fit(Lit(), loader(), ckpt_path=ckpt_path)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_are_one_and_resume(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    first, second = two_ranks(tmp_path, Stop(1, 1, path))
+    assert first["coreset"] == second["coreset"]
+    for epoch, (mine, theirs) in enumerate(zip(first["epochs"], second["epochs"], strict=True)):
+        assert sorted(mine + theirs) == (list(range(N)) if epoch < EPOCHS else first["coreset"])
+        assert len(mine) == len(theirs)
+    journal = Journal()
+    cursors = [dict.fromkeys(range(N), 0) for _ in range(2)]
+    for epoch in range(EPOCHS):
+        for cursor, report in zip(cursors, (first, second), strict=True):
+            for row in report["epochs"][epoch]:
+                journal.seen[row].append(tuple(report["seen"][str(row)][cursor[row]]))
+                cursor[row] += 1
+    assert first["el2n"] == pytest.approx([journal.el2n(row) for row in range(N)], abs=1e-6)
+    assert first["forgetting"] == [journal.forgetting(row) for row in range(N)]
+    assert set(first["coreset"]) == hardest(journal, N, N // 2)
+
+    (tmp_path / "resumed").mkdir()
+    for before, after in zip((first, second), two_ranks(tmp_path / "resumed", ckpt_path=path), strict=True):
+        assert after["coreset"] == before["coreset"]
+        assert after["el2n"] == before["el2n"]
+        assert after["epochs"][1:] == [before["epochs"][1][2 * BATCH :], *before["epochs"][2:]]
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_named_submodule_or_a_function_gives_the_logits() -> None:
+    found = []
+    for model in ("net", lambda module: module.net):
+        prune = callback(model=model)
+        trainer(prune).fit(Submodule(), loader())
+        found.append(coreset_of(prune))
+    assert found[0] == found[1]
+
+
+def test_logits_that_nobody_sees_are_missed_after_one_epoch() -> None:
+    with pytest.raises(ps.BindingError, match=r"whole epoch.*observe"):
+        trainer(callback()).fit(Submodule(), loader())
+
+
+@pytest.mark.parametrize("model", [None, "nets"])
+def test_a_model_without_a_forward_has_to_be_named(model: Any) -> None:
+    with pytest.raises(ps.ArgumentError, match=r"submodule, such as \['net'\]"):
+        trainer(callback(model=model)).fit(NoForward(), loader())
+
+
+def test_new_loaders_are_refused() -> None:
+    with pytest.raises(ps.UnsupportedError, match="reload_dataloaders_every_n_epochs"):
+        trainer(callback(), reload_dataloaders_every_n_epochs=1).fit(Lit(), loader())
+
+
+def test_several_loaders_are_refused() -> None:
+    with pytest.raises(ps.UnsupportedError, match="2 train loaders"):
+        trainer(callback()).fit(Lit(), [loader(), loader()])
+
+
+def test_a_loader_that_keeps_its_place_is_refused() -> None:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    with pytest.raises(ps.UnsupportedError, match="plain DataLoader"):
+        trainer(callback()).fit(Lit(), StatefulDataLoader(Leaky(N), batch_size=BATCH))
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_overfitting_stands_aside() -> None:
+    prune = callback()
+    with pytest.warns(ps.PruneSamplerWarning, match="overfit_batches"):
+        trainer(prune, overfit_batches=2).fit(Lit(), loader())
+    assert prune.pruning is None
+    assert prune.state_dict() == {}
+
+
+def test_options_are_checked_when_given() -> None:
+    with pytest.raises(ps.ArgumentError, match="kep is no option"):
+        PruningCallback(kep=0.5)
+    with pytest.raises(ps.ArgumentError, match="model must be"):
+        PruningCallback(model=Net())  # type: ignore[arg-type]
+
+
+def test_another_sampler_stays() -> None:
+    model, prune = Lit(), callback()
+    trainer(prune).fit(model, loader(shuffle=False, sampler=SubsetRandomSampler(range(0, N, 2))))
+    assert set(itertools.chain(*model.epochs.values())) == set(range(0, N, 2))
+    assert len(coreset_of(prune)) == N // 4
+
+
+def test_the_older_name_takes_it() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pytorch_lightning as older
+    assert older.Trainer is not pl.Trainer
+
+    class Older(older.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.epochs = Net(), defaultdict(list)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.epochs[self.current_epoch] += batch[0][:, 0].long().tolist()
+            return cross_entropy(self(batch[0]), batch[1])
+
+        configure_optimizers = Lit.configure_optimizers
+
+    model, prune = Older(), callback()
+    flags = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    older.Trainer(callbacks=[prune], max_epochs=3, accelerator="cpu", enable_model_summary=False, **flags).fit(
+        model, loader()
+    )
+    assert sorted(model.epochs[2]) == coreset_of(prune).rows.tolist()
+
+
+def test_the_package_imports_nothing_optional() -> None:
+    import subprocess
+
+    code = "import sys, prunesampler.integrations; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

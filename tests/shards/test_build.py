@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, PruneSamplerWarning, UnsupportedError
+from prunesampler.shards import ShardIndex, build, build_index
+from prunesampler.shards.scan import scan_shard
+from tests.helpers.shardfiles import delivered, write_shards, write_tar
+
+
+def build_quietly(urls: Any, **options: Any) -> ShardIndex:
+    return build_index(urls, progress=False, **options)
+
+
+def content(index: ShardIndex) -> list[tuple[Any, ...]]:
+    table = index.take(np.arange(len(index)))
+    return [(index.shards[row["shard"]], row["key"], str(row["members"]), row["label"]) for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize("workers", [1, 2, None])
+def test_rows_are_in_the_order_of_the_shards(tmp_path: Path, workers: int | None) -> None:
+    paths = write_shards(tmp_path, [3, 8, 1, 2, 5])
+    for urls in (f"{tmp_path}/{{000000..000004}}.tar", f"{tmp_path}/*.tar", paths, paths[::-1]):
+        index = build_quietly(urls, workers=workers)
+        order = urls if isinstance(urls, list) else paths
+        assert [entry[1] for entry in content(index)] == [sample["__key__"] for sample in delivered(order)]
+
+
+def test_new_shards_come_last_and_alone_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write_shards(tmp_path, [3, 4])
+    old[1] = str(Path(old[1]).rename(tmp_path / "000005.tar"))
+    before = build_quietly(old)
+    before.save(tmp_path / "index.parquet")
+    new = write_shards(tmp_path, [2, 6], first_shard=2, first_key=100)
+    read: list[str] = []
+
+    def scan_and_note(urls: list[str], *options: Any) -> Any:
+        read.extend(urls)
+        return ((place, *scan_shard(url)) for place, url in enumerate(urls))
+
+    monkeypatch.setattr(build, "scan_shards", scan_and_note)
+    for older in (before, ShardIndex.load(tmp_path / "index.parquet")):
+        read.clear()
+        index = build_quietly(f"{tmp_path}/*.tar", index=older)
+        assert read == new
+        assert index.shards == [*old, *new]
+        assert content(index)[:7] == content(before)
+        assert [entry[1] for entry in content(index)[7:]] == [f"{key:06d}" for key in range(100, 108)]
+        assert index.labels is not None
+        assert index.labels.tolist() == [*range(7), *(key % 10 for key in range(8))]
+        assert index.fingerprint != before.fingerprint
+        assert index.fingerprint == build_quietly([*old, *new]).fingerprint
+    index.save(tmp_path / "index.parquet")
+    same = build_quietly(f"{tmp_path}/*.tar", index=ShardIndex.load(tmp_path / "index.parquet"))
+    assert (content(same), same.fingerprint) == (content(index), index.fingerprint)
+
+
+def test_a_shard_that_changed_is_refused(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [3, 4], mtime=1.5)
+    index = build_quietly(paths)
+    os.utime(paths[1])
+    assert content(build_quietly(paths, index=index)) == content(index)  # newer, and the same
+    Path(paths[1]).write_bytes(Path(paths[1]).read_bytes().replace(b"000005.cls", b"00000x.cls"))
+    with pytest.raises((MismatchError, CorruptFileError)):
+        build_quietly(paths, index=index)
+    write_shards(tmp_path, [4], first_shard=1, first_key=13, mtime=1.5)
+    with pytest.raises(MismatchError, match=r"000001.tar has changed since it was indexed.*start a new one"):
+        build_quietly(paths, index=index)
+    write_shards(tmp_path, [5], first_shard=1, first_key=3)
+    with pytest.raises(MismatchError, match=r"000001.tar has changed since"):
+        build_quietly(paths, index=index)
+    os.utime(paths[1], ns=(0, index.records[1].modified))
+    with pytest.raises(MismatchError, match=r"000001.tar has changed since"):
+        build_quietly(paths, index=index)
+    os.unlink(paths[1])
+    with pytest.raises(FileNotFoundError, match="000001"):
+        build_quietly(paths, index=index)
+    assert content(build_quietly(paths[:1], index=index)) == content(index)  # and its own shards stay
+
+
+def test_a_key_in_two_shards(tmp_path: Path) -> None:
+    first = write_shards(tmp_path / "a", [3, 3])
+    second = write_shards(tmp_path / "b", [2, 2], first_key=4)
+    message = r"key '000004' is in both .*a/000001.tar and .*b/000000.tar"
+    with pytest.raises(UnsupportedError, match=message):
+        build_quietly([*first, *second])
+    with pytest.raises(UnsupportedError, match=message):
+        build_quietly(second, index=build_quietly(first))
+    index = build_quietly([*first, *second], repeated_keys=True)
+    assert [index.row(url, "000005") for url in (first[1], second[0])] == [5, 7]
+    assert len(build_quietly([*first, *second], index=index)) == 10
+
+
+def test_keys_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "hash", lambda key: len(key), raising=False)
+    assert len(build_quietly(write_shards(tmp_path, [3, 3]))) == 6
+
+
+def test_empty_shards_are_kept_and_reported(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [0, 2, 0])
+    with pytest.warns(PruneSamplerWarning, match=r"2 of 3 shards hold no sample: .*000000.tar, .*000002.tar"):
+        index = build_quietly(paths)
+    assert index.first_rows.tolist() == [0, 0, 2, 2]
+    with pytest.raises(UnsupportedError, match="no sample in any of 2 shards"):
+        build_quietly([paths[0], paths[2]])
+
+
+def test_compressed_shards_are_indexed_and_marked(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [3, 4])
+    plain = build_quietly(paths)
+    Path(paths[1]).write_bytes(gzip.compress(Path(paths[1]).read_bytes()))
+    index = build_quietly(paths)
+    assert [index.seekable(number) for number in range(2)] == [True, False]
+    assert content(index) == content(plain)
+
+
+def test_labels_of_a_function(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [3, 4])
+    index = build_quietly(paths, label=lambda key, files: len(files["png"]) if int(key) % 2 else None)
+    sizes = [len(sample["png"]) if int(sample["__key__"]) % 2 else -1 for sample in delivered(paths)]
+    assert index.labels is not None
+    assert index.labels.tolist() == sizes
+    assert build_quietly(paths, label=None).labels is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "CLS"}, "label must be an extension in lower case"),
+        ({"label": ""}, "label must be"),
+        ({"label": 3}, "label must be"),
+        ({"workers": 0}, "workers must be an int >= 1"),
+        ({"workers": True}, "workers must be"),
+        ({"workers": 1.5}, "workers must be"),
+        ({"urls": []}, "urls must name at least one shard"),
+    ],
+)
+def test_arguments(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        build_quietly(**{"urls": str(tmp_path / "none.tar"), **options})
+
+
+def test_a_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_index(write_shards(tmp_path, [1, 1]))
+    assert "2/2" in capsys.readouterr().err
+    build_index(str(tmp_path / "*.tar"), progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_hostile_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    names = ["../../out.jpg", "/etc/out.jpg", "a/../../b.jpg", "é/ü.jpg", "a.b/c.d.jpg", "-rf.jpg", "$(id).jpg"]
+    path = write_tar(folder / "a.tar", [(name, name.encode()) for name in names])
+    index = build_quietly(path)
+    index.save("index.parquet")
+    assert [index.key(row) + "." + index.members(row)[0].extension for row in range(len(names))] == names
+    assert sorted(os.listdir(folder)) == ["a.tar", "index.parquet"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+KILLED = """
+import os, sys, time
+from prunesampler.tables import parquet as files
+from prunesampler.shards import build_index
+if sys.argv[3] == "writing":
+    write = os.replace
+    def wait(*paths):
+        print("ready", flush=True)
+        time.sleep(60)
+    os.replace = wait
+else:
+    from prunesampler.shards import build
+    scan = build.scan_shards
+    def slow(*options):
+        for result in scan(*options):
+            print("ready", flush=True)
+            yield result
+            time.sleep(60)
+    build.scan_shards = slow
+def label(key, members):
+    return 0
+build_index(sys.argv[1], label=label, workers=2, progress=False).save(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("moment", ["reading", "writing"])
+def test_a_kill_leaves_what_was_there(tmp_path: Path, moment: str) -> None:
+    write_shards(tmp_path / "shards", [50] * 4)
+    pattern, out = f"{tmp_path}/shards/*.tar", tmp_path / "index.parquet"
+    build_quietly(f"{tmp_path}/shards/000000.tar").save(out)
+    before = out.read_bytes()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, pattern, str(out), moment], stdout=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGKILL)
+    assert out.read_bytes() == before
+    assert len(ShardIndex.load(out)) == 50
+    deadline = time.monotonic() + 30
+    while any(running(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(running(child) for child in children)
+    assert len(build_quietly(pattern, index=ShardIndex.load(out))) == 200
+
+
+def running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif("PRUNESAMPLER_DATA" not in os.environ, reason="PRUNESAMPLER_DATA is not set")
+def test_real_pictures(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+    import webdataset
+
+    table = pq.read_table(Path(os.environ["PRUNESAMPLER_DATA"]) / "cifar10-test.parquet").slice(0, 3000)
+    image, label = (next(n for n in table.column_names if n.startswith(kind)) for kind in ("im", "label"))
+    pictures = [each if isinstance(each, bytes) else each["bytes"] for each in table[image].to_pylist()]
+    labels = table[label].to_pylist()
+    with webdataset.ShardWriter(str(tmp_path / "%06d.tar"), maxcount=1000, verbose=0) as writer:
+        for row, (picture, each) in enumerate(zip(pictures, labels, strict=True)):
+            writer.write({"__key__": f"test/{row:05d}", "png": picture, "cls": each})
+    index = build_quietly(f"{tmp_path}/{{000000..000002}}.tar")
+    assert index.labels is not None
+    assert index.labels.tolist() == labels
+    taken = index.take(np.arange(3000)).to_pylist()
+    files = [open(path, "rb") for path in index.shards]  # noqa: SIM115
+    for row, entry in enumerate(taken):
+        member = next(each for each in entry["members"] if each["extension"] == "png")
+        assert os.pread(files[entry["shard"]].fileno(), member["size"], member["offset"]) == pictures[row]
+    for file in files:
+        file.close()
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import io
+import random
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunesampler.errors import CorruptFileError, UnsupportedError
+from prunesampler.shards.headers import tar_members
+from prunesampler.shards.sources import StreamSource, open_source
+from tests.helpers.shardfiles import write_shards, write_tar
+
+Found = list[tuple[str, int, int]]
+
+
+def found(path: Path | str) -> Found:
+    with open_source(str(path)) as source:
+        members = [part for run in tar_members(source) for part in zip(*run[:3], strict=True)]
+    return [(name, int(offset), int(size)) for name, offset, size in members]
+
+
+def streamed(content: bytes) -> Found:
+    source = StreamSource("stream", io.BytesIO(content))
+    members = []
+    for run in tar_members(source):
+        for name, offset, size, small in zip(*run, strict=True):
+            assert source.take(int(offset), int(size)) == content[offset : offset + size]
+            assert small == (content[offset : offset + size] if size <= 32 else b"")
+            members.append((name, int(offset), int(size)))
+    return members
+
+
+def by_tarfile(path: Path | str) -> Found:
+    with tarfile.open(path, "r:") as tar:
+        return [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
+
+
+def check(path: Path) -> Found:
+    expected = by_tarfile(path)
+    assert found(path) == expected
+    assert streamed(path.read_bytes()) == expected
+    return expected
+
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.tar"
+    names = ["a.jpg", "../b.jpg", "/c.jpg", "d/" * 40 + "e.jpg", "f.g.h.jpg", "é.jpg", "empty.txt", "x" * 95 + ".jpg"]
+    names.insert(3, "prefix/" * 20 + "g.jpg")
+    write_tar(path, [(name, b"" if name == "empty.txt" else name.encode() * 50) for name in names], form)
+    assert [name for name, *_ in check(path)] == names
+
+
+@pytest.mark.parametrize("form", FORMATS[1:])
+def test_long_names(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.tar"
+    names = ["n" * 300 + ".jpg", "b.jpg", "é" * 200 + ".jpg", "c.jpg"]
+    write_tar(path, [(name, b"12345" * 200) for name in names], form)
+    assert [name for name, *_ in check(path)] == names
+
+
+def test_what_webdataset_writes(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, [700])
+    assert b"mtime=" in Path(path).read_bytes()
+    assert len(check(Path(path))) == 1400
+
+
+def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def test_what_is_not_a_file_is_passed_over(tmp_path: Path) -> None:
+    kinds = [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
+    others = [header(f"{place}.jpg", kind=kind, linkname="../a.jpg") for place, kind in enumerate(kinds)]
+    path = tmp_path / "a.tar"
+    write_tar(path, [("a.jpg", b"a"), *others, ("b.jpg", b"b"), ("old/", b""), ("c.jpg", b"c")])
+    assert [name for name, *_ in check(path)] == ["a.jpg", "b.jpg", "old/", "c.jpg"]
+    with path.open("wb") as file:  # a link that declares a size has no bytes; a kind of the future has
+        for kind, body in ((b"2", b""), (b"1", b""), (b"Z", bytes(1024)), (b"7", bytes(1024)), (b"\0", bytes(1024))):
+            file.write(raw(header(f"{kind[0]}.jpg", 600, kind)) + body)
+        file.write(raw(header("folder/", 600, b"\0")) + raw(header("last.jpg")) + bytes(1024))
+    assert [name for name, *_ in check(path)] == ["55.jpg", "0.jpg", "last.jpg"]
+
+
+def raw(info: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:
+    return info.tobuf(form)
+
+
+def summed(block: bytes, signed: bool = False) -> bytes:
+    """The block with its checksum."""
+    others = block[:148] + b" " * 8 + block[156:]
+    total = sum(others) - (256 * sum(byte > 127 for byte in others) if signed else 0)
+    return block[:148] + b"%06o\0 " % total + block[156:]
+
+
+PLAIN = raw(header("a.jpg", 5))
+UNUSUAL = {
+    "spaces": summed(PLAIN[:124] + b"         5 \0" + PLAIN[136:]),
+    "twelve digits": summed(PLAIN[:124] + b"000000000005" + PLAIN[136:]),
+    "a tail": summed(PLAIN[:124] + b"5\0garbage!!!"[:12] + PLAIN[136:]),
+    "base 256": summed(PLAIN[:124] + b"\x80" + bytes(10) + b"\x05" + PLAIN[136:]),
+    "signed sum": summed(raw(header("é.jpg", 5)), signed=True),
+    "name with a tail": summed(b"a.jpg\0a tail".ljust(100, b"\0") + PLAIN[100:]),
+    "v7": summed(PLAIN[:257] + bytes(255)),
+    "long sum": PLAIN[:148] + b"%07o\0" % int(PLAIN[148:154], 8) + PLAIN[156:],
+    "sum with spaces": PLAIN[:148] + b"%6o  " % int(PLAIN[148:154], 8) + PLAIN[156:],
+    "sum with a tail": PLAIN[:148] + b"%06o\0x" % int(PLAIN[148:154], 8) + PLAIN[156:],
+}
+
+
+@pytest.mark.parametrize("block", UNUSUAL.values(), ids=UNUSUAL)
+def test_unusual_fields(tmp_path: Path, block: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(block + b"12345".ljust(512, b"\0") + raw(header("b.jpg")) + bytes(1024))
+    assert [size for *_, size in check(path)] == [5, 0]
+
+
+def pax(records: dict[str, str], kind: bytes = tarfile.XHDTYPE, name: str = "pax") -> bytes:
+    body = b""
+    for keyword, value in records.items():
+        rest = f" {keyword}={value}\n".encode()
+        length = len(rest) + 1
+        while len(str(length)) + len(rest) != length:
+            length += 1
+        body += str(length).encode() + rest
+    return raw(header(name, len(body), kind)) + body.ljust(-(-len(body) // 512) * 512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        pax({"mtime": "1.5"}),
+        pax({"mtime": "-1"}),
+        pax({"mtime": "1.5", "uid": "70000", "comment": "x" * 600}),
+        pax({"path": "renamed.jpg"}),
+        pax({"path": "renamed.jpg/"}),
+        pax({"size": "5"}),
+        pax({"path": "first.jpg"}) + pax({"path": "second.jpg", "size": "5"}),
+        pax({"path": "first.jpg"}) + raw(header("././@LongLink", 9, b"L")) + b"long.jpg".ljust(512, b"\0"),
+        raw(header("././@LongLink", 9, b"L")) + b"long.jpg".ljust(512, b"\0") + pax({"path": "pax.jpg"}),
+        raw(header("././@LongLink", 9, b"K")) + b"link.jpg".ljust(512, b"\0"),
+        pax({"comment": "by git archive"}, tarfile.XGLTYPE),
+        pax({"path": "renamed.jpg"}, tarfile.SOLARIS_XHDTYPE),
+        pax({"hdrcharset": "BINARY", "path": "é.jpg"}),
+    ],
+)
+def test_extension_headers(tmp_path: Path, extension: bytes) -> None:
+    path = tmp_path / "a.tar"
+    declared = 0 if b"size=" in extension else 5
+    block = raw(header("a.jpg", declared)) + b"12345".ljust(512, b"\0")
+    path.write_bytes(extension + block + raw(header("b.jpg")) + bytes(1024))
+    assert [size for *_, size in check(path)] == [5, 0]
+
+
+@given(st.lists(st.tuples(st.text("ab./_é", min_size=1, max_size=120), st.integers(0, 3000)), max_size=12), st.data())
+def test_any_tar(tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, int]], data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("tars") / "a.tar"
+    noise = random.Random(0)
+    with tarfile.open(path, "w", format=data.draw(st.sampled_from(FORMATS[1:]))) as tar:
+        for name, size in files:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = size, data.draw(st.sampled_from([0, 1.25]))
+            info.mtime = int(info.mtime) if tar.format != tarfile.PAX_FORMAT else info.mtime
+            tar.addfile(info, io.BytesIO(noise.randbytes(size)))
+    check(path)
+
+
+def test_many_runs_of_headers(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    noise = random.Random(0)
+    files = [
+        (f"{i}{'n' * 120 if i % 700 == 0 else ''}.jpg", noise.randbytes(noise.choice((0, 9, 3000))))
+        for i in range(3000)
+    ]
+    write_tar(path, files, tarfile.GNU_FORMAT)
+    assert len(check(path)) == 3000
+
+
+def test_large_files_are_jumped_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        for place in range(4):
+            file.write(raw(header(f"{place}.jpg", 3 << 30), tarfile.GNU_FORMAT))
+            file.seek(3 << 30, 1)
+        file.write(raw(header("9 GiB.jpg", 9 << 30), tarfile.GNU_FORMAT))
+        file.seek(9 << 30, 1)
+        file.write(bytes(1024))
+    assert found(path) == by_tarfile(path)
+
+
+@pytest.mark.parametrize("cut", [512, 1, 511, 1000, 2047, 2048, 2049, 2560, 3000])
+def test_a_tar_that_is_cut_short(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, [("a.jpg", bytes(700)), ("b.jpg", bytes(700))])
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(CorruptFileError, match=re.escape(f"{path} is cut short")):
+        found(path)
+    with pytest.raises(CorruptFileError, match="is cut short"):
+        streamed(path.read_bytes())
+
+
+def test_where_a_tar_was_cut_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, [("a.jpg", bytes(700)), ("b.jpg", bytes(700))])
+    content = path.read_bytes()
+    path.write_bytes(content[:2600])
+    with pytest.raises(CorruptFileError, match=r"it has 2600 bytes, and 'b.jpg' in it ends at byte 3072"):
+        found(path)
+    path.write_bytes(content[:3072])
+    with pytest.raises(CorruptFileError, match=r"after 'b.jpg' there is no end of the archive.*1,024 zero bytes"):
+        found(path)
+    path.write_bytes(content[:3072] + bytes(1024))
+    assert len(check(path)) == 2
+
+
+@pytest.mark.parametrize("size", [1 << 40, 8**11 - 1, 256**11 - 1])
+def test_a_gigantic_size(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.tar"
+    block = raw(header("a.jpg", size % 8**11), tarfile.GNU_FORMAT)
+    block = summed(block[:124] + b"\x80" + size.to_bytes(11, "big") + block[136:])
+    path.write_bytes(block + bytes(2048))
+    for read in (found, lambda path: streamed(path.read_bytes())):
+        with pytest.raises(CorruptFileError, match=r"is cut short.*'a.jpg'"):
+            read(path)
+    path.write_bytes(summed(block[:156] + b"x" + block[157:]) + bytes(2048))
+    with pytest.raises(UnsupportedError, match="has an extension of"):
+        found(path)
+
+
+def test_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, [(f"{place}.jpg", b"12345") for place in range(5)])
+    content = path.read_bytes()
+    for place in (*range(0, 8), *range(124, 155), 156):
+        damaged = bytearray(content)
+        damaged[2048 + place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=r"no sound header at byte 2048, after '1.jpg'"):
+            found(path)
+        with pytest.raises(CorruptFileError, match=r"no sound header at byte 2048, after '1.jpg'"):
+            streamed(bytes(damaged))
+    path.write_bytes(content[:1024] + pax({"mtime": "1.5"}) + bytes(1024))
+    with pytest.raises(CorruptFileError, match="no sound header at byte 2048"):
+        found(path)
+    for body in (b"99 path=a\n", b"path=a\n", b"10 path=ab", b"9 size=x\n", b"10 size=-1\n"):
+        block = raw(header("pax", len(body), b"x")) + body.ljust(512, b"\0")
+        path.write_bytes(block + content)
+        with pytest.raises(CorruptFileError):
+            found(path)
+
+
+def test_a_negative_size_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    for field in (b"-0000001000\0", b"\xff" * 12):
+        block = raw(header("a.jpg"))
+        path.write_bytes(raw(header("b.jpg")) + summed(block[:124] + field + block[136:]) + bytes(2048))
+        with pytest.raises(CorruptFileError, match="no sound header at byte 512"):
+            found(path)
+
+
+@pytest.mark.parametrize("content", [b"not a tar", b"x" * 512, b"PK\3\4" + bytes(2000)])
+def test_what_is_no_tar(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"a.tar is (no tar|cut short)"):
+        found(path)
+
+
+def test_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"")
+    with pytest.raises(CorruptFileError, match="is empty, without even the end of an archive"):
+        found(path)
+    path.write_bytes(bytes(1024))
+    assert check(path) == []
+
+
+def test_sparse_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(raw(header("a.jpg", 0, tarfile.GNUTYPE_SPARSE), tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UnsupportedError, match=r"'a.jpg' is sparse"):
+        found(path)
+    sparse = pax({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.jpg"})
+    path.write_bytes(sparse + raw(header("GNUSparseFile.0/a.jpg")) + bytes(1024))
+    with pytest.raises(UnsupportedError, match=r"a.jpg' is sparse"):
+        found(path)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    block = summed(b"\xff.jpg".ljust(100, b"\0") + PLAIN[100:])
+    long = raw(header("././@LongLink", 6, b"L")) + b"\xff.jpg".ljust(512, b"\0") + PLAIN
+    for blocks in (block, long):
+        path.write_bytes(raw(header("first.jpg")) + blocks + bytes(1024))
+        with pytest.raises(UnsupportedError, match=r"the name b'\\xff.jpg' is not UTF-8"):
+            found(path)
+
+
+def test_a_global_header_that_renames_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(pax({"path": "a.jpg"}, tarfile.XGLTYPE) + raw(header("b.jpg")) + bytes(1024))
+    with pytest.raises(UnsupportedError, match=r"global PAX header sets \['path'\]"):
+        found(path)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunesampler.errors import ArgumentError
+from prunesampler.shards import Member, ShardIndex, build_index
+from prunesampler.shards import index as module
+from tests.helpers.shardfiles import delivered, write_shards
+
+COUNTS = [7, 0, 12, 5]
+
+pytestmark = pytest.mark.filterwarnings("ignore:1 of 4 shards hold no sample")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    return write_shards(tmp_path / "shards", COUNTS)
+
+
+@pytest.fixture(params=["built", "loaded", "pickled"])
+def index(request: pytest.FixtureRequest, shards: list[str], tmp_path: Path) -> ShardIndex:
+    built = build_index(shards, progress=False)
+    if request.param == "built":
+        return built
+    built.save(tmp_path / "index.parquet")
+    loaded = ShardIndex.load(tmp_path / "index.parquet")
+    return loaded if request.param == "loaded" else pickle.loads(pickle.dumps(loaded))
+
+
+def test_every_sample_of_webdataset_has_its_row(index: ShardIndex, shards: list[str]) -> None:
+    samples = delivered(shards)
+    assert len(index) == len(samples) == sum(COUNTS)
+    for row, sample in enumerate(samples):
+        assert index.row(sample["__url__"], sample["__key__"]) == row
+        assert index.key(row) == sample["__key__"]
+        content = Path(index.shards[index.shard_of(row)]).read_bytes()
+        files = {m.extension: content[m.offset : m.offset + m.size] for m in index.members(row)}
+        assert files == {name: value for name, value in sample.items() if not name.startswith("__")}
+    assert index.labels is not None
+    assert index.labels.tolist() == [int(sample["cls"]) for sample in samples]
+
+
+def test_the_shape(index: ShardIndex, shards: list[str]) -> None:
+    assert repr(index) == "ShardIndex(rows=24, shards=4)"
+    assert index.shards == shards
+    assert index.first_rows.tolist() == [0, 7, 7, 19, 24]
+    assert [index.rows_of(number) for number in range(4)] == [range(7), range(7, 7), range(7, 19), range(19, 24)]
+    assert index.rows_of(shards[2]) == range(7, 19)
+    assert [index.shard_of(row) for row in (0, 6, 7, 18, 19, 23)] == [0, 0, 2, 2, 3, 3]
+    assert all(index.seekable(shard) for shard in shards)
+    assert index.lookup(2) == {key: row for row, key in enumerate(index.keys_of(2).to_pylist(), 7)}
+    assert index.lookup(shards[1]) == {}
+    assert isinstance(index.members(3)[0], Member)
+
+
+def test_take(index: ShardIndex) -> None:
+    rows = np.array([0, 3, 6, 7, 18, 19, 23])
+    table = index.take(rows)
+    assert table.column_names == ["row", "shard", "key", "members", "label"]
+    assert table["row"].to_pylist() == rows.tolist()
+    assert table["shard"].to_pylist() == [0, 0, 0, 2, 2, 3, 3]
+    assert table["key"].to_pylist() == [index.key(row) for row in rows.tolist()]
+    assert table["members"].to_pylist() == [[m._asdict() for m in index.members(row)] for row in rows.tolist()]
+    assert table["label"].to_pylist() == [row % 10 for row in rows.tolist()]
+
+
+def test_refusals(index: ShardIndex) -> None:
+    for row in (-1, 24):
+        with pytest.raises(ArgumentError, match=r"row must be in \[0, 24\)"):
+            index.key(row)
+    with pytest.raises(ArgumentError, match=r"shard must be in \[0, 4\), got 4"):
+        index.rows_of(4)
+    with pytest.raises(ArgumentError, match=r"url must be of the index, which has 4 shards like .*, got 'x.tar'"):
+        index.row("x.tar", "000000")
+    with pytest.raises(ArgumentError, match=r"key must be one of shard .*000002.tar, got '000000'"):
+        index.row(2, "000000")
+    for rows in ([3, 2], [2, 2], [24], [], [0.5]):
+        with pytest.raises(ArgumentError, match="rows must"):
+            index.take(rows)
+
+
+def test_other_spellings_and_places(
+    index: ShardIndex, shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for spelled in ("shards/000002.tar", "./shards/000002.tar", f"file:{shards[2]}", f"pipe:cat {shards[2]}"):
+        assert index.shard_number(spelled) == 2
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "shards", moved)
+    assert index.shard_number(str(moved / "000003.tar")) == 3
+    (moved / "000003.tar").write_bytes(b"another")
+    with pytest.raises(ArgumentError, match="has another size"):
+        index.shard_number(str(moved / "../moved/000003.tar"))
+
+
+def test_lookups_are_kept_up_to_a_bound(index: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CACHED_KEYS", 17)
+    kept = [index.lookup(number) for number in (0, 3, 2)]
+    assert index.lookup(2) is kept[2]
+    assert index.lookup(3) is kept[1]
+    assert index.lookup(0) is not kept[0]
+
+
+def test_the_fingerprint_is_of_the_keys(shards: list[str], tmp_path: Path) -> None:
+    index = build_index(shards, progress=False)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "shards", moved)
+    renamed = [moved / f"{number}.tar" for number in range(4)]
+    for shard, name in zip(shards, renamed, strict=True):
+        (moved / Path(shard).name).rename(name)
+    subprocess.run(["gzip", renamed[0]], check=True)
+    renamed[0] = moved / "0.tar.gz"
+    assert build_index(renamed, progress=False).fingerprint == index.fingerprint
+    assert build_index(shards[::-1], progress=False).fingerprint != index.fingerprint
+    assert build_index(shards, label=None, progress=False).fingerprint == index.fingerprint
+    index.save(tmp_path / "index.parquet")
+    assert ShardIndex.load(tmp_path / "index.parquet").fingerprint == index.fingerprint
+
+
+def test_a_loaded_index_pickles_as_its_path(index: ShardIndex) -> None:
+    size = len(pickle.dumps(index))
+    assert size < (50_000 if isinstance(index.store, module.MemoryRows) else 400)
+
+
+def test_forked_and_spawned_workers_read_it(shards: list[str], tmp_path: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    build_index(shards, progress=False).save(tmp_path / "index.parquet")
+    index = ShardIndex.load(tmp_path / "index.parquet")
+    expected = [index.key(row) for row in range(24)]
+    for context in ("fork", "spawn"):
+        loader = DataLoader(Keys(index), batch_size=5, num_workers=2, multiprocessing_context=context)
+        assert [key for batch in loader for key in batch] == expected
+
+
+class Keys:
+    def __init__(self, index: ShardIndex) -> None:
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> str:
+        return self.index.key(row)
+
+
+def test_importing_it_imports_no_extra() -> None:
+    code = "import sys, prunesampler.shards; print([m for m in ('webdataset', 'fsspec', 'tqdm') if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    before = "import sys, torch; print([m for m in ('webdataset', 'fsspec', 'tqdm') if m in sys.modules])"
+    found = [
+        subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, check=True, env=environment).stdout
+        for each in (code, before)
+    ]
+    assert found[0] == found[1]

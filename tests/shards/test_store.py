@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunesampler.errors import CorruptFileError, MismatchError
+from prunesampler.shards import store
+from prunesampler.shards.store import SCHEMA, FileRows, MemoryRows, Rows, Shard, key_digest, row_digest, write_index
+from prunesampler.tables.parquet import write_columns
+
+
+def shard(url: str, count: int, first: int = 0) -> tuple[Shard, pa.Table]:
+    rows = range(first, first + count)
+    members = [
+        [{"extension": "cls", "offset": 512, "size": 1}, {"extension": "Jpg", "offset": 1536 + i, "size": i}]
+        for i in rows
+    ]
+    labels = [None if i % 7 == 0 else i % 5 for i in rows]
+    table = pa.table({"key": [f"k{i}" for i in rows], "members": members, "label": labels}, SCHEMA)
+    return Shard(url, count, 1000 + count, 5, count % 2 == 0, key_digest(table), row_digest(table)), table
+
+
+def several(counts: list[int]) -> MemoryRows:
+    firsts = np.cumsum([0, *counts])
+    made = [shard(f"{n}.tar", count, int(firsts[n])) for n, count in enumerate(counts)]
+    return MemoryRows([each for each, _ in made], [table for _, table in made])
+
+
+def same(one: Rows, other: Rows) -> None:
+    assert list(one.shards) == list(other.shards)
+    for number in range(len(one.shards)):
+        assert one.read(number).to_pydict() == other.read(number).to_pydict()
+        assert one.read(number).schema == other.read(number).schema == SCHEMA
+    labels = one.labels(), other.labels()
+    np.testing.assert_array_equal(*labels)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(store, "_ROWS_READ", 10)
+    monkeypatch.setattr(store, "_CACHED_ROWS", 12)
+    return tmp_path / "index.parquet"
+
+
+def written(path: Path, rows: Rows) -> FileRows:
+    write_index(path, rows, "sha256:f", rows.labels())
+    return FileRows(path)
+
+
+@pytest.mark.parametrize("counts", [[1], [4, 0, 5, 3, 30, 0, 1, 2], [0, 3], [25]])
+def test_a_file_holds_what_memory_held(path: Path, counts: list[int]) -> None:
+    rows = several(counts)
+    found = written(path, rows)
+    same(found, rows)
+    for number in np.random.default_rng(0).integers(len(counts), size=40):
+        assert found.read(int(number)).to_pydict() == rows.read(int(number)).to_pydict()
+    same(pickle.loads(pickle.dumps(found)), rows)
+    same(written(path, found), rows)  # over itself
+
+
+def test_row_groups_hold_whole_shards(path: Path) -> None:
+    written(path, several([4, 0, 5, 3, 30, 0, 1, 2]))
+    metadata = pq.ParquetFile(path).metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [12, 30, 3]
+
+
+def test_only_the_row_group_of_a_shard_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = written(path, several([10, 10, 10]))
+    groups: list[int] = []
+    read = FileRows._read_group
+    monkeypatch.setattr(FileRows, "_read_group", lambda self, group: groups.append(group) or read(self, group))
+    for number in (1, 1, 2, 1):
+        found.read(number)
+    assert groups == [1, 2, 1]
+
+
+def test_an_older_index_and_new_shards(path: Path) -> None:
+    older = written(path, several([4, 12]))
+    new = [shard("new.tar", 3, 16), shard("newer.tar", 0, 19)]
+    both = MemoryRows([each for each, _ in new], [table for _, table in new], older)
+    assert [each.url for each in both.shards] == ["0.tar", "1.tar", "new.tar", "newer.tar"]
+    same(both, MemoryRows(both.shards, several([4, 12, 3, 0])._tables))
+    same(written(path, both), both)
+
+
+def test_labels(path: Path) -> None:
+    assert several([0]).labels() is None
+    unlabelled = several([1])
+    assert unlabelled.labels() is None
+    assert written(path, unlabelled).labels() is None
+    labels = written(path, several([3])).labels()
+    assert labels is not None
+    assert (labels.tolist(), labels.dtype, labels.flags.writeable) == ([-1, 1, 2], np.int32, False)
+
+
+def test_other_readers(path: Path) -> None:
+    import duckdb
+    import pandas
+    import polars
+
+    rows = written(path, several([4, 0, 9]))
+    frame = pandas.read_parquet(path)
+    assert frame["row"].tolist() == list(range(13))
+    assert frame["shard"].tolist() == ["0.tar"] * 4 + ["2.tar"] * 9
+    assert frame["key"].tolist() == rows.read(0)["key"].to_pylist() + rows.read(2)["key"].to_pylist()
+    assert [list(members) for members in frame["members"]][12] == rows.read(2)["members"].to_pylist()[8]
+    assert frame["label"].isna().sum() == 2
+    query = f"select sum(member.size) from (select unnest(members) member from '{path}')"
+    assert duckdb.sql(query).fetchall() == [(sum(range(13)) + 13,)]
+    assert polars.read_parquet(path)["members"].list.len().to_list() == [2] * 13
+
+
+def test_every_flipped_byte_is_noticed(path: Path) -> None:
+    rows = several([4, 0, 9, 12])
+    written(path, rows)
+    content = path.read_bytes()
+    unnoticed = 0
+    for place in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            same(FileRows(path), rows)
+            unnoticed += 1  # the values are as they were: statistics, names that only other readers look at
+        except CorruptFileError:
+            pass
+    assert unnoticed < len(content) // 6
+    for length in range(0, len(content), 97):
+        path.write_bytes(content[:length])
+        with pytest.raises(CorruptFileError):
+            FileRows(path)
+
+
+def test_edited_rows_are_noticed(path: Path) -> None:
+    rows = several([4, 9])
+    written(path, rows)
+    table = pq.read_table(path)
+    edited = table.set_column(2, "key", pa.array([f"x{i}" for i in range(13)], pa.large_string()))
+    pq.write_table(edited, path)
+    with pytest.raises(CorruptFileError, match=r"shard 1.tar is not what was written"):
+        FileRows(path).read(1)
+    edited = table.set_column(4, "label", pa.array([1] * 13, pa.int32()))
+    pq.write_table(edited, path)
+    with pytest.raises(CorruptFileError, match="its labels are not what was written"):
+        FileRows(path).labels()
+    pq.write_table(table.slice(1), path)
+    with pytest.raises(CorruptFileError, match="its rows are not those of its shards"):
+        FileRows(path)
+    pq.write_table(table.drop_columns(["members"]), path)
+    with pytest.raises(CorruptFileError):
+        FileRows(path).read(0)
+
+
+def test_what_is_no_index(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        FileRows(path)
+    path.write_bytes(b"tar")
+    with pytest.raises(CorruptFileError):
+        FileRows(path)
+    write_columns(path, {"kind": "coreset"}, {"row": np.arange(2)})
+    with pytest.raises(MismatchError, match="holds 'coreset', not 'shards'"):
+        FileRows(path)
+    metadata: dict[str, Any] = {"kind": "shards"}
+    write_columns(path, metadata, {"row": np.arange(2)})
+    with pytest.raises(CorruptFileError):
+        FileRows(path)
+
+
+def test_a_file_that_was_replaced_is_not_mixed_up(path: Path) -> None:
+    found = written(path, several([4, 12]))
+    content = pickle.dumps(found)
+    written(path, several([4, 12, 2]))
+    assert found.read(1).num_rows == 12
+    with pytest.raises(MismatchError, match="was written anew since this index was opened"):
+        pickle.loads(content)

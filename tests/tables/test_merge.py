@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+
+from prunesampler.errors import ArgumentError, MismatchError
+from prunesampler.tables.merge import merge
+from prunesampler.tables.score_table import ScoreTable
+
+NAN, INF = math.nan, math.inf
+ONLINE = {"kind": "online", "epochs": 5, "reduction": "mean", "runs": 1}
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[dict[int, dict[str, Any]]]:
+    """For each run, what it measured of each of its rows."""
+    value = st.none() | st.integers(0, 100).map(lambda number: number / 64)
+    measured = st.fixed_dictionaries(
+        {
+            "el2n": value,
+            "el2n_spread": value,
+            "events": st.integers(0, 4),
+            "learned": st.booleans(),
+            "presentations": st.integers(0, 3),
+        }
+    )
+    return draw(st.lists(st.dictionaries(st.integers(0, 11), measured, min_size=1), min_size=2, max_size=4))
+
+
+def as_table(run: dict[int, dict[str, Any]], seed: int) -> ScoreTable:
+    def column(name: str, missing: Any = None) -> list[Any]:
+        return [missing if of[name] is None else of[name] for of in run.values()]
+
+    return ScoreTable(
+        {name: column(name, NAN) for name in ("el2n_spread", "el2n")},
+        rows=list(run),
+        num_rows=12,
+        labels=[row % 3 for row in run],
+        forgetting_events=column("events"),
+        learned=column("learned"),
+        presentations=column("presentations"),
+        protocols={"el2n": ONLINE, "el2n_spread": {**ONLINE, "spread_of": "el2n"}, "forgetting": ONLINE},
+        provenance={"seed": seed},
+    )
+
+
+@given(runs=runs())
+@settings(max_examples=100, deadline=None)
+def test_against_plain_python(runs: list[dict[int, dict[str, Any]]]) -> None:
+    merged = merge([as_table(run, seed) for seed, run in enumerate(runs)])
+    rows = sorted(set().union(*runs))
+    assert merged.rows.tolist() == rows
+    assert list(merged.scores) == ["el2n_spread", "el2n"]
+    assert merged.labels is not None
+    assert merged.labels.tolist() == [row % 3 for row in rows]
+    forgetting = merged.column("forgetting")
+    for place, row in enumerate(rows):
+        seen = [run[row] for run in runs if row in run]
+        for name, combine in (("el2n", lambda of: sum(of) / len(of)), ("el2n_spread", max)):
+            values = [of[name] for of in seen if of[name] is not None]
+            expected = combine(values) if values else NAN
+            assert merged.scores[name][place] == pytest.approx(expected, nan_ok=True), (name, row)
+        presented = [of for of in seen if of["presentations"]]
+        if not presented:
+            assert math.isnan(forgetting[place])
+        elif not any(of["learned"] for of in seen):
+            assert forgetting[place] == INF
+        else:
+            assert forgetting[place] == sum(of["events"] for of in presented)
+        assert merged.presentations is not None
+        assert merged.presentations[place] == sum(of["presentations"] for of in seen)
+
+
+def run(seed: int, **options: Any) -> ScoreTable:
+    generator = np.random.default_rng(seed)
+    hardness = np.linspace(0, 1, 40) + 0.3 * generator.random(40)
+    given: dict[str, Any] = {
+        "scores": {"el2n": hardness, "margin": -hardness, "mine": -hardness},
+        "labels": np.arange(40) % 4,
+        "forgetting_events": generator.poisson(2 * hardness),
+        "learned": generator.random(40) < 0.9,
+        "presentations": np.full(40, 5),
+        "keys": [f"k{row}" for row in range(40)],
+        "fingerprint": "size:40",
+        "directions": {"mine": "lower"},
+        "protocols": {name: {**ONLINE, "split_half": 0.5 + seed / 10} for name in ("el2n", "margin")},
+        "provenance": {"seed": seed},
+    }
+    return ScoreTable(**(given | options))
+
+
+def test_what_the_result_says_of_itself(tmp_path: Path) -> None:
+    tables = [run(0), run(1), run(2, protocols={"el2n": {**ONLINE, "epochs": 7}, "margin": ONLINE})]
+    merged = merge(tables)
+    pairs = list(itertools.combinations(tables, 2))
+    between = {
+        name: sum(scipy.stats.spearmanr(a.column(name), b.column(name)).statistic for a, b in pairs) / 3
+        for name in ("el2n", "margin", "forgetting")
+    }
+    for name, value in between.items():
+        assert merged.protocols[name].pop("between_runs") == pytest.approx(value), name
+    assert merged.protocols["el2n"] == {
+        **{"kind": "online", "reduction": "mean", "runs": 3},
+        "split_half": pytest.approx(0.55),
+    }
+    assert merged.protocols["margin"] == {**ONLINE, "runs": 3, "split_half": pytest.approx(0.55)}
+    assert merged.protocols["forgetting"] == {"runs": 3}
+    assert merged.directions["mine"] == "lower"
+    assert merged.provenance == {
+        "merged_from": [{"digest": table.digest, "provenance": {"seed": i}} for i, table in enumerate(tables)]
+    }
+    assert merged.directions == tables[0].directions
+    assert merged.fingerprint == "size:40"
+    assert merged.keys == tables[0].keys
+    merged.save(tmp_path / "merged")
+    assert ScoreTable.load(tmp_path / "merged") == merged
+
+
+def test_the_protocol_of_a_spread_is_that_of_its_score() -> None:
+    tables = [
+        ScoreTable(
+            {"el2n_spread": values, "el2n": values},
+            protocols={"el2n": ONLINE, "el2n_spread": {**ONLINE, "spread_of": "el2n"}},
+        )
+        for values in ([0.1, 0.2, 0.3], [0.1, 0.3, 0.2])
+    ]
+    protocols = merge(tables).protocols
+    assert protocols["el2n"] == {**ONLINE, "runs": 2, "between_runs": 0.5}
+    assert protocols["el2n_spread"] == {**protocols["el2n"], "spread_of": "el2n"}
+
+
+def test_a_merged_table_counts_as_often_as_it_has_runs() -> None:
+    a, b, c = run(0), run(1), run(2)
+    at_once, in_turn = merge([a, b, c]), merge([merge([a, b]), c])
+    for name in ("el2n", "margin"):
+        np.testing.assert_allclose(in_turn.scores[name], at_once.scores[name], rtol=1e-6)
+    for name in ("forgetting", "margin"):
+        np.testing.assert_allclose(in_turn.column(name), at_once.column(name), rtol=1e-6)
+        assert in_turn.protocols[name]["runs"] == 3
+
+
+def test_the_order_of_the_runs_does_not_matter() -> None:
+    tables = [run(0), run(1), run(2)]
+    forth, back = merge(tables), merge(tables[::-1])
+    for name in forth.directions:
+        np.testing.assert_allclose(forth.column(name), back.column(name), rtol=1e-6)
+        for what in ("between_runs", "split_half"):
+            assert forth.protocols[name].get(what) == pytest.approx(back.protocols[name].get(what))
+
+
+def test_constant_scores_have_no_correlation_to_tell() -> None:
+    merged = merge([ScoreTable({"el2n": [0.5, 0.5]}), ScoreTable({"el2n": [0.5, 0.25]})])
+    assert merged.protocols == {"el2n": {"runs": 2}}
+    assert merged.forgetting_events is None
+    assert merged.learned is None
+    assert merged.presentations is None
+
+
+def test_more_than_int32_holds_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="presentations must be integers"):
+        merge([ScoreTable({"el2n": [0.5]}, presentations=[2**31 - 1], provenance={"seed": i}) for i in range(2)])
+
+
+def test_the_same_run_twice() -> None:
+    with pytest.raises(ArgumentError, match="tables must not hold a run twice, got 'one as number 3 that came before'"):
+        merge([run(0), run(1), run(0)])
+    for again in ([merge([run(0), run(1)]), run(1)], [merge([run(0), run(1)]), merge([run(2), run(0)])]):
+        with pytest.raises(ArgumentError, match="a run twice"):
+            merge(again)
+    with pytest.raises(ArgumentError, match="a run twice"):
+        merge([merge([merge([run(0), run(1)]), run(2)]), run(0)])
+
+
+@pytest.mark.parametrize("tables", [[], [run(0)], run(0), None, [run(0), "scores.parquet"]])
+def test_what_is_not_two_tables(tables: Any) -> None:
+    with pytest.raises(ArgumentError, match="tables must be at least two ScoreTables"):
+        merge(tables)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"scores": {"el2n": np.ones(40)}, "directions": {}},
+            "scores and directions, got 'margin: lower in number 1, None in number 2'",
+        ),
+        ({"directions": {"el2n": "lower"}}, "el2n: higher in number 1, lower in number 2"),
+        ({"forgetting_events": None}, "forgetting: higher in number 1, None in number 2"),
+        ({"learned": None}, "learned: held in number 1, None in number 2"),
+        ({"presentations": None}, "presentations: held"),
+        ({"protocols": {"el2n": {**ONLINE, "kind": "rescored"}, "margin": ONLINE}}, 'kinds of protocol, got "el2n'),
+        ({"protocols": {"el2n": ONLINE, "margin": {**ONLINE, "reduction": "last"}}}, 'kinds of protocol, got "margin'),
+        ({"protocols": {}}, "kinds of protocol"),
+    ],
+)
+def test_other_measurements(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        merge([run(0), run(1, **options)])
+    assert message in str(caught.value)
+    assert caught.value.argument == "tables"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fingerprint": "size:41"},
+        {"labels": np.arange(40) % 5},
+        {"keys": [f"{row}" for row in range(40)]},
+        {"num_rows": 41, "rows": np.arange(40)},
+    ],
+)
+def test_other_datasets(options: dict[str, Any]) -> None:
+    with pytest.raises(MismatchError, match="different datasets"):
+        merge([run(0), run(1, **options)])

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import ast
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunesampler.errors import CorruptFileError, FileError, MismatchError, WriteError
+from prunesampler.tables import parquet as files
+from prunesampler.tables.parquet import FORMAT, content_digest, load_checked, read_columns, write_columns
+
+METADATA = {"kind": "scores", "num_rows": 500, "fingerprint": "sha256:00", "protocols": {"el2n": {"epochs": 10}}}
+
+
+def columns(n: int = 500) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    el2n = rng.random(n).astype(np.float32)
+    el2n[::7] = np.nan
+    return {
+        "row": np.arange(n),
+        "label": rng.integers(-1, 10, n).astype(np.int32),
+        "el2n": el2n,
+        "learned": rng.random(n) < 0.9,
+        "shard": pa.array([f"train-{i // 100:04d}.tar" for i in range(n)], pa.large_string()),
+        "key": pa.array([f"images/é{i:05d}.jpg" for i in range(n)], pa.large_string()),
+    }
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    if list(left) != list(right):
+        return False
+    return all(
+        a.equals(right[name])
+        if isinstance(a, pa.Array)
+        else a.dtype == right[name].dtype and a.tobytes() == right[name].tobytes()
+        for name, a in left.items()
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "a.parquet"
+    write_columns(path, METADATA, columns())
+    return path
+
+
+def test_no_file_of_ours_is_a_pickle() -> None:
+    """Reading somebody's file must not run their code."""
+    packages = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    calls = {"torch.save", "torch.load", "np.save", "np.load", "np.savez", "np.fromfile"}
+    for source in Path(files.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
+                assert not {name.partition(".")[0] for name in named} & packages, source
+            elif isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in calls, source
+                assert "pickle" not in node.attr, source
+
+
+# -- reading what was written, and nothing else -------------------------------------------------------------------
+
+
+def test_round_trip(path: Path) -> None:
+    metadata, read = read_columns(path, "scores")
+    assert metadata == METADATA
+    assert same(read, columns())
+
+
+def regions(raw: bytes) -> Iterator[tuple[str, int, int]]:
+    """Where pages, the page index, our JSON and the rest of the footer lie."""
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    group = pq.ParquetFile(io.BytesIO(raw)).metadata.row_group(0)
+    pages = max(
+        group.column(i).data_page_offset + group.column(i).total_compressed_size for i in range(group.num_columns)
+    )
+    ours = raw.index(b'{"checksum"', footer)
+    end = raw.index(b"}", raw.index(b'"protocols"', ours))
+    yield "magic", 0, 4
+    yield "pages", 4, pages
+    yield "page index", pages, footer
+    yield "footer", footer, ours
+    yield "our JSON", ours, end
+    yield "footer", end, len(raw) - 8
+    yield "end", len(raw) - 8, len(raw)
+
+
+def test_a_flipped_bit_anywhere_never_loads_as_something_else(path: Path) -> None:
+    raw = path.read_bytes()
+    metadata, expected = read_columns(path, "scores")
+    rng = np.random.default_rng(1)
+    refused: dict[str, list[bool]] = {}
+    for name, start, stop in regions(raw):
+        positions = range(start, stop) if stop - start < 900 else rng.choice(np.arange(start, stop), 900, replace=False)
+        for position in positions:
+            damaged = bytearray(raw)
+            damaged[position] ^= 1 << int(rng.integers(8))
+            path.write_bytes(damaged)
+            try:
+                found_metadata, found = read_columns(path, "scores")
+            except FileError:
+                refused.setdefault(name, []).append(True)
+            else:
+                assert found_metadata == metadata
+                assert same(found, expected), (name, position)
+                refused.setdefault(name, []).append(False)
+    assert set(refused) == {"magic", "pages", "page index", "footer", "our JSON", "end"}
+    share = {name: np.mean(results) for name, results in refused.items()}
+    assert share["our JSON"] == 1
+    assert share["end"] == 1
+    # The rest is page headers (statistics, and in older pyarrow their padding), which nothing of ours reads.
+    assert share["pages"] > 0.8
+    assert share["footer"] > 0.25
+
+
+def test_flipped_statistics_and_values_are_told_apart_by_page_checksums(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "el2n")
+    raw[column.data_page_offset + column.total_compressed_size - 9] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CorruptFileError, match=r"(?i)crc|checksum"):
+        read_columns(path, "scores")
+
+
+def test_truncated_anywhere(path: Path) -> None:
+    raw = path.read_bytes()
+    for size in [*range(0, len(raw), 53), *range(len(raw) - 12, len(raw))]:
+        path.write_bytes(raw[:size])
+        with pytest.raises(CorruptFileError, match="damaged or cut short"):
+            read_columns(path, "scores")
+
+
+def test_appended_bytes_and_zeroed_pages(path: Path) -> None:
+    raw = path.read_bytes()
+    for damaged in (raw + b"x", raw[:100] + bytes(400) + raw[500:], b"hello", raw + raw[:1000]):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError):
+            read_columns(path, "scores")
+
+
+def rewritten(path: Path, table: pa.Table, **changes: object) -> None:
+    """Write a table with plain Parquet, our JSON changed."""
+    ours = json.loads(pq.read_schema(path).metadata[b"prunesampler"]) | changes
+    pq.write_table(table.replace_schema_metadata({b"prunesampler": json.dumps(ours).encode()}), path)
+
+
+def test_rewriting_a_sound_file_keeps_it_sound(path: Path) -> None:
+    rewritten(path, pq.read_table(path))
+    assert same(read_columns(path, "scores")[1], columns())
+
+
+def test_edited_values_and_edited_metadata(path: Path) -> None:
+    table = pq.read_table(path)
+    edits: list[tuple[pa.Table, dict[str, object]]] = [
+        (table.slice(1), {}),
+        (table.drop_columns(["el2n"]), {}),
+        (table.rename_columns(["row", "label", "loss", "learned", "shard", "key"]), {}),
+        (table.select(["label", "row", "el2n", "learned", "shard", "key"]), {}),
+        (table.set_column(0, "row", pa.array(np.arange(500)[::-1])), {}),
+        (table.set_column(5, "key", pa.array(["x"] * 500)), {}),
+        (table.set_column(5, "key", pa.array([None] * 500, pa.string())), {}),
+        (table.set_column(2, "el2n", table["el2n"].cast(pa.float64())), {}),
+        (table.append_column("more", table["el2n"]), {}),
+        (table, {"fingerprint": "sha256:01"}),
+        (table, {"fingerprint": None}),
+        (table, {"num_rows": 600}),
+        (table, {"added": 1}),
+        (table, {"library": "9.9"}),
+        (table, {"digest": "sha256:00"}),
+        (table, {"checksum": None}),
+        (table, {"format": 0}),
+        (table, {"format": True}),
+    ]
+    for edited, changes in edits:
+        write_columns(path, METADATA, columns())
+        rewritten(path, edited, **changes)
+        with pytest.raises(CorruptFileError):
+            read_columns(path, "scores")
+
+
+def test_a_newer_format_is_refused_as_such(path: Path) -> None:
+    rewritten(path, pq.read_table(path), format=FORMAT + 1)
+    with pytest.raises(MismatchError, match="update prunesampler"):
+        read_columns(path, "scores")
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"row": [0, 1]}), tmp_path / "plain")
+    pq.write_table(pa.table({"row": [0]}).replace_schema_metadata({b"prunesampler": b"[1"}), tmp_path / "broken")
+    pq.write_table(pa.table({"row": [0]}).replace_schema_metadata({b"prunesampler": b"[1]"}), tmp_path / "list")
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("plain", "broken", "list", "empty"):
+        with pytest.raises(CorruptFileError):
+            read_columns(tmp_path / name, "scores")
+
+
+def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_columns(tmp_path / "none", "scores")
+    with pytest.raises(IsADirectoryError):
+        read_columns(tmp_path, "scores")
+    with pytest.raises(WriteError, match="none/a cannot be written: No such file"):
+        write_columns(tmp_path / "none" / "a", METADATA, columns(3))
+
+
+def test_another_kind_and_another_dataset(path: Path) -> None:
+    with pytest.raises(MismatchError, match="'scores', not 'coreset'"):
+        read_columns(path, "coreset")
+    with pytest.raises(MismatchError, match="sha256:00"):
+        load_checked(path, "scores", "sha256:01", lambda *_: 1)
+    assert load_checked(path, "scores", "sha256:00", lambda *_: 1) == 1
+    assert load_checked(path, "scores", None, lambda *_: 1) == 1
+
+
+# -- the form on disk ---------------------------------------------------------------------------------------------
+
+
+def test_nulls_and_types_as_others_see_them(path: Path) -> None:
+    expected = columns()
+    arrow, frame = pq.read_table(path), pl.read_parquet(path)
+    pandas = pd.read_parquet(path)
+    (counted,) = duckdb.sql(f"select count(*), count(label), count(el2n), sum(row) from '{path}'").fetchall()
+    labelled, scored = int((expected["label"] >= 0).sum()), int((~np.isnan(expected["el2n"])).sum())
+    assert counted == (500, labelled, scored, 499 * 250)
+    assert [str(t) for t in arrow.schema.types[:4]] == ["int64", "int32", "float", "bool"]
+    assert 500 - arrow["label"].null_count == labelled
+    assert frame["el2n"].null_count() == 500 - scored
+    assert frame["key"].to_list() == pandas["key"].tolist() == expected["key"].to_pylist()
+    assert frame["shard"].to_list() == pandas["shard"].tolist() == expected["shard"].to_pylist()
+    np.testing.assert_array_equal(pandas["el2n"], expected["el2n"])
+    np.testing.assert_array_equal(frame["learned"].to_numpy(), expected["learned"])
+    rows = duckdb.sql(f"select row from '{path}' where key = 'images/é00042.jpg'").fetchall()
+    assert rows == [(42,)]
+
+
+def test_encodings_checksums_and_index(path: Path) -> None:
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    found = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert {column.compression for column in found.values()} == {"ZSTD"}
+    for name, encoding in (
+        ("row", "DELTA_BINARY_PACKED"),
+        ("label", "DELTA_BINARY_PACKED"),
+        ("el2n", "BYTE_STREAM_SPLIT"),
+        ("key", "DELTA_BYTE_ARRAY"),
+        ("shard", "RLE_DICTIONARY"),
+    ):
+        assert encoding in found[name].encodings
+    assert all(column.has_offset_index for column in found.values())
+
+
+def test_a_million_rows_are_small_and_in_row_groups_of_a_million(tmp_path: Path) -> None:
+    n = 1_200_000
+    rng = np.random.default_rng(0)
+    confident = rng.random(n) ** 4 * np.sqrt(2)  # most rows are easy, as EL2N is after some epochs
+    scores = {
+        "row": np.arange(n),
+        "el2n": confident.astype(np.float32),
+        "forgetting_events": rng.poisson(1.5, n).astype(np.int32),
+        "label": rng.integers(0, 10, n).astype(np.int32),
+    }
+    path = tmp_path / "a.parquet"
+    write_columns(path, {"kind": "scores"}, scores)
+    assert pq.ParquetFile(path).metadata.num_row_groups == 2
+    assert path.stat().st_size / n < 4.85  # 3.74 of them for EL2N, whose mantissas are noise
+    plain = tmp_path / "plain.parquet"
+    pq.write_table(pa.table(scores), plain)
+    assert path.stat().st_size < 0.5 * plain.stat().st_size
+    assert same(read_columns(path, "scores")[1], scores)
+
+    half = np.sort(rng.permutation(n)[: n // 2])
+    write_columns(path, {"kind": "coreset"}, {"row": half})
+    assert path.stat().st_size / len(half) < 0.3
+
+
+# -- the digest ---------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_fixed_for_ever() -> None:
+    found = content_digest(
+        {"kind": "scores", "num_rows": 3},
+        {
+            "row": np.arange(3),
+            "el2n": np.array([0.5, np.nan, 1], np.float32),
+            "key": pa.array(["a", "", "é"], pa.large_string()),
+        },
+    )
+    assert found == "sha256:0d642b316ece1a5ffbb964717408ea60a677c227db2b1f044009a25126ea92de"
+
+
+def test_the_digest_sees_order_names_types_and_bounds_but_not_storage() -> None:
+    base = content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "y": np.arange(4)})
+    assert content_digest({"b": 2, "a": 1}, {"x": np.arange(4), "y": np.arange(8)[::2] // 2}) == base
+    others = [
+        content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "y": np.arange(4)[::-1]}),
+        content_digest({"a": 1, "b": 2}, {"y": np.arange(4), "x": np.arange(4)}),
+        content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "z": np.arange(4)}),
+        content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "y": np.arange(4, dtype=np.int32)}),
+        content_digest({"a": 1, "b": 3}, {"x": np.arange(4), "y": np.arange(4)}),
+        content_digest({"a": 1, "b": 2}, {"x": np.arange(4)}),
+    ]
+    assert len({base, *others}) == 7
+    text = pa.array(["zz", "ab", "c"], pa.large_string())
+    assert content_digest({}, {"k": text.slice(1)}) == content_digest(
+        {}, {"k": pa.array(["ab", "c"], pa.large_string())}
+    )
+    assert content_digest({}, {"k": text.slice(1)}) != content_digest(
+        {}, {"k": pa.array(["a", "bc"], pa.large_string())}
+    )

@@ -1,0 +1,782 @@
+"""The tracker against an oracle that looks at presentations one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.scores import logits as scores
+from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.tracker import ScoreTracker
+from tests.helpers.ranks import run_ranks
+from tests.helpers.resume import check_resume, through_a_file
+
+N, C = 12, 3
+Batch = tuple[list[int], Tensor, Tensor]
+
+
+class Oracle:
+    """The definitions, for one presentation after another."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[int, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+        self.correct: dict[int, list[bool]] = defaultdict(list)
+        self.labels: dict[int, int] = {}
+        self.epoch: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.halves: list[dict[str, dict[int, list[float]]]] = [
+            defaultdict(lambda: defaultdict(list)),
+            defaultdict(lambda: defaultdict(list)),
+        ]
+        self.epochs = 0
+
+    def see(self, name: str, row: int, value: float) -> None:
+        self.epoch[name][row].append(value)
+
+    def update(self, batch: Batch) -> None:
+        for row, z, y in zip(*batch, strict=True):
+            for name in scores.SCORES:
+                self.see(name, row, float(getattr(scores, name)(z[None], y[None])))
+            self.correct[row].append(bool(z[y] > torch.cat([z[:y], z[y + 1 :]]).max()))
+            self.labels[row] = int(y)
+
+    def end_epoch(self) -> None:
+        self.epochs += any(name in scores.SCORES for name in self.epoch)
+        for name, rows in self.epoch.items():
+            for row, values in rows.items():
+                self.values[name][row].append(values)
+                self.halves[self.epochs % 2][name][row] += values
+        self.epoch.clear()
+
+    def half(self, name: str, parity: int) -> list[float]:
+        rows = self.halves[parity][name]
+        return [math.fsum(rows[row]) / len(rows[row]) if row in rows else math.nan for row in range(N)]
+
+    def check_halves(self, table: ScoreTable, reduction: str) -> None:
+        measured = [name for name in table.scores if name in scores.SCORES]
+        spread = {f"{name}_spread" for name in measured if reduction == "mean" and self.epochs > 1}
+        assert {name for name in table.scores if name.endswith("_spread")} == spread
+        for name in measured:
+            protocol = dict(table.protocols[name])
+            agreement = protocol.pop("split_half", None)
+            assert protocol == {"kind": "online", "epochs": self.epochs, "reduction": reduction, "runs": 1}
+            if f"{name}_spread" not in spread:
+                assert agreement is None
+                continue
+            odd, even = np.array(self.half(name, 1)), np.array(self.half(name, 0))
+            np.testing.assert_allclose(table.scores[f"{name}_spread"], np.abs(odd - even), rtol=3e-6, atol=1e-6)
+            assert table.protocols[f"{name}_spread"] == {**table.protocols[name], "spread_of": name}
+            both = ~np.isnan(odd + even)
+            if both.sum() < 2:
+                assert agreement is None
+            elif all(len(set(half[both].round(4))) == both.sum() for half in (odd, even)):  # nothing near a tie
+                assert agreement == pytest.approx(scipy.stats.spearmanr(odd[both], even[both]).statistic, abs=1e-9)
+
+    def column(self, name: str, reduction: str) -> list[float]:
+        column = []
+        for row in range(N):
+            epochs = self.values[name].get(row, [])
+            values = [v for epoch in epochs for v in epoch] if reduction == "mean" else (epochs or [[]])[-1]
+            column.append(math.fsum(values) / len(values) if values else math.nan)
+        return column
+
+    def check(self, table: ScoreTable, reduction: str = "mean") -> None:
+        for name, found in table.scores.items():
+            if name.endswith("_spread"):
+                continue
+            np.testing.assert_allclose(found, self.column(name, reduction), rtol=3e-6, atol=1e-6)
+        history = [self.correct.get(row, []) for row in range(N)]
+        assert table.presentations is not None
+        assert table.presentations.tolist() == [len(past) for past in history]
+        assert table.labels is not None
+        assert table.labels.tolist() == [self.labels.get(row, -1) for row in range(N)]
+        if table.forgetting_events is not None:
+            events = [sum(a and not b for a, b in itertools.pairwise(past)) for past in history]
+            assert table.forgetting_events.tolist() == events
+            assert table.learned is not None
+            assert table.learned.tolist() == [any(past) for past in history]
+
+
+def batch_of(rows: list[int], seed: int) -> Batch:
+    """Small integers as logits, so that ties are frequent; the label follows from the row."""
+    logits = torch.from_numpy(np.random.default_rng(seed).integers(-2, 3, (len(rows), C)).astype(np.float32))
+    return rows, logits, torch.tensor([row % C for row in rows], dtype=torch.int64)
+
+
+STREAM = st.lists(  # epochs of batches of rows, any of them again and again
+    st.lists(st.lists(st.integers(0, N - 1), min_size=0, max_size=6), max_size=20), min_size=1, max_size=4
+)
+
+
+@given(STREAM, st.integers(0, 2**32), st.sampled_from(["mean", "last"]))
+@settings(max_examples=60, deadline=None)
+def test_every_presentation_counts_in_its_order(stream: list[list[list[int]]], seed: int, reduction: Any) -> None:
+    tracker = ScoreTracker(N, scores=("el2n", "margin", "forgetting", "entropy", "loss"), reduction=reduction)
+    oracle = Oracle()
+    for number, epoch in enumerate(stream):
+        for step, rows in enumerate(epoch):
+            batch = batch_of(rows, hash((seed, number, step)) % 2**32)
+            tracker.update(*batch)
+            oracle.update(batch)
+        tracker.end_epoch()
+        oracle.end_epoch()
+    if any(rows for epoch in stream for rows in epoch):
+        oracle.check(tracker.table(), reduction)
+        oracle.check_halves(tracker.table(), reduction)
+    else:
+        with pytest.raises(StateError, match="nothing was scored"):
+            tracker.table()
+
+
+def test_the_table_says_how_it_was_measured() -> None:
+    tracker = ScoreTracker(N, reduction="last")
+    for _ in range(3):
+        tracker.update(*batch_of([3, 4], 0))
+        tracker.end_epoch()
+    tracker.end_epoch()  # nothing in it
+    table = tracker.table(keys=[f"k{row}" for row in range(N)], fingerprint="sha256:1", provenance={"seed": 1})
+    protocol = {"kind": "online", "epochs": 3, "reduction": "last", "runs": 1}
+    assert table.protocols == {"el2n": protocol, "forgetting": protocol}
+    assert table.directions == {"el2n": "higher", "forgetting": "higher"}
+    assert (table.fingerprint, table.provenance, tracker.epochs) == ("sha256:1", {"seed": 1}, 3)
+    assert table.keys is not None
+    assert table.keys[-1] == f"k{N - 1}"
+
+
+def test_never_learned_and_never_presented_are_not_the_same() -> None:
+    tracker = ScoreTracker(3)
+    tracker.update([0, 1], torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0]))
+    tracker.end_epoch()
+    forgetting = tracker.table().column("forgetting")
+    assert forgetting[:2].tolist() == [math.inf, 0]
+    assert math.isnan(forgetting[2])
+
+
+def test_what_comes_after_the_last_epoch_is_not_in_the_table() -> None:
+    tracker = ScoreTracker(N)
+    tracker.update(*batch_of([1], 0))
+    with pytest.raises(StateError, match="end_epoch"):
+        tracker.table()
+    tracker.end_epoch()
+    before = tracker.table()
+    tracker.update(*batch_of([1, 2], 1))
+    assert tracker.table() == before
+
+
+def test_the_last_answer_is_remembered_from_epoch_to_epoch() -> None:
+    right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    tracker = ScoreTracker(1)
+    for logits in (right, wrong, wrong, right, wrong):
+        tracker.update([0], logits, [0])
+        tracker.end_epoch()
+    table = tracker.table()
+    assert table.forgetting_events is not None
+    assert table.forgetting_events.tolist() == [2]
+
+
+def test_update_keeps_copies() -> None:
+    rows, logits, targets = batch_of([1, 2, 3], 0)
+    given_rows, given_logits = torch.tensor(rows), logits.clone().requires_grad_()
+    tracker, oracle = ScoreTracker(N), Oracle()
+    tracker.update(given_rows, given_logits, targets)
+    oracle.update((rows, logits, targets.clone()))
+    with torch.no_grad():
+        given_logits.mul_(-3)
+    given_rows.fill_(0)
+    targets.fill_(2)
+    tracker.end_epoch()
+    oracle.end_epoch()
+    oracle.check(tracker.table())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [list, tuple, np.array, torch.tensor, lambda r: torch.tensor(r, dtype=torch.int32), lambda r: np.array(r)[::-1]],
+)
+def test_rows_come_in_any_form(form: Callable[[list[int]], Any]) -> None:
+    tracker, oracle = ScoreTracker(N), Oracle()
+    rows, logits, targets = batch_of([9, 4, 7], 0)
+    given_rows = form(rows if form([1, 2])[0] == 1 else rows[::-1])
+    tracker.update(given_rows, logits, targets)
+    oracle.update((rows, logits, targets))
+    tracker.end_epoch()
+    oracle.end_epoch()
+    oracle.check(tracker.table())
+
+
+def test_batches_of_changing_shape_and_precision() -> None:
+    tracker = ScoreTracker(N, scores=["margin"])
+    sums, counts = np.zeros(N), np.zeros(N)
+    for step in range(40):
+        rows = [step % N, (5 * step) % N][: 1 + step % 2]
+        logits = torch.randn(len(rows), 2 + step // 7, generator=torch.Generator().manual_seed(step))
+        logits = logits.to([torch.float32, torch.bfloat16, torch.float64][step % 3])
+        targets = torch.zeros(len(rows), dtype=[torch.int64, torch.uint8][step % 2])
+        tracker.update(rows, logits, targets)
+        np.add.at(sums, rows, scores.margin(logits, targets).numpy())
+        np.add.at(counts, rows, 1)
+    tracker.end_epoch()
+    np.testing.assert_allclose(tracker.table().scores["margin"], sums / counts, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_too_large_for_the_cache() -> None:
+    n = 1100
+    logits = torch.randn(n, 1000, generator=torch.Generator().manual_seed(0))
+    tracker = ScoreTracker(n)
+    tracker.update(range(n), logits, torch.arange(n) % 1000)
+    tracker.end_epoch()
+    assert torch.equal(torch.tensor(tracker.table().scores["el2n"]), scores.el2n(logits, torch.arange(n) % 1000))
+
+
+def test_buffers_take_sixteen_bytes_a_row() -> None:
+    state = ScoreTracker(1000)
+    state.update(*batch_of([0], 0))
+    share = state.state_dict()["share"]
+    tensors = [share["presentations"], share["packed"], share["labels"], *share["sums"].values()]
+    assert sum(tensor.nbytes for tensor in tensors) == 16 * 1000
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_null_and_said(bad: float) -> None:
+    tracker, oracle = ScoreTracker(N, scores=["el2n", "loss", "forgetting"]), Oracle()
+    for seed in range(3):
+        batch = batch_of([0, 1, 2], seed)
+        oracle.update(batch)
+        if seed == 1:
+            batch[1][1] = bad
+        tracker.update(*batch)
+    tracker.end_epoch()
+    oracle.end_epoch()
+    assert tracker.non_finite == {"el2n": 1, "loss": 1}
+    with pytest.warns(PruneSamplerWarning, match=r"(el2n|loss) has no value for 1 of 12 rows") as warned:
+        table = tracker.table()
+    assert len(warned) == 2
+    expected = oracle.column("el2n", "mean")
+    expected[1] = math.nan
+    np.testing.assert_allclose(table.scores["el2n"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("apart", ["in a batch", "in an epoch", "in two epochs"])
+def test_a_changed_label_is_noticed(apart: str) -> None:
+    tracker = ScoreTracker(N)
+    tracker.update([1, 2], torch.zeros(2, C), [0, 0])
+    tracker.end_epoch()
+    before = tracker.table()
+    tracker.update([3, 1], torch.zeros(2, C), [1, 0])
+    if apart == "in a batch":
+        tracker.update([5, 6, 5], torch.zeros(3, C), [1, 1, 2])
+    elif apart == "in an epoch":
+        tracker.update([5, 6], torch.zeros(2, C), [1, 1])
+        tracker.update([7, 5], torch.zeros(2, C), [1, 0])
+    else:
+        tracker.update([7, 2], torch.zeros(2, C), [1, 2])
+    for _ in range(2):
+        with pytest.raises(StateError, match=f"row {2 if apart == 'in two epochs' else 5} came with two"):
+            tracker.end_epoch()
+    assert tracker.table() == before
+
+    tracker.reset_epoch()
+    tracker.update([2, 5], torch.zeros(2, C), [0, 2])
+    tracker.end_epoch()
+    labels = tracker.table().labels
+    assert labels is not None
+    assert labels.tolist() == [-1, 0, 0, -1, -1, 2, *[-1] * 6]
+
+
+def test_reset_epoch_forgets_this_epoch_alone() -> None:
+    tracker, oracle = ScoreTracker(N), Oracle()
+    for seed in range(4):
+        if seed % 2:
+            for extra in range(20):
+                tracker.update(*batch_of([0, 1, 2, 1], 100 + extra))
+            tracker.record([0], mine=[9.0])
+            tracker.reset_epoch()
+        batch = batch_of([0, 1, 2, 1], seed)
+        tracker.update(*batch)
+        tracker.record([1], mine=[seed])
+        oracle.update(batch)
+        oracle.see("mine", 1, seed)
+        tracker.end_epoch()
+        oracle.end_epoch()
+    oracle.check(tracker.table())
+
+
+@given(st.lists(st.lists(st.integers(0, N - 1), max_size=5), min_size=1, max_size=4), st.sampled_from(["mean", "last"]))
+@settings(max_examples=40, deadline=None)
+def test_own_columns_have_their_own_counts(epochs: list[list[int]], reduction: Any) -> None:
+    tracker, oracle = ScoreTracker(N, reduction=reduction), Oracle()
+    for number, rows in enumerate(epochs):
+        batch = batch_of([number % N], number)
+        tracker.update(*batch)
+        oracle.update(batch)
+        values = [0.25 * number + row for row in range(len(rows))]
+        tracker.record(rows, mine=values, other=torch.tensor(values, dtype=torch.float16) * 2)
+        for row, value in zip(rows, values, strict=True):
+            oracle.see("mine", row, value)
+            oracle.see("other", row, 2 * value)
+        tracker.end_epoch()
+        oracle.end_epoch()
+    oracle.check(tracker.table(), reduction)
+    assert ("mine" in tracker.table().scores) == any(epochs)
+
+
+def test_works_in_and_out_of_inference_mode() -> None:
+    with torch.inference_mode():
+        tracker, oracle = ScoreTracker(N), Oracle()
+        tracker.record([5], mine=[1.0])
+    tracker.record([5], mine=[3.0])
+    for value in (1.0, 3.0):
+        oracle.see("mine", 5, value)
+    for seed in range(4):
+        batch = batch_of([seed, 5], seed)
+        with torch.inference_mode(seed % 2 == 0):
+            tracker.update(batch[0], batch[1] * 1, batch[2] * 1)
+            tracker.record([seed], mine=torch.ones(1) * seed)
+            tracker.end_epoch()
+        oracle.update(batch)
+        oracle.see("mine", seed, seed)
+        oracle.end_epoch()
+    oracle.check(tracker.table())
+
+
+# -- score_fn ---------------------------------------------------------------------------------------------------
+
+
+def soft(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    return {"soft": (logits.softmax(1) - targets).norm(dim=1), "correct": logits.argmax(1) == targets.argmax(1)}
+
+
+@pytest.mark.parametrize("scores_", [None, ("soft", "forgetting")])
+def test_soft_targets_by_a_function_of_ones_own(scores_: Any) -> None:
+    tracker = ScoreTracker(N, score_fn=soft, scores=scores_)
+    generator = torch.Generator().manual_seed(0)
+    expected: dict[int, list[float]] = defaultdict(list)
+    for _ in range(5):
+        logits, targets = torch.randn(3, C, generator=generator), torch.rand(3, C, generator=generator)
+        tracker.update([0, 4, 0], logits, targets)
+        values = soft(logits, targets)
+        for row, value in zip([0, 4, 0], values["soft"].tolist(), strict=True):
+            expected[row].append(value)
+        tracker.end_epoch()
+    table = tracker.table()
+    assert table.scores["soft"][[0, 4]].tolist() == pytest.approx([np.mean(expected[0]), np.mean(expected[4])])
+    assert np.isnan(table.scores["soft"]).sum() == N - 2
+    assert table.presentations is not None
+    assert table.presentations[[0, 4]].tolist() == [10, 5]
+    assert table.forgetting_events is not None
+    assert table.labels is None
+
+
+def test_score_fn_without_correct_has_no_forgetting() -> None:
+    tracker = ScoreTracker(N, score_fn=lambda logits, targets: {"mine": logits[:, 0] + targets})
+    tracker.update([2], torch.ones(1, C), torch.tensor([2]))
+    tracker.end_epoch()
+    table = tracker.table()
+    assert table.forgetting_events is None
+    assert table.scores["mine"][2] == 3
+    assert table.labels is not None
+    assert table.labels[2] == 2
+
+
+@pytest.mark.parametrize(
+    ("returned", "scores_", "match"),
+    [
+        (None, None, "must return a dict"),
+        ({"a": torch.zeros(2)}, ["b"], r"must return the scores that are asked for, \['b'\]"),
+        ({"a": torch.zeros(3)}, None, "a must be one number for each of the 2 rows"),
+        ({"row": torch.zeros(2)}, None, "must be named"),
+        ({"correct": torch.zeros(2)}, None, '"correct" as bools'),
+    ],
+)
+def test_what_a_score_fn_must_return(returned: Any, scores_: Any, match: str) -> None:
+    tracker = ScoreTracker(N, score_fn=lambda *_: returned, scores=scores_)
+    with pytest.raises(ArgumentError, match=match):
+        tracker.update([0, 1], torch.zeros(2, C), None)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"num_rows": 0}, "num_rows"),
+        ({"num_rows": 2.0}, "num_rows"),
+        ({"scores": []}, "scores"),
+        ({"scores": ["el2m"]}, "scores"),
+        ({"scores": ["el2n", "el2n"]}, "scores"),
+        ({"scores": 3}, "scores"),
+        ({"reduction": "max"}, "reduction"),
+        ({"device": "no such"}, "device"),
+        ({"score_fn": 3}, "score_fn"),
+    ],
+)
+def test_arguments_are_checked_at_construction(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{match} must"):
+        ScoreTracker(**{"num_rows": N, **options})
+
+
+@pytest.mark.parametrize(
+    ("rows", "logits", "targets", "error", "match"),
+    [
+        ([0, 1], torch.zeros(2, C), [0, C], ArgumentError, r"targets must be in \[0, 3\), got '0 … 3'"),
+        ([0, 1], torch.zeros(2, C), [0, -1], ArgumentError, "targets must be in"),
+        ([0, 1], torch.zeros(2, C), torch.tensor([0, 200], dtype=torch.uint8), ArgumentError, "targets must be in"),
+        ([0, N], torch.zeros(2, C), [0, 0], ArgumentError, r"rows must be in \[0, 12\), got '0 … 12'"),
+        ([0, -1], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be in"),
+        ([0.0, 1.0], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be integers"),
+        ([True, False], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be integers"),
+        ([[0, 1]], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be integers"),
+        (["a", "b"], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be"),
+        ([0], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be as many as the logits, 2"),
+        ([0, 1], torch.zeros(2, C), [0], ArgumentError, "targets must be as many as the 2"),
+        ([0, 1], torch.zeros(2, C), torch.zeros(2, C), UnsupportedError, "score_fn"),
+        ([0, 1], torch.zeros(2, C, 4), [0, 0], UnsupportedError, "score_fn"),
+        ([0, 1], torch.zeros(2), [0, 0], UnsupportedError, "score_fn"),
+    ],
+)
+def test_bad_batches_are_refused_at_once_and_leave_no_trace(
+    rows: Any, logits: Tensor, targets: Any, error: type, match: str
+) -> None:
+    tracker = ScoreTracker(N)
+    tracker.update([1], torch.zeros(1, C), [1])
+    before = through_a_file(tracker.state_dict())
+    with pytest.raises(error, match=match):
+        tracker.update(rows, logits, targets)
+    assert str(tracker.state_dict()) == str(before)
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "match"),
+    [
+        ([0, 1], {"mine": [1.0]}, "mine must be one number for each of the 2 rows"),
+        ([0, N], {"mine": [1.0, 2.0]}, "rows must be in"),
+        ([0], {"el2n": [1.0]}, "must not be that of a score"),
+        ([0], {"el2n_spread": [1.0]}, "must not be that of a score that is tracked, or of its spread"),
+        ([0], {"label": [1.0]}, "must be named"),
+        ([0], {"forgetting": [1.0]}, "must be named"),
+        ([0], {"mine": ["a"]}, "mine must be"),
+    ],
+)
+def test_bad_records_are_refused(rows: Any, values: dict[str, Any], match: str) -> None:
+    with pytest.raises(ArgumentError, match=match):
+        ScoreTracker(N).record(rows, **values)
+
+
+def test_a_table_of_records_alone_has_no_other_column() -> None:
+    tracker = ScoreTracker(N)
+    tracker.record([2, 0], mine=[1.0, 3.0])
+    assert "mine" in tracker.columns
+    tracker.end_epoch()
+    assert list(tracker.table().directions) == ["mine"]
+
+
+# -- snapshots --------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return ["tensor", str(value.dtype).removeprefix("torch."), value.tolist()] if isinstance(value, Tensor) else value
+
+
+def tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: tensors(item) for key, item in value.items()}
+    if isinstance(value, list) and value[:1] == ["tensor"]:
+        return torch.tensor(value[2], dtype=getattr(torch, value[1]))
+    return value
+
+
+class Comparable:
+    """A tracker whose states can be compared by ``==``."""
+
+    def __init__(self, reduction: Any) -> None:
+        self.tracker = ScoreTracker(N, reduction=reduction)
+
+    def state_dict(self) -> dict[str, Any]:
+        return plain(through_a_file(self.tracker.state_dict()))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.tracker.load_state_dict(tensors(state))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "last"])
+def test_resumes_anywhere(reduction: str) -> None:
+    def epoch(thing: Comparable, number: int, start: int) -> Iterator[Any]:
+        for step in range(start, 4):
+            thing.tracker.update(*batch_of([step, 2 * step, 5], 10 * number + step))
+            if step % 2:
+                thing.tracker.record([step], mine=[float(number)])
+            yield thing.state_dict()["share"]
+        thing.tracker.end_epoch()
+
+    check_resume(lambda: Comparable(reduction), epoch)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "last"])
+def test_an_interrupted_run_scores_as_one_that_was_not(reduction: Any) -> None:
+    def run(cut: int | None) -> ScoreTable:
+        tracker = ScoreTracker(N, reduction=reduction)
+        for step in range(15):
+            if step == cut:
+                state = through_a_file(tracker.state_dict())
+                tracker = ScoreTracker(N, reduction=reduction)
+                tracker.load_state_dict(state)
+            tracker.update(*batch_of([step % N, 2 * step % N, 5], step))
+            tracker.record([step % 7], mine=[step])
+            if step % 5 == 4:
+                tracker.end_epoch()
+        return tracker.table()
+
+    uncut = run(None)
+    for cut in range(15):
+        assert run(cut) == uncut
+
+
+def seen_tracker(**options: Any) -> ScoreTracker:
+    tracker = ScoreTracker(N, **options)
+    tracker.update(*batch_of([1, 2], 0))
+    tracker.record([3], mine=[1.0])
+    tracker.end_epoch()
+    tracker.update(*batch_of([1, 3], 1))
+    tracker.record([3], mine=[1.0])
+    return tracker
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: ScoreTracker(N + 1),
+        lambda: ScoreTracker(N, scores=["el2n"]),
+        lambda: ScoreTracker(N, scores=["forgetting", "loss"]),
+        lambda: ScoreTracker(N, reduction="last"),
+        lambda: ScoreTracker(N, score_fn=soft),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused(other: Callable[[], ScoreTracker]) -> None:
+    with pytest.raises(StateError):
+        other().load_state_dict(seen_tracker().state_dict())
+
+
+def leaves(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in state.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+
+
+def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
+    state = seen_tracker().state_dict()
+    for path in list(leaves(state)):
+        for damage in ("missing", "unknown", "another type", "longer"):
+            if path[-1] == "mine" and damage == "missing" and path[-2] == "counts":
+                continue  # then "sums" is what does not fit
+            broken = through_a_file(state)
+            part = broken
+            for key in path[:-1]:
+                part = part[key]
+            value = part[path[-1]]
+            if damage == "missing":
+                del part[path[-1]]
+            elif damage == "unknown":
+                part["more"] = 1
+            elif damage == "another type":
+                part[path[-1]] = "text"
+            elif isinstance(value, Tensor):
+                part[path[-1]] = torch.cat([value, value[:1]])
+            else:
+                continue
+            tracker = seen_tracker(reduction="mean")
+            before = plain(tracker.state_dict())
+            with pytest.raises(StateError):
+                tracker.load_state_dict(broken)
+            assert plain(tracker.state_dict()) == before, (path, damage)
+    for nothing in (None, [], {}):
+        with pytest.raises(StateError):
+            ScoreTracker(N).load_state_dict(nothing)  # type: ignore[arg-type]
+    with pytest.raises(StateError, match="version"):
+        ScoreTracker(N).load_state_dict({**state, "version": 1})
+
+
+def test_a_loaded_state_replaces_what_was_seen() -> None:
+    state = seen_tracker().state_dict()
+    tracker = ScoreTracker(N)
+    tracker.update(*batch_of([7, 8, 9], 5))
+    tracker.record([7], third=[1.0])
+    tracker.end_epoch()
+    tracker.update(*batch_of([7, 8, 9], 6))
+    tracker.record([7], fourth=[1.0])
+    tracker.load_state_dict(state)
+    assert plain(tracker.state_dict()) == plain(state)
+    tracker.end_epoch()
+    other = seen_tracker()
+    other.end_epoch()
+    assert tracker.table() == other.table()
+
+
+# -- several ranks ----------------------------------------------------------------------------------------------
+
+
+def rank_batches(rank: int, world_size: int, epoch: int) -> list[Batch]:
+    """As DistributedSampler deals them: reshuffled, padded by wrapping; ranks then have rows in common."""
+    order = np.random.default_rng(epoch).permutation(N - 1).tolist()  # row N-1 is never presented
+    total = -(-len(order) // world_size) * world_size
+    order = (order + order)[: total + world_size * epoch]  # with more padding from epoch to epoch
+    mine = order[rank::world_size]
+    # what a row's logits are depends on the row and on the epoch alone: on several ranks it is the same sample
+    return [
+        (part, torch.cat([batch_of([row], 100 * epoch + row)[1] for row in part]), torch.tensor([r % C for r in part]))
+        for part in (mine[i : i + 2] for i in range(0, len(mine), 2))
+    ]
+
+
+def scoring_rank(rank: int, world_size: int, reduction: str) -> dict[str, Any]:
+    tracker = ScoreTracker(N, reduction=reduction)  # type: ignore[arg-type]
+    for epoch in range(4):
+        for step, batch in enumerate(rank_batches(rank, world_size, epoch)):
+            tracker.update(*batch)
+            if rank + epoch:  # in the first epoch rank 0 does not know of this column
+                tracker.record(batch[0][:1], mine=[100.0 * rank + 10.0 * epoch + batch[0][0]])
+            if (epoch, step) == (2, 1):  # on the way into a new process
+                state = through_a_file(tracker.state_dict())
+                tracker = ScoreTracker(N, reduction=reduction)  # type: ignore[arg-type]
+                tracker.load_state_dict(state)
+        tracker.end_epoch()
+    result: dict[str, Any] = {"state": tracker.state_dict()}
+    if rank == 0:
+        table = tracker.table()
+        result |= {name: torch.tensor(column) for name, column in table.scores.items()}
+        result |= {
+            name: torch.tensor(getattr(table, name))
+            for name in ("forgetting_events", "learned", "presentations", "labels")
+        }
+    else:
+        with pytest.raises(StateError, match="rank 0"):
+            tracker.table()
+
+    # all ranks refuse together, whoever saw it, and then go on
+    tracker.update([1], torch.zeros(1, C), [1 if rank != 1 else 2])
+    with pytest.raises(StateError, match="row 1 came with two"):
+        tracker.end_epoch()
+    tracker.reset_epoch()
+    label = 1 if rank == 0 else 2
+    tracker.update([N - 1], torch.zeros(1, C), [label])  # a row that was new to all
+    with pytest.raises(StateError, match=f"row {N - 1} came with two"):
+        tracker.end_epoch()
+    tracker.reset_epoch()
+    tracker.end_epoch()
+
+    # inside an epoch a state belongs to its rank; between epochs rank 0's serves all
+    tracker.update([0], torch.zeros(1, C), [0])
+    inside, between = tracker.state_dict(), through_a_file(result["state"])
+    inside["rank"], between["rank"] = (rank + 1) % world_size, 0
+    with pytest.raises(StateError, match="inside an epoch by rank"):
+        tracker.load_state_dict(inside)
+    if rank == 0:
+        tracker.load_state_dict(between)
+        between["totals"]["held"] = None
+        with pytest.raises(StateError, match="rank above 0"):
+            tracker.load_state_dict(between)
+    else:
+        ScoreTracker(N, reduction=reduction, group=tracker._group).load_state_dict(  # type: ignore[arg-type]
+            {**between, "totals": {**between["totals"], "held": None}}
+        )
+    return result
+
+
+@pytest.mark.parametrize(("world_size", "reduction"), [(2, "mean"), (3, "last")])
+def test_ranks_together_score_what_one_process_would(world_size: int, reduction: str) -> None:
+    results = run_ranks(world_size, scoring_rank, reduction)
+    oracle = Oracle()
+    for epoch in range(4):
+        owner: dict[int, int] = {}
+        recorder: dict[int, int] = {}
+        for rank in range(world_size):
+            for batch in rank_batches(rank, world_size, epoch):
+                for row, z, y in zip(*batch, strict=True):
+                    if owner.setdefault(row, rank) == rank:
+                        oracle.update(([row], z[None], y[None]))
+                if rank + epoch and recorder.setdefault(batch[0][0], rank) == rank:
+                    oracle.see("mine", batch[0][0], 100.0 * rank + 10.0 * epoch + batch[0][0])
+        oracle.end_epoch()
+    found = results[0]
+    table = ScoreTable(
+        {name: found[name].numpy() for name in ("el2n", "mine")},
+        **{name: found[name].numpy() for name in ("forgetting_events", "learned", "presentations", "labels")},
+    )
+    oracle.check(table, reduction)
+    assert table.forgetting_events is not None
+    assert table.forgetting_events.sum() > 0
+    for result in results[1:]:
+        assert result["state"]["totals"]["held"] is None
+        for shared in ("flags", "labels"):
+            assert torch.equal(result["state"]["totals"][shared], found["state"]["totals"][shared])
+
+
+# -- an accelerator ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("rows_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("targets_on", ["cpu", "cuda"])
+def test_update_never_waits_for_the_device(rows_on: str, targets_on: str) -> None:
+    tracker, oracle = ScoreTracker(N), Oracle()
+    batches = [batch_of([step % N, (7 * step) % N, 3], step) for step in range(40)]
+    moved = [(torch.tensor(r).to(rows_on), z.cuda(), y.to(targets_on)) for r, z, y in batches]
+    extra = torch.ones(3, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in moved:
+            tracker.update(*batch)
+            tracker.record(batch[0], mine=extra)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for batch in batches:
+        oracle.update(batch)
+        for row in batch[0]:
+            oracle.see("mine", row, 1.0)
+    tracker.end_epoch()
+    oracle.end_epoch()
+    oracle.check(tracker.table())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_wrong_on_the_device_is_found_at_the_end_of_the_epoch() -> None:
+    good = torch.tensor([0, 1], device="cuda")
+    for rows, targets, match in (([0, N], [0, 0], "rows"), ([0, -1], [0, 0], "rows"), ([0, 1], [0, C], "targets")):
+        tracker = ScoreTracker(N)
+        tracker.update(torch.tensor(rows).cuda(), torch.zeros(2, C).cuda(), torch.tensor(targets).cuda())
+        with pytest.raises(ArgumentError, match=f"^{match} must"):
+            tracker.end_epoch()
+        tracker.reset_epoch()
+        tracker.update(good, torch.zeros(2, C).cuda(), good)
+        tracker.end_epoch()
+        assert tracker.table().presentations is not None
+    host = ScoreTracker(N, device="cpu")
+    with pytest.raises(ArgumentError, match="rows must"):
+        host.update(torch.tensor([N]).cuda(), torch.zeros(1, C).cuda(), torch.tensor([0]).cuda())
+
+
+def test_a_column_can_be_read_between_epochs() -> None:
+    tracker = ScoreTracker(3, scores=["el2n"])
+    tracker.update(torch.tensor([0, 2]), torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))
+    tracker.end_epoch()
+    expected = scores.el2n(torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))
+    torch.testing.assert_close(tracker.value("el2n")[[0, 2]], expected)
+    assert tracker.value("el2n")[1].isnan()
+    assert tracker.merged == ["el2n"]
+    with pytest.raises(ArgumentError, match=r"one of \['el2n'\]"):
+        tracker.value("loss")

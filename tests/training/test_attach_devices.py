@@ -1,0 +1,58 @@
+"""The whole path on each device at hand: asynchronous copies, compiled models, captured graphs, and NCCL."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import prunesampler as ps
+from tests.helpers.devices import EPOCHS, PRUNED, N, run
+from tests.helpers.rankruns import Presentations, together
+from tests.helpers.training import check_scores, hardest
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+
+
+def check(table: ps.ScoreTable, coreset: list[int], ranks: list[list[Presentations]]) -> None:
+    """The ranks' logs tell these scores and this coreset, and that the pruned epochs had it whole."""
+    epochs = list(zip(*ranks, strict=True))
+    assert len(epochs) == EPOCHS + PRUNED
+    journal = together(epochs[:EPOCHS])
+    check_scores(table, journal, N)
+    assert set(coreset) == hardest(journal, N, N // 2)
+    for epoch in epochs[EPOCHS:]:
+        assert sorted(row for presentations in epoch for row, *_ in presentations) == sorted(coreset)
+
+
+@pytest.mark.filterwarnings("ignore")  # what compilers find worth saying
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("how", ["eager", "default", "reduce-overhead"])
+def test_a_model_is_scored_on_its_device(device: str, how: str) -> None:
+    if how != "eager" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("needs a C++ compiler")
+    loader, log = run(device, how)
+    check(loader.pruning.table, loader.pruning.coreset.rows.tolist(), [log])
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore")
+def test_a_captured_graph_overwrites_its_output_at_each_step() -> None:
+    loader, log = run("cuda", "graphed callable")
+    check(loader.pruning.table, loader.pruning.coreset.rows.tolist(), [log])
+
+
+@pytest.mark.parametrize(("device", "world"), [("cpu", 2), pytest.param("cuda", 1, marks=needs_gpu)])
+def test_torchrun(device: str, world: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    script = Path(__file__).with_name("devices.py")
+    done = subprocess.run([*command, script, device, tmp_path], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    assert all(rank["coreset"] == ranks[0]["coreset"] for rank in ranks)
+    check(ps.ScoreTable.load(tmp_path / "0/scores.parquet"), ranks[0]["coreset"], [rank["log"] for rank in ranks])

@@ -1,0 +1,78 @@
+"""The gate of a stream, and how its passes are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prunesampler.capture.rows import RowBatch, RowStream, row_stream
+from prunesampler.tables.coreset import Coreset
+from prunesampler.training.progress import StreamProgress
+from prunesampler.training.stream_swap import StreamReplacement
+
+
+class Stream:
+    num_rows, fingerprint, num_replicas = 9, "sha256:x", 2
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def iter_rows(self) -> Iterator[RowBatch]:
+        return iter(())
+
+    def prunable(self, seed: int) -> None:
+        self.calls.append(("prunable", seed))
+
+    def prune(self, rows: Any) -> None:
+        self.calls.append(("prune", rows))
+
+    def adopt(self, loader: Any) -> None:
+        raise AssertionError
+
+
+def test_what_takes_the_samplers_place_opens_and_shuts_the_gate() -> None:
+    stream = Stream()
+    assert isinstance(stream, RowStream)
+    assert row_stream(stream) is stream
+    replacement = StreamReplacement(stream, seed=3)
+    assert (replacement.num_rows, replacement.num_eligible, replacement.num_replicas) == (9, 9, 2)
+    coreset = Coreset([1, 2], num_rows=9)
+    order = replacement.sampler(coreset, seed=0, epoch_length="kept")
+    replacement.batch_sampler.sampler = order
+    assert replacement.batch_sampler.sampler is order
+    replacement.batch_sampler.sampler = replacement.base
+    assert stream.calls == [("prunable", 3), ("prune", coreset), ("prune", None)]
+    assert order.state_dict() == {"epoch": 0, "position": 0}
+    assert order.began == (0, 0)
+    assert replacement.draws_of(4, "kept") == 4
+    assert replacement.batches() is None  # type: ignore[func-returns-value]
+    assert isinstance(replacement.progress(2), StreamProgress)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_whole_passes_are_counted(epochs: int) -> None:
+    progress = StreamReplacement(Stream(), seed=0).progress(epochs)
+    for _ in range(epochs):
+        assert not progress.is_due
+        progress.train(40)
+        progress.train(60)
+        progress.end_epoch()
+    assert progress.is_due
+
+
+def test_a_short_look_is_no_pass_but_most_of_one_is() -> None:
+    progress = StreamProgress(2)
+    progress.end_epoch()
+    assert progress.ended == 0
+    progress.train(100)
+    progress.end_epoch()
+    progress.train(49)
+    assert not progress.is_due
+    progress.end_epoch()
+    assert progress.ended == 1
+    progress.train(75)
+    assert progress.is_due
+    progress.cut_off = 5
+    assert not progress.is_due
