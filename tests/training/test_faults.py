@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from test_pruning import STEPS_SCORED, Run, finished
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler, Subset
 
@@ -32,6 +31,7 @@ from prunesampler.tables.parquet import write_columns
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 from tests.training.test_attach import EPOCHS, N, attach, make_loader
+from tests.training.test_handle import STEPS_SCORED, Run, finished
 
 KINDS = {"scores.parquet": ps.ScoreTable, "coreset.parquet": ps.Coreset}
 FORK = multiprocessing.get_context("fork")
