@@ -18,6 +18,11 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
 __all__ = [
     "ArgumentError",
     "BindingError",
@@ -30,6 +35,10 @@ __all__ = [
     "StateError",
     "UnsupportedError",
     "WriteError",
+    "check_bool",
+    "check_choice",
+    "check_int",
+    "check_number",
 ]
 
 
@@ -104,3 +113,37 @@ class WriteError(FileError, OSError):
 
 class PruneSamplerWarning(UserWarning):
     """Something works, but probably not as its user expects."""
+
+
+def check_int(name: str, value: Any, low: int = 0, high: int | None = None) -> int:
+    """An int in [low, high], NumPy's included and bools excluded, as a Python int; ArgumentError otherwise."""
+    is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_int or value < low or (high is not None and value > high):
+        bounds = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ArgumentError(name, f"must be an int {bounds}", value)
+    return int(value)
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False
+) -> float:
+    """A finite number in [low, high], or (low, high] if ``above``, as a Python float; ArgumentError otherwise."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (above and value == low):
+        parts = [f"{'>' if above else '>='} {low:g}"] * (low > -math.inf) + [f"<= {high:g}"] * (high < math.inf)
+        raise ArgumentError(name, " ".join(["must be a finite number", " and ".join(parts)]).rstrip(), value)
+    return float(value)
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """A bool; ArgumentError otherwise."""
+    if not isinstance(value, bool):
+        raise ArgumentError(name, "must be True or False", value)
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """One of ``choices``; ArgumentError otherwise."""
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
+        raise ArgumentError(name, f"must be one of {', '.join(map(repr, choices))}", value)
+    return value

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from prunesampler import errors
-from prunesampler.errors import ArgumentError, PruneSamplerError
+from prunesampler.errors import ArgumentError, PruneSamplerError, check_bool, check_choice, check_int, check_number
 
 
 def test_one_tree() -> None:
     for name in errors.__all__:
         kind = getattr(errors, name)
+        if not isinstance(kind, type):
+            continue
         assert issubclass(kind, (PruneSamplerError, UserWarning)), name
         assert name in (errors.__doc__ or "")
 
@@ -29,3 +33,27 @@ def test_an_argument_error_names_argument_rule_and_value_and_is_a_value_error() 
 def test_errors_cross_process_boundaries(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: check_int("n", True), "n must be an int >= 0, got True"),
+        (lambda: check_int("n", 1.0, 1), "n must be an int >= 1, got 1.0"),
+        (lambda: check_int("n", 6, 0, 5), "n must be an int in [0, 5], got 6"),
+        (lambda: check_int("n", 1, 0, 0), "n must be an int in [0, 0], got 1"),
+        (lambda: check_number("x", 0, 0, 1, above=True), "x must be a finite number > 0 and <= 1, got 0"),
+        (lambda: check_number("x", float("nan")), "x must be a finite number, got nan"),
+        (lambda: check_bool("b", 1), "b must be True or False, got 1"),
+        (lambda: check_choice("c", 1, ("a", True)), "c must be one of 'a', True, got 1"),
+    ],
+)
+def test_a_check_names_argument_rule_and_value(check: Callable[[], object], message: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        check()
+    assert str(caught.value) == message
+
+
+def test_a_check_returns_plain_python_values() -> None:
+    assert type(check_int("n", np.int64(3), 0, 3)) is int
+    assert type(check_number("x", np.float32(0.5))) is float
