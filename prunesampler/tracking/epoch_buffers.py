@@ -186,7 +186,7 @@ class Share:
         }
 
     def layout(self, recorded: Iterable[str]) -> dict[str, Any]:
-        """What a state with these recorded columns looks like, for :func:`~prunesampler.tracking.state.check_layout`."""
+        """What a state with these recorded columns looks like."""
         n, recorded = self.num_rows, list(recorded)
         scores = [name for name in self.sums if name not in self.counts]
         return {

@@ -217,7 +217,7 @@ class Totals:
         }
 
     def layout(self, recorded: Iterable[str], *, held: bool) -> dict[str, Any]:
-        """What a state with these recorded columns looks like, for :func:`~prunesampler.tracking.state.check_layout`."""
+        """What a state with these recorded columns looks like."""
         n, recorded = self._num_rows, list(recorded)
         columns = {
             "sums": dict.fromkeys((*self._scores, *recorded), (torch.float64, n)),

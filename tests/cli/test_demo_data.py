@@ -123,11 +123,11 @@ def test_torchvisions_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     calls: list[Any] = []
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Stored)
     split = load_cifar10(tmp_path, download=True)
-    assert calls == [(str(tmp_path), True, True), (str(tmp_path), False, True)]
+    assert calls == [(str(tmp_path), False, True), (str(tmp_path), True, True)]
     assert torch.equal(split.train.images, pictures(200))
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert len(load_cifar10(tmp_path, rows=100).train) == 100
-    assert calls[-1] == (str(tmp_path), False, False)
+    assert calls[-1] == (str(tmp_path), True, False)
 
 
 def test_a_damaged_torchvision_folder_is_refused(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_parquet_files_without_the_columns_are_refused(tmp_path: Path) -> None:
         pq.write_table(pa.table({"label": [1, 2]}), tmp_path / f"{part}.parquet")
     with pytest.raises(ArgumentError, match="columns image"):
         load_cifar10(tmp_path, quiet=True)
-    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ArgumentError, match="sound Parquet"):
+    (tmp_path / "test.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ArgumentError, match="intact Parquet"):
         load_cifar10(tmp_path, quiet=True)
 
 

@@ -91,7 +91,7 @@ def _text(value: object) -> str:
 
 
 def _head(name: str, found: Figures, judgement: Judgement, coreset: Coreset | None) -> str:
-    style = importlib.resources.files("prunesampler.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = importlib.resources.files("prunesampler.analysis.report").joinpath("style.css").read_text(encoding="utf-8")
     facts = {"rows": f"{found.rows:,}"}
     if found.classes is not None:
         facts["classes"] = f"{sum(each.label is not None for each in found.classes):,}"

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler.cli.demo_data import load_cifar10
+from prunesampler.analysis.images import CIFAR10_CLASSES, holds_cifar10, read_cifar10
 from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError
 from prunesampler.tables.score_table import ScoreTable
 
 __all__ = ["Pictures", "load_pictures"]
 
 _SIDE = 96
-_FEWEST_ROWS = 100  # that CIFAR-10 is read in
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictu
     """The images of some rows, from the folder that the scored dataset lies in.
 
     Args:
-        folder: CIFAR-10 as :func:`~prunesampler.cli.demo_data.load_cifar10` takes it (its training part), or a folder
+        folder: CIFAR-10 as :func:`~prunesampler.analysis.images.read_cifar10` takes it (its training part), or a folder
             one folder of images for each class, in the order of torchvision's ``ImageFolder``.
         table: the scores; its labels must be those of the images.
         rows: which images.
@@ -55,14 +53,14 @@ def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictu
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"images need torchvision ({error}): pip install 'prunesampler[report]'") from error
     image: Callable[[int], Any]
-    if any(folder.glob("*train*.parquet")) or (folder / "cifar-10-batches-py").is_dir():
+    if holds_cifar10(folder):
         from PIL import Image
 
-        images = load_cifar10(folder, rows=max(_FEWEST_ROWS, table.num_rows), quiet=True).train
-        names, targets = _CIFAR10, images.targets.numpy()[: table.num_rows]
+        images, labels = read_cifar10(folder, "train", rows=table.num_rows, quiet=True)
+        names, targets = CIFAR10_CLASSES, labels.numpy()
 
         def image(row: int) -> Any:
-            return Image.fromarray(np.ascontiguousarray(images.images[row].permute(1, 2, 0).numpy()))
+            return Image.fromarray(np.ascontiguousarray(images[row].permute(1, 2, 0).numpy()))
     else:
         try:
             found = datasets.ImageFolder(str(folder))

@@ -242,7 +242,7 @@ class _Chooser:
 
 
 def _classes(kept: Blocks) -> dict[int, tuple[int, int]]:
-    """The rows of each class, and how many are kept, from lines of :func:`prunesampler.selection.out_of_core.plan.kept`."""
+    """The rows of each class, and how many are kept."""
     found: dict[int, tuple[int, int]] = {}
     for part in kept.parts(["labels", "sizes", "counts"]):
         for line in part.to_pylist():
