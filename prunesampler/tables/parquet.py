@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,14 +30,19 @@ from prunesampler.tables.atomic import atomic_write
 __all__ = [
     "FORMAT",
     "ROW_GROUP",
+    "Header",
     "Parts",
     "content_digest",
     "from_arrow",
+    "group_starts",
     "load_checked",
     "read_columns",
+    "read_group",
+    "read_header",
     "seal",
     "to_arrow",
     "unseal",
+    "verify",
     "write_columns",
     "write_parts",
 ]
@@ -52,6 +59,27 @@ class Parts(NamedTuple):
 
     length: int
     read: Callable[[], Iterator[Column]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself; its values stay on disk.
+
+    Attributes:
+        path: of the file.
+        digest: of its content.
+        length: how many rows it has.
+        groups: how many row groups it has.
+        types: column → Arrow's name of its type.
+        metadata: what its writer gave, ``kind`` included.
+    """
+
+    path: str
+    digest: str
+    length: int
+    groups: int
+    types: dict[str, str]
+    metadata: dict[str, Any]
 
 
 ROW_GROUP = 1_000_000
@@ -168,7 +196,7 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
 
 def write_parts(
     path: str | os.PathLike[str], metadata: Mapping[str, Any], digest: str, parts: Iterator[pa.Table]
-) -> None:
+) -> Header:
     """Write what :func:`write_columns` would write of all parts together, holding one at a time.
 
     Args:
@@ -177,16 +205,23 @@ def write_parts(
         digest: of metadata and columns, by :func:`content_digest`.
         parts: tables of :data:`ROW_GROUP` rows, the last one of the rest; at least one.
 
+    Returns:
+        The header of the file.
+
     Raises:
         OSError: the file cannot be written; an older one under ``path`` is then still intact.
     """
+    length, schema = 0, None
     with atomic_write(path) as file, ExitStack() as stack:
-        writer = None
         for part in parts:
             part = part.combine_chunks().replace_schema_metadata(seal({**metadata, "digest": digest}))
-            if writer is None:
-                writer = stack.enter_context(_writer(file, part.schema))
+            if schema is None:
+                schema = part.schema
+                writer = stack.enter_context(_writer(file, schema))
             writer.write_table(part, row_group_size=ROW_GROUP)
+            length += len(part)
+    types = {field.name: str(field.type) for field in schema or ()}
+    return Header(os.fspath(path), digest, length, -(-length // ROW_GROUP), types, dict(metadata))
 
 
 def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
@@ -201,6 +236,67 @@ def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
         write_page_index=True,
         write_page_checksum=True,
     )
+
+
+def read_header(path: str | os.PathLike[str], kind: str) -> Header:
+    """Read what a file says about itself, without reading its values.
+
+    Args:
+        path: the file.
+        kind: the kind of table that the caller wants.
+
+    Raises:
+        FileNotFoundError: no such file (and other ``OSError`` of opening it).
+        CorruptFileError: damaged, cut short, edited, or not a file of ours.
+        MismatchError: of a newer format, or of another kind.
+    """
+    with _opened(path) as file:
+        return _header(path, file, kind)
+
+
+def read_group(header: Header, number: int, names: Sequence[str]) -> dict[str, Column]:
+    """Read some columns of one row group. Page checksums are verified, the digest is not: see :func:`verify`.
+
+    Raises:
+        OSError: the file cannot be opened.
+        CorruptFileError: a page is damaged.
+    """
+    with _opened(header.path, _footer(header.path)) as file:
+        return _columns(file.read_row_group(number, columns=list(names), use_threads=False))
+
+
+def group_starts(header: Header) -> list[int]:
+    """Where each row group begins, counted in rows of the file, and where the last one ends."""
+    footer = _footer(header.path)
+    lengths = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    return [0, *itertools.accumulate(lengths)]
+
+
+def verify(header: Header, check: Callable[[str, Column], None] | None = None) -> None:
+    """Prove the content of a file with one column of one row group in memory at a time.
+
+    Page checksums are verified while reading, the digest afterwards.
+
+    Args:
+        header: of the file.
+        check: called with the name and the values of each part, row group by row group; what it raises makes the
+            file corrupt.
+
+    Raises:
+        OSError: the file cannot be opened.
+        CorruptFileError: damaged, cut short or edited.
+    """
+
+    def parts(file: pq.ParquetFile, name: str) -> Iterator[Column]:
+        for number in range(header.groups):
+            part = from_arrow(file.read_row_group(number, columns=[name], use_threads=False)[name])
+            if check is not None:
+                check(name, part)
+            yield part
+
+    with _opened(header.path) as file:
+        columns = {name: Parts(header.length, functools.partial(parts, file, name)) for name in header.types}
+        _prove(header, columns)
 
 
 def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
@@ -227,21 +323,47 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
     ...     read_columns(path, "scores")[1]
     {'row': array([0, 1])}
     """
+    with _opened(path) as file:
+        header = _header(path, file, kind)
+        columns = _columns(file.read())
+        _prove(header, columns)
+    return header.metadata, columns
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     with open(path, "rb"):
         pass  # a missing or unreadable file is the system's error, not a damaged one
     try:
-        with pq.ParquetFile(pa.memory_map(os.fspath(path)), page_checksum_verification=True) as file:
-            sealed = unseal(path, file.metadata.metadata, kind)
-            table = file.read()
-            columns = {name: from_arrow(table[name]) for name in table.column_names}
-            added = {name: sealed.pop(name, None) for name in ("format", "library", "digest", "checksum")}
-            if added["digest"] != content_digest(sealed, columns):
-                raise CorruptFileError(f"{path} {_NOT_INTACT}")
+        with pq.ParquetFile(os.fspath(path), metadata=footer, page_checksum_verification=True) as file:
+            yield file
     except (CorruptFileError, MismatchError):
         raise
     except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
         raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
-    return sealed, columns
+
+
+def _header(path: str | os.PathLike[str], file: pq.ParquetFile, kind: str) -> Header:
+    metadata = unseal(path, file.metadata.metadata, kind)
+    added = {name: metadata.pop(name, None) for name in ("format", "library", "digest", "checksum")}
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    return Header(os.fspath(path), str(added["digest"]), file.metadata.num_rows, file.num_row_groups, types, metadata)
+
+
+def _footer(path: str) -> pq.FileMetaData:
+    stat = os.stat(path)
+    return _read_footer(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_footer(path: str, size: int, modified: int) -> pq.FileMetaData:
+    with _opened(path) as file:
+        return file.metadata
+
+
+def _prove(header: Header, columns: Mapping[str, Column | Parts]) -> None:
+    if header.digest != content_digest(header.metadata, columns):
+        raise CorruptFileError(f"{header.path} {_NOT_INTACT}")
 
 
 def load_checked(
@@ -281,6 +403,10 @@ def load_checked(
 
 def _canonical(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _columns(table: pa.Table) -> dict[str, Column]:
+    return {name: from_arrow(table[name]) for name in table.column_names}
 
 
 def _once(column: Column) -> Iterator[Column]:

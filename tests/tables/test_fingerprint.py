@@ -205,7 +205,7 @@ def test_tensor_datasets_go_by_their_integer_tensors() -> None:
 
 
 def test_size_only_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="prunesampler.fingerprint"):
+    with caplog.at_level(logging.INFO, logger="prunesampler"):
         assert fingerprint(Listed()) == "size:3"
         assert "size only" in caplog.text
         caplog.clear()

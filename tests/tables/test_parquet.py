@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -15,9 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunesampler.errors import CorruptFileError, FileError, MismatchError, WriteError
+from prunesampler.errors import ArgumentError, CorruptFileError, FileError, MismatchError, WriteError
 from prunesampler.tables import parquet as files
-from prunesampler.tables.parquet import FORMAT, content_digest, load_checked, read_columns, write_columns
+from prunesampler.tables.parquet import (
+    FORMAT,
+    content_digest,
+    group_starts,
+    load_checked,
+    read_columns,
+    read_group,
+    read_header,
+    to_arrow,
+    verify,
+    write_columns,
+    write_parts,
+)
 
 METADATA = {"kind": "scores", "num_rows": 500, "fingerprint": "sha256:00", "protocols": {"el2n": {"epochs": 10}}}
 
@@ -317,3 +330,69 @@ def test_the_digest_sees_order_names_types_and_bounds_but_not_storage() -> None:
     assert content_digest({}, {"k": text.slice(1)}) != content_digest(
         {}, {"k": pa.array(["a", "bc"], pa.large_string())}
     )
+
+
+# -- row group by row group ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of row groups of 200, 200 and 100 rows."""
+    monkeypatch.setattr(files, "ROW_GROUP", 200)
+    path = tmp_path / "grouped.parquet"
+    write_columns(path, METADATA, columns())
+    return path
+
+
+def test_a_header_says_what_the_file_holds(grouped: Path) -> None:
+    header = read_header(grouped, "scores")
+    assert (header.length, header.groups, group_starts(header)) == (500, 3, [0, 200, 400, 500])
+    assert header.metadata == METADATA
+    assert header.digest == content_digest(METADATA, columns())
+    assert header.types == {
+        **{"row": "int64", "label": "int32", "el2n": "float", "learned": "bool"},
+        **{"shard": "large_string", "key": "large_string"},
+    }
+    verify(header)
+
+
+def test_row_groups_joined_are_the_columns(grouped: Path) -> None:
+    header = read_header(grouped, "scores")
+    parts = [read_group(header, number, ["el2n", "key"]) for number in range(3)]
+    assert [list(part) for part in parts] == [["el2n", "key"]] * 3
+    joined = {
+        "el2n": np.concatenate([part["el2n"] for part in parts]),
+        "key": pa.concat_arrays([part["key"] for part in parts]),
+    }
+    assert same(joined, {name: columns()[name] for name in joined})
+
+
+def test_parts_written_one_at_a_time_make_the_same_file(grouped: Path, tmp_path: Path) -> None:
+    table = pa.table({name: to_arrow(column) for name, column in columns().items()})
+    pieces = (table.slice(start, 200) for start in (0, 200, 400))
+    header = write_parts(tmp_path / "parts", METADATA, content_digest(METADATA, columns()), pieces)
+    assert (tmp_path / "parts").read_bytes() == grouped.read_bytes()
+    assert dataclasses.replace(read_header(tmp_path / "parts", "scores"), path=header.path) == header
+
+
+def test_verification_sees_every_part_and_refuses_what_reading_refuses(grouped: Path) -> None:
+    header = read_header(grouped, "scores")
+    seen = []
+    verify(header, lambda name, part: seen.append((name, len(part))))
+    assert seen[:3] == [("row", 200), ("row", 200), ("row", 100)]
+
+    def refuse(name: str, part: Any) -> None:
+        raise ArgumentError(name, "must be another", part)
+
+    with pytest.raises(CorruptFileError, match="row must be another"):
+        verify(header, refuse)
+    with pytest.raises(CorruptFileError, match="not what was written"):
+        verify(dataclasses.replace(header, digest="sha256:00"))
+    raw = bytearray(grouped.read_bytes())
+    column = pq.ParquetFile(grouped).metadata.row_group(1).column(2)
+    raw[column.data_page_offset + column.total_compressed_size - 9] ^= 1
+    grouped.write_bytes(raw)
+    for refused in (lambda: verify(header), lambda: read_group(header, 1, ["el2n"])):
+        with pytest.raises(CorruptFileError, match=r"(?i)crc|checksum"):
+            refused()
+    assert len(read_group(header, 0, ["el2n"])["el2n"]) == 200
