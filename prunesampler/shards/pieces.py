@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler.shards.contents import Contents
-from prunesampler.shards.layout import Layout
 from prunesampler.shards.packing import BLOCK, END, file_header, file_headers, is_plain
+from prunesampler.shards.repack_plan import Layout
 from prunesampler.shards.stretches import Stretch
 
 __all__ = ["pieces"]

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from prunesampler._version import __version__
 from prunesampler.errors import ArgumentError, CorruptFileError, StateError
-from prunesampler.shards.folder import Folder
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.layout import Layout, shard_number, split_pattern
 from prunesampler.shards.matching import check_coreset
+from prunesampler.shards.output_folder import Folder
 from prunesampler.shards.pieces import pieces
+from prunesampler.shards.repack_plan import Layout, shard_number, split_pattern
 from prunesampler.shards.store import Shard
 from prunesampler.shards.urls import local_path
 from prunesampler.shards.verify import planned, verified

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunesampler.shards.layout import Layout
 from prunesampler.shards.packing import header_sizes, padded
+from prunesampler.shards.repack_plan import Layout
 from prunesampler.tables.columns import Int64s
 
 __all__ = ["Stretch"]

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from prunesampler.errors import CorruptFileError
-from prunesampler.shards.layout import Layout
+from prunesampler.shards.repack_plan import Layout
 from prunesampler.shards.scan import scan_shard
 from prunesampler.shards.store import SCHEMA, Shard, key_digest, row_digest
 from prunesampler.shards.stretches import Stretch

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prunesampler.shards import build_index, pieces
-from prunesampler.shards.layout import Layout
+from prunesampler.shards.repack_plan import Layout
 from prunesampler.tables.score_table import Coreset
 from tests.helpers.shardfiles import write_tar
 

@@ -21,7 +21,7 @@ import webdataset
 
 import prunesampler
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError, UnsupportedError
-from prunesampler.shards import IndexedShards, ShardIndex, build_index, folder, keep, repack
+from prunesampler.shards import IndexedShards, ShardIndex, build_index, keep, output_folder, repack
 from prunesampler.tables.score_table import Coreset
 from tests.helpers.shardfiles import LEFT_OPEN, delivered, write_shards, write_tar
 
@@ -291,7 +291,7 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
 ) -> None:
     options: dict[str, Any] = {"maxsize": 20_000, "workers": 1, "progress": False}
     repack(index, kept(index), out(tmp_path / "whole"), **options)
-    write, written = folder.Written.write, []
+    write, written = output_folder.Written.write, []
 
     def fail(self: Any, data: bytes) -> None:
         written.append(len(data))
@@ -299,7 +299,7 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
             raise OSError(28, "No space left on device")
         write(self, data)
 
-    monkeypatch.setattr(folder.Written, "write", fail)
+    monkeypatch.setattr(output_folder.Written, "write", fail)
     with pytest.raises(OSError, match="No space left"):
         repack(index, kept(index), out(tmp_path), **options)
     monkeypatch.undo()
@@ -312,15 +312,15 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
 
 KILLED = """
 import sys, time
-from prunesampler.shards import folder, repack
-write = folder.Written.write
+from prunesampler.shards import output_folder, repack
+write = output_folder.Written.write
 def slowly(self, data):
     time.sleep(0.02)
     write(self, data[: len(data) // 2])
     self._file.flush()
     time.sleep(0.02)
     write(self, data[len(data) // 2 :])
-folder.Written.write = slowly
+output_folder.Written.write = slowly
 print("ready", flush=True)
 repack(sys.argv[1], sys.argv[2], sys.argv[3], maxsize=12000, shuffle=True, workers=2, progress=False)
 """
@@ -363,7 +363,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(index: ShardIndex, tmp_p
 
 
 def test_two_at_once(index: ShardIndex, tmp_path: Path) -> None:
-    with folder.Folder(str(tmp_path / "out")).locked(), pytest.raises(StateError, match="by another process"):
+    with output_folder.Folder(str(tmp_path / "out")).locked(), pytest.raises(StateError, match="by another process"):
         repack(index, kept(index), out(tmp_path), progress=False)
 
 

@@ -5,8 +5,8 @@ import tarfile
 from pathlib import Path
 
 from prunesampler.shards import build_index
-from prunesampler.shards.layout import Layout
 from prunesampler.shards.packing import file_header
+from prunesampler.shards.repack_plan import Layout
 from prunesampler.shards.stretches import Stretch
 from tests.helpers.shardfiles import write_tar
 

@@ -6,7 +6,7 @@ import pytest
 
 from prunesampler.errors import CorruptFileError
 from prunesampler.shards import build_index
-from prunesampler.shards.layout import Layout
+from prunesampler.shards.repack_plan import Layout
 from prunesampler.shards.verify import verified
 from prunesampler.tables.score_table import Coreset
 from tests.helpers.shardfiles import write_tar

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from prunesampler.errors import ArgumentError, MismatchError, StateError, UnsupportedError
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.keep import Keep, keep
+from prunesampler.shards.kept_stream import Keep, keep
 from prunesampler.shards.portions import Slice
 from prunesampler.tables.coreset import Coreset
 from tests.helpers.shardfiles import LEFT_OPEN, write_split

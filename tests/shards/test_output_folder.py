@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from prunesampler.errors import CorruptFileError, StateError
-from prunesampler.shards.folder import Folder
+from prunesampler.shards.output_folder import Folder
 
 
 @pytest.fixture(params=["local", "file", "memory"])

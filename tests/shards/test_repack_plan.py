@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prunesampler.errors import ArgumentError
 from prunesampler.shards import build_index
-from prunesampler.shards.layout import Layout, shard_number, split_pattern
+from prunesampler.shards.repack_plan import Layout, shard_number, split_pattern
 from prunesampler.tables.score_table import Coreset
 from tests.helpers.shardfiles import write_tar
 

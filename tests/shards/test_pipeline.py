@@ -21,7 +21,7 @@ from prunesampler.capture.rows import row_stream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.track import track
+from prunesampler.shards.pipeline import track
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.eval_pass import score
 from prunesampler.training.attach import attach

@@ -18,7 +18,7 @@ from prunesampler.capture.rows import RowBatch, RowSource
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.shards.carry import carried, function_of
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.keep import Keep, keep
+from prunesampler.shards.kept_stream import Keep, keep
 from prunesampler.shards.matching import shard_and_row
 from prunesampler.tables.coreset import Coreset
 
