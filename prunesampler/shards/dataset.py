@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError, check_int
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.locations import Locations
-from prunesampler.shards.matching import check_coreset
 from prunesampler.shards.ranges import RangeReader
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.fingerprint import matches
 
-__all__ = ["Decode", "IndexedShards"]
+__all__ = ["Decode", "IndexedShards", "load_coreset"]
 
 Decode = str | Sequence[Any] | Callable[[dict[str, Any]], Any] | None
 """A decoder's name of webdataset ("pil", "torchrgb", …), several of its handlers, a function of a sample, or None."""
@@ -27,27 +27,27 @@ Decode = str | Sequence[Any] | Callable[[dict[str, Any]], Any] | None
 class IndexedShards(Dataset[Any]):
     """The samples of tar shards by their rows, read at their offsets, for local shards above all.
 
-    Rows are those of the index, so that samplers, scores and coresets mean the same samples here and in a stream.
-    ``len()`` is the number of rows of the index, also with a coreset: what a coreset leaves out keeps its number and
-    cannot be read. Which rows an epoch reads is the sampler's business::
+    Rows are those of the index, so samplers, scores and coresets mean the same samples here and in a stream.
+    ``len()`` is the number of rows of the index, also with a coreset: rows outside the coreset keep their numbers and
+    cannot be read. The sampler decides which rows an epoch reads::
 
         dataset = IndexedShards("index.parquet", "coreset.parquet", "torchrgb")
         sampler = PrunedSampler.from_parquet("coreset.parquet", dataset)
         loader = DataLoader(dataset, batch_size=64, sampler=sampler, num_workers=2)
 
-    Shards may also lie behind HTTP, or what fsspec knows; then every batch costs requests, and streaming or repacking
-    is the better choice. A batch is read in the order of shards and offsets, neighbours at once.
+    Shards may also lie behind HTTP or any URL that fsspec can read; then every batch costs requests, and streaming or
+    repacking is the better choice. A batch is read in the order of shards and offsets, neighbours in one read.
 
     Args:
-        index: of N rows, or the path of one.
-        coreset: the rows that will be read, or the path of them: others are not held in memory. None: all.
-        decode: what becomes of a sample. None: it stays ``{"__key__", "__url__", extension in lower case: bytes}``,
-            as raw webdataset gives it. A name, or several handlers, of webdataset's ``decode``. Or a function of
-            that dict; for spawned workers, one that can be imported.
+        index: of N rows, or its path.
+        coreset: the rows that will be read, or the path of their file; only these are held in memory. None: all.
+        decode: what becomes of a sample. None: ``{"__key__", "__url__", extension in lower case: bytes}``, as raw
+            webdataset gives it. A name, or several handlers, of webdataset's ``decode``. Or a function of that dict;
+            for spawned workers, one that can be imported.
         transform: called with each decoded sample; what it returns is the item.
-        open_files: how many local files a process keeps open.
+        open_files: how many local files a process keeps open, at least 1.
 
-    A loaded index, and a coreset given as a path, travel to spawned workers as paths.
+    A loaded index, and a coreset given as a path, are sent to spawned workers as paths.
 
     Attributes:
         index: as given, loaded.
@@ -57,7 +57,7 @@ class IndexedShards(Dataset[Any]):
         ArgumentError: an argument breaks its rule.
         MismatchError: the coreset belongs to other shards. Also when reading, if a shard has changed since it was
             indexed.
-        UnsupportedError: a wanted row lies in a compressed shard or the output of a command, where nothing can be
+        UnsupportedError: a wanted row lies in a compressed shard or the output of a command, where no sample can be
             read alone.
         ImportError: webdataset is not installed and ``decode`` names its decoders.
 
@@ -83,28 +83,23 @@ class IndexedShards(Dataset[Any]):
         transform: Callable[[Any], Any] | None = None,
         open_files: int = 32,
     ) -> None:
-        if isinstance(open_files, bool) or not isinstance(open_files, int) or open_files < 1:
-            raise ArgumentError("open_files", "must be an int >= 1", open_files)
         if transform is not None and not callable(transform):
             raise ArgumentError("transform", "must be a function or None", transform)
-        self._decode, self._transform, self._open_files = _checked(decode), transform, open_files
+        self._open_files = check_int("open_files", open_files, 1)
+        self._decode, self._transform = _checked(decode), transform
         self.index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
-        self._kept = os.path.abspath(coreset) if isinstance(coreset, str | os.PathLike) else None
-        self._rows = None
-        if coreset is not None:
-            opened = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
-            check_coreset(opened, self.index)
-            self._rows = opened.rows
-        for number in np.unique(self._locations.shards).tolist():
-            if not self.index.seekable(number):
+        self._coreset_path = os.path.abspath(coreset) if isinstance(coreset, str | os.PathLike) else None
+        self._rows = None if coreset is None else load_coreset(coreset, self.index).rows
+        for shard in np.unique(self._locations.shards).tolist():
+            if not self.index.seekable(shard):
                 raise UnsupportedError(
-                    f"{self.index.shards[number]} is compressed or streamed, so no sample can be read alone: "
-                    "prunesampler repack makes plain shards of it, or stream it"
+                    f"{self.index.shards[shard]} is compressed or the output of a command, so no sample in it can be "
+                    "read alone: make plain shards of it with prunesampler repack, or stream it"
                 )
 
     @property
     def fingerprint(self) -> str:
-        """What the dataset is recognised by: the index's fingerprint."""
+        """The index's fingerprint."""
         return self.index.fingerprint
 
     def __len__(self) -> int:
@@ -129,19 +124,18 @@ class IndexedShards(Dataset[Any]):
         wanted = np.fromiter((operator.index(row) for row in rows), np.int64)
         if ((wanted < -length) | (wanted >= length)).any():
             raise IndexError(f"rows must be in [0, {length}), got {wanted.tolist()!r:.200}")
-        locations = self._locations
-        places = locations.places(np.where(wanted < 0, wanted + length, wanted))
-        decoded = self._decoded(self._reader.samples(locations, places))
-        return decoded if self._transform is None else list(map(self._transform, decoded))
+        places = self._locations.places(np.where(wanted < 0, wanted + length, wanted))
+        samples = self._decoded(self._reader.samples(self._locations, places))
+        return samples if self._transform is None else list(map(self._transform, samples))
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = {"_locations", "_reader"} | ({"_rows"} if self._kept else set())
+        derived = {"_locations", "_reader"} | ({"_rows"} if self._coreset_path else set())
         return {name: value for name, value in vars(self).items() if name not in derived}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
-        if self._kept:
-            self._rows = Coreset.load(self._kept).rows
+        if self._coreset_path:
+            self._rows = Coreset.load(self._coreset_path).rows
 
     @functools.cached_property
     def _locations(self) -> Locations:
@@ -158,8 +152,23 @@ class IndexedShards(Dataset[Any]):
             return list(map(self._decode, samples))
         import webdataset
 
-        decoded: list[Any] = list(webdataset.decode(*self._decode)(iter(samples)))
-        return decoded
+        return list(webdataset.decode(*self._decode)(iter(samples)))
+
+
+def load_coreset(coreset: Coreset | str | os.PathLike[str], index: ShardIndex) -> Coreset:
+    """A coreset of the rows of an index, given as it is or as a path.
+
+    Raises:
+        MismatchError: it has another number of rows, or another fingerprint.
+    """
+    loaded = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
+    if loaded.num_rows != len(index):
+        raise MismatchError(f"the coreset is of {loaded.num_rows} rows, the index has {len(index)}")
+    if not matches(loaded.fingerprint, index.fingerprint):
+        raise MismatchError(
+            f"the coreset belongs to a dataset with fingerprint {loaded.fingerprint}, the index has {index.fingerprint}"
+        )
+    return loaded
 
 
 def _checked(decode: Decode) -> tuple[Any, ...] | Callable[[dict[str, Any]], Any] | None:

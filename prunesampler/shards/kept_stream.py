@@ -1,4 +1,4 @@
-"""Pruned streaming: what is not kept is dropped before it is decoded, and its shard never opened."""
+"""A coreset in a webdataset pipeline: dropped samples are not decoded, and where possible not even read."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from prunesampler.errors import ArgumentError, StateError
+from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_choice, check_int
+from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.matching import check_coreset, shard_and_row
+from prunesampler.shards.locations import Locations
 from prunesampler.shards.portions import Portion, Remainder, Slice, portion
-from prunesampler.shards.seeking import Seeker
+from prunesampler.shards.ranges import RangeReader
+from prunesampler.shards.urls import absolute_path, local_path
+from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 
-__all__ = ["Keep", "keep"]
+__all__ = ["Keep", "keep", "shard_and_row"]
 
-_PATIENCE = 1000
+_MOST_SKIPPED = 1000, 100  # resampled shards in a row without a kept sample: at least, and for each shard of the index
+_READ_BYTES = 1 << 20
 
 
 class Keep:
-    """The kept samples of tar shards, as two stages of a webdataset pipeline. Made by :func:`keep`.
+    """The kept samples of tar shards, as stages of a webdataset pipeline. Made by :func:`keep`.
 
-    ``kept.shards`` takes the place of the node and worker splitters: it passes on only the shards that hold something
-    for this worker. ``kept.samples`` takes the place of ``tarfile_to_samples`` and seeks over what is dropped; where
-    the tars are read otherwise, ``kept`` itself stands behind that, before ``decode``. Without ``kept.shards`` the
+    ``kept.shards`` takes the place of the node and worker splitters: it passes on only the shards that hold kept
+    samples for this worker. ``kept.samples`` takes the place of ``tarfile_to_samples`` and seeks over what is dropped.
+    Where another stage reads the tars, put ``kept`` itself behind it, before ``decode``. Without ``kept.shards`` the
     pipeline's own splitters stay in force: then all shards are opened, and ranks are uneven.
 
-    One object may be in one pass at a time in each process. What it keeps lies in shared memory: a switch reaches
+    One object may be in one pass at a time in each process. The rows to keep lie in shared memory, so a switch reaches
     worker processes, persistent ones too, at their next pass.
     """
 
@@ -68,59 +72,59 @@ class Keep:
         if coreset is None:
             self._bits.fill_(255)
         else:
-            check_coreset(coreset, self.index)
+            rows = load_coreset(coreset, self.index).rows
             kept = np.zeros(len(self._bits) * 8, dtype=bool)
-            kept[coreset.rows] = True
-            counts = np.diff(np.searchsorted(coreset.rows, self.index.first_rows))
+            kept[rows] = True
+            counts = np.diff(np.searchsorted(rows, self.index.first_rows))
             self._bits.copy_(torch.from_numpy(np.packbits(kept, bitorder="little")))
         self._counts.copy_(torch.from_numpy(counts))
         self._state[1] = coreset is not None
 
     def set_epoch(self, epoch: int) -> None:
-        """Deal the shards to ranks and workers anew, from the next pass on; the same on every rank.
+        """Assign shards to ranks and workers anew, from the next pass on; give every rank the same epoch.
 
         Raises:
             ArgumentError: not an int >= 0.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ArgumentError("epoch", "must be an int >= 0", epoch)
-        self._state[0] = epoch
+        self._state[0] = check_int("epoch", epoch)
 
     def shards(self, source: Iterable[Any]) -> Iterator[Any]:
         """The stage behind the list of shards: ``dict(url=…)`` in and out.
 
-        Where a shard is named twice, shards are resampled: then nothing is split, as it need not be.
+        A list that names a shard twice is taken for resampled shards, which are not split over ranks and workers.
 
         Raises:
             StateError: none of the shards holds a kept sample.
         """
         urls = iter(source)
         listed: dict[int, Any] = {}
-        again = None
+        repeated = None
         for item in urls:
             number = self.index.shard_number(item["url"])
             if number in listed:
-                again = item
+                repeated = item
                 break
             listed[number] = item
-        self._portion = mine = self.portion(None if again else list(listed))
-        if again is None:
+        self._portion = mine = self.portion(None if repeated else list(listed))
+        if repeated is None:
             yield from (item for number, item in listed.items() if number in mine)
             return
-        wait = idle = 100 * len(self.index.shards) + _PATIENCE
-        for item in itertools.chain(listed.values(), [again], urls):
+        skipped = 0
+        for item in itertools.chain(listed.values(), [repeated], urls):
             if self.index.shard_number(item["url"]) in mine:
-                idle = wait
+                skipped = 0
                 yield item
-            elif not (idle := idle - 1):
-                raise StateError(f"none of the shards that are resampled holds a kept sample, as {item['url']}")
+                continue
+            skipped += 1
+            if skipped > _MOST_SKIPPED[0] + _MOST_SKIPPED[1] * len(self.index.shards):
+                raise StateError(f"none of the last {skipped} resampled shards holds a kept sample, nor {item['url']}")
 
     def samples(self, source: Iterable[Any]) -> Iterator[Any]:
         """The stage that reads the tars: ``dict(url=…)`` in, samples with ``__key__`` and ``__url__`` out.
 
         Raises:
             OSError, MismatchError, CorruptFileError: a shard cannot be read, has changed, or is cut short.
-            StateError: a pass ended, and not all samples that fell to this worker had come.
+            StateError: a pass ended without all samples that were assigned to this worker.
         """
         import webdataset
 
@@ -131,13 +135,13 @@ class Keep:
         """Rows and samples of shards, ``dict(url=…)``: read at their offsets where the index knows a local file.
 
         Args:
-            stream: webdataset's stage, or stages, by which any other shard is read.
+            stream: webdataset's stage, or stages, that read any other shard.
         """
-        with closing(Seeker(self.index)) as seeker:
+        with closing(RangeReader(self.index, open_files=1)) as reader:
             for item in source:
                 url, shard = item["url"], self.index.shard_number(item["url"])
-                if seeker.can_read(url, shard):
-                    yield from seeker.read(url, self._present.take(shard))
+                if self._can_seek(url, shard):
+                    yield from self._seek(reader, url, self._present.take(shard))
                     continue
                 for sample in stream(iter([item])):
                     shard, row = shard_and_row(sample, self.index)
@@ -150,7 +154,7 @@ class Keep:
 
         Raises:
             ArgumentError: a sample is not in the index.
-            StateError: a pass ended, and not all samples that fell to this worker had come.
+            StateError: a pass ended without all samples that were assigned to this worker.
         """
         self.begin()
         for sample in source:
@@ -163,14 +167,14 @@ class Keep:
         self._portion = None
 
     def takes(self, shard: int, row: int) -> bool:
-        """Whether a sample falls to this worker."""
+        """Whether a sample is kept and assigned to this worker."""
         return self._present.takes(shard, row)
 
     def end(self) -> None:
         """A pass of this process has come to its end.
 
         Raises:
-            StateError: not all samples that fell to this worker have come.
+            StateError: not all samples that were assigned to this worker have come.
         """
         if self._portion is not None:
             self._portion.check()
@@ -182,10 +186,10 @@ class Keep:
         return self._portion
 
     def portion(self, listed: list[int] | None) -> Portion:
-        """What falls to this worker of this rank, of the shards that are listed; of all, and unsplit, for None.
+        """The kept samples of the listed shards that this worker delivers; None: those of all shards, not split.
 
         Raises:
-            StateError: none of them holds a kept sample.
+            StateError: none of the listed shards holds a kept sample.
         """
         counts = self._counts.numpy().copy()
         bits = self._bits.numpy()
@@ -207,6 +211,22 @@ class Keep:
         )
         return Portion(self.index, bits, slices, sum(one.stop - one.start for one in slices))
 
+    def _can_seek(self, url: str, shard: int) -> bool:
+        """Whether a URL is that of the index for this shard, a local tar that is not compressed."""
+        known = self.index.shards[shard]
+        return local_path(url) is not None and self.index.seekable(shard) and absolute_path(url) == absolute_path(known)
+
+    def _seek(self, reader: RangeReader, url: str, rows: Int64s) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Ascending rows of one shard with their samples as webdataset would give them, about 1 MiB in one read."""
+        if not len(rows):
+            return
+        locations = Locations(self.index, rows)
+        reads = np.cumsum(locations.sizes)[locations.starts[1:] - 1] // _READ_BYTES
+        for places in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(reads)) + 1):
+            for row, sample in zip(rows[places].tolist(), reader.samples(locations, places), strict=True):
+                sample.update(__url__=url, __local_path__=local_path(url))
+                yield row, sample
+
 
 def keep(
     coreset: Coreset | None,
@@ -219,24 +239,24 @@ def keep(
 ) -> Keep:
     """Stages that let only the kept samples through, before they are decoded, and open no shard without any.
 
-    In a pipeline of stages, where what is dropped is not even read; and in the fluid form, where webdataset reads it
-    first::
+    In a pipeline of stages, dropped samples of local shards are not even read; in the fluid form, webdataset reads
+    them first::
 
         kept = prunesampler.shards.keep(coreset, index)
         wds.DataPipeline(wds.SimpleShardList(urls), kept.shards, kept.samples, wds.decode("pil"))
         dataset = wds.WebDataset(urls, nodesplitter=kept.shards, workersplitter=None, empty_check=False)
         dataset.compose(kept).decode("pil")
 
-    Every kept sample comes once an epoch. Ranks get equal numbers of samples, and workers of a rank numbers that
+    Every kept sample comes once an epoch. Ranks get equal numbers of samples, and the workers of a rank numbers that
     differ by one at most, even where they are more than the shards.
 
     Args:
         coreset: rows of the index; None keeps all until :meth:`Keep.switch`.
         index: of the shards.
-        remainder: of what does not divide by the number of ranks: ``"pad"`` lets up to one sample a rank come twice,
-            ``"drop"`` leaves as few out, with ``"exact"`` none does and ranks differ by one.
-        seed: of the order in which shards are dealt out.
-        rank, num_replicas: of this process; by default as webdataset finds them, of ``torch.distributed`` or the
+        remainder: what to do where the samples do not divide by the number of ranks. ``"pad"``: up to one sample a
+            rank comes twice. ``"drop"``: as many are left out. ``"exact"``: neither, and ranks differ by one.
+        seed: of the order in which shards are assigned, an int >= 0.
+        rank, num_replicas: of this process; by default as webdataset finds them, from ``torch.distributed`` or the
             environment.
 
     Raises:
@@ -256,24 +276,38 @@ def keep(
     """
     if not isinstance(index, ShardIndex):
         raise ArgumentError("index", "must be a ShardIndex", index)
-    if remainder not in ("pad", "drop", "exact"):
-        raise ArgumentError("remainder", 'must be "pad", "drop" or "exact"', remainder)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ArgumentError("seed", "must be an int >= 0", seed)
+    check_choice("remainder", remainder, ("pad", "drop", "exact"))
+    seed = check_int("seed", seed)
     if (rank is None) != (num_replicas is None):
         raise ArgumentError("rank", "must be given together with num_replicas", rank)
-    if rank is not None and num_replicas is not None and not 0 <= rank < num_replicas:
-        raise ArgumentError("rank", f"must be in [0, {num_replicas})", rank)
+    if rank is not None and num_replicas is not None:
+        check_int("rank", rank, 0, check_int("num_replicas", num_replicas, 1) - 1)
+    if coreset is not None and not isinstance(coreset, Coreset):
+        raise ArgumentError("coreset", "must be a Coreset or None", coreset)
     kept = Keep(index, remainder=remainder, seed=seed, rank=rank, num_replicas=num_replicas)
     if coreset is not None:
-        if not isinstance(coreset, Coreset):
-            raise ArgumentError("coreset", "must be a Coreset, or None", coreset)
         kept.switch(coreset)
     return kept
 
 
+def shard_and_row(sample: Any, index: ShardIndex) -> tuple[int, int]:
+    """Where a sample of a webdataset pipeline is in the index.
+
+    Raises:
+        UnsupportedError: it has lost its key or its shard.
+        ArgumentError: the index does not have it.
+    """
+    if not isinstance(sample, dict) or "__key__" not in sample or "__url__" not in sample:
+        raise UnsupportedError(
+            "samples must have __key__ and __url__ here, as webdataset's tarfile_to_samples gives them: put this "
+            "stage directly behind the one that reads the tars"
+        )
+    shard = index.shard_number(sample["__url__"])
+    return shard, index.row(shard, sample["__key__"])
+
+
 def _worker_of(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int, int, int]:
-    """Rank, number of ranks, worker and number of workers, of the process that asks."""
+    """Rank, number of ranks, worker and number of workers of this process."""
     from webdataset.utils import pytorch_worker_info  # an optional dependency
 
     found = pytorch_worker_info()

@@ -1,28 +1,38 @@
-"""A webdataset pipeline whose batches know their rows."""
+"""A webdataset pipeline whose batches know their rows.
+
+Every stage runs as it is, on samples without rows. How their rows get past it depends on how the stage takes and gives
+samples: one by one (``map``, ``decode``, ``to_tuple``), as they are (``shuffle``), or in batches. Stages that are not
+webdataset's are trusted only as far as their rows can be checked.
+"""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.capture.row_dataset import carrying_rows
 from prunesampler.capture.row_loader import row_loader_class
-from prunesampler.capture.rows import RowBatch, RowSource
+from prunesampler.capture.rows import RowBatch, RowSource, joined_rows
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
-from prunesampler.shards.carry import carried, function_of
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.kept_stream import Keep, keep
-from prunesampler.shards.matching import shard_and_row
+from prunesampler.shards.kept_stream import Keep, keep, shard_and_row
 from prunesampler.tables.coreset import Coreset
 
-__all__ = ["TrackedPipeline", "track"]
+__all__ = ["ROW", "TrackedPipeline", "rows_through", "track"]
+
+ROW = "__row__"
+"""Under this key a dict holds its row while it passes a stage of the user's own."""
+
+Invoke = Callable[..., Iterable[Any]]
 
 
 class TrackedPipeline(IterableDataset[Any]):
@@ -43,7 +53,7 @@ class TrackedPipeline(IterableDataset[Any]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the index."""
+        """The index's fingerprint."""
         return self._index.fingerprint
 
     @property
@@ -53,7 +63,7 @@ class TrackedPipeline(IterableDataset[Any]):
 
         if self._reader is not self:
             return self._reader.num_replicas
-        splits = any(function_of(stage) is webdataset.split_by_node for stage in self.pipeline)
+        splits = any(_function_of(stage) is webdataset.split_by_node for stage in self.pipeline)
         return int(webdataset.utils.pytorch_worker_info()[1]) if splits else 1
 
     def prunable(self, seed: int) -> None:
@@ -62,22 +72,25 @@ class TrackedPipeline(IterableDataset[Any]):
         Raises:
             StateError: they have started.
         """
+        self._reader._share_memory(seed)
+
+    def _share_memory(self, seed: int) -> None:
         import webdataset
 
-        reader = self._reader
-        if reader._kept is None:
-            first = self.pipeline[0]
-            if isinstance(first, DataLoader) and first.persistent_workers and vars(first)["_iterator"] is not None:
-                raise StateError(
-                    "the loader's persistent workers have started and cannot be reached any more: call attach before "
-                    "the first iter(loader)"
-                )
-            num_replicas = reader.num_replicas
-            rank = int(webdataset.utils.pytorch_worker_info()[0]) if num_replicas > 1 else 0
-            reader._kept = keep(None, reader._index, seed=seed, rank=rank, num_replicas=num_replicas)
+        if self._kept is not None:
+            return
+        first = self.pipeline[0]
+        if isinstance(first, DataLoader) and first.persistent_workers and vars(first)["_iterator"] is not None:
+            raise StateError(
+                "the loader's persistent workers have started already and cannot be pruned any more: call attach "
+                "before the first iter(loader)"
+            )
+        num_replicas = self.num_replicas
+        rank = int(webdataset.utils.pytorch_worker_info()[0]) if num_replicas > 1 else 0
+        self._kept = keep(None, self._index, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def prune(self, rows: Coreset | None) -> None:
-        """Hand out the rows of a coreset alone, from the next pass on; None: all, as the pipeline has them."""
+        """Hand out only the rows of a coreset, from the next pass on; None: all, as the pipeline has them."""
         kept = self._reader._kept
         if kept is not None:
             kept.switch(rows)
@@ -93,8 +106,8 @@ class TrackedPipeline(IterableDataset[Any]):
         for item in super().__iter__():
             if not isinstance(item, RowBatch):
                 raise UnsupportedError(
-                    "the pipeline gives samples that never had __key__ and __url__, as webdataset's tarfile_to_samples "
-                    "gives them, so their rows cannot be known"
+                    "the pipeline gives samples without __key__ and __url__, which webdataset's tarfile_to_samples "
+                    "would set, so their rows cannot be known"
                 )
             yield RowBatch(np.atleast_1d(item.rows), item.batch)
 
@@ -104,7 +117,7 @@ class TrackedPipeline(IterableDataset[Any]):
     def iterator1(self) -> Iterator[Any]:
         """One round of the stages, each sample or batch with its rows."""
         first, *stages = self.pipeline
-        source = first.iter_rows() if isinstance(first, RowSource) else iter(self.invoke(first))  # type: ignore[attr-defined]
+        source = first.iter_rows() if isinstance(first, RowSource) else iter(self._invoke(first))
         kept = self._kept if self._kept is not None and self._kept.active else None
         if kept is not None:
             kept.begin()
@@ -112,46 +125,50 @@ class TrackedPipeline(IterableDataset[Any]):
             source = itertools.chain(head, source)
             if head and _is_shard(head[0]):
                 source = kept.shards(source)
-                stages = [stage for stage in stages if function_of(stage) not in _splitters()]
-        source = self._named(source, kept)
+                replaced = _stage_kinds()["splitters"]
+                stages = [stage for stage in stages if _function_of(stage) not in replaced]
+        source = self._with_rows(source, kept)
         while stages:
-            count = _readers(stages)
-            source = self._read(source, kept, stages[:count]) if count else self._next(source, kept, stages[0])
+            count = _tar_stages(stages)
+            if count:
+                source = self._read(source, kept, stages[:count])
+            else:
+                source = self._with_rows(rows_through(stages[0], source, self._invoke), kept)
             stages = stages[count or 1 :]
         return source
 
-    def _next(self, source: Iterator[Any], kept: Keep | None, stage: Any) -> Iterator[Any]:
-        return self._named(carried(stage, source, self.invoke), kept)  # type: ignore[attr-defined]
-
     def _read(self, source: Iterator[Any], kept: Keep | None, stages: list[Any]) -> Iterator[Any]:
-        """What is kept of shards, with its rows; ``stages`` are webdataset's, for those that cannot be sought in."""
+        """Samples of shards with their rows; webdataset's ``stages`` read those that cannot be read at offsets."""
 
         def stream(items: Iterator[Any]) -> Iterator[Any]:
             for stage in stages:
-                items = self.invoke(stage, items)  # type: ignore[attr-defined]
+                items = iter(self._invoke(stage, items))
             return items
 
         if kept is None:
-            return self._named(stream(source), None)
+            return self._with_rows(stream(source), None)
         return (RowBatch(np.asarray(row, np.int64), sample) for row, sample in kept.read(source, stream))
 
-    def _named(self, source: Iterable[Any], kept: Keep | None) -> Iterator[Any]:
-        """Samples get their rows where they come from the tars, and those that are not kept end here."""
-        here = None
+    def _with_rows(self, source: Iterable[Any], kept: Keep | None) -> Iterator[Any]:
+        """Samples get their rows when they come from the tars; those that are not kept are dropped here."""
+        identified = None
         for item in source:
             if isinstance(item, RowBatch):  # so are all that follow
                 yield item
                 yield from source
                 return
-            here = isinstance(item, dict) and "__key__" in item and "__url__" in item
-            if here:
+            identified = isinstance(item, dict) and "__key__" in item and "__url__" in item
+            if identified:
                 shard, row = shard_and_row(item, self._index)
                 if kept is None or kept.takes(shard, row):
                     yield RowBatch(np.asarray(row, np.int64), item)
             else:
                 yield item
-        if kept is not None and here is not False:  # all was read, or nothing came
+        if kept is not None and identified is not False:  # all samples were read, or none came
             kept.end()
+
+    def _invoke(self, stage: Any, *args: Any) -> Iterable[Any]:
+        return cast(Iterable[Any], self.invoke(stage, *args))  # type: ignore[attr-defined]
 
     @property
     def _reader(self) -> TrackedPipeline:
@@ -168,26 +185,26 @@ class TrackedPipeline(IterableDataset[Any]):
 def track(pipeline: Any, index: ShardIndex) -> Any:
     """Follow every sample of a webdataset pipeline from its shard to its batch, worker processes included.
 
-    A sample is known by its shard and key where it comes from the tar, and its row goes beside it from there on:
-    through shuffles, ``decode``, ``to_tuple``, ``batched`` inside or outside the workers, and maps of one's own. So
+    A sample is known by its shard and key when it comes from the tar, and its row goes beside it from there on:
+    through shuffles, ``decode``, ``to_tuple``, ``batched`` inside or outside the workers, and your own maps. So
     :func:`prunesampler.with_rows`, :func:`prunesampler.score` and :func:`prunesampler.attach` work on the result, and
-    on a ``DataLoader`` or ``WebLoader`` made over it. A generator of one's own as a stage must give one sample for each
+    on a ``DataLoader`` or ``WebLoader`` made over it. A generator of your own as a stage must give one sample for each
     that it takes, or dicts that keep ``"__row__"``.
 
     Once ``attach`` prunes, what is not kept is dropped before it is decoded, as with :func:`prunesampler.shards.keep`,
-    whose equal shares take the place of ``split_by_node`` and ``split_by_worker``.
+    whose equal split replaces ``split_by_node`` and ``split_by_worker``.
 
     Args:
-        pipeline: a ``wds.WebDataset``, ``wds.DataPipeline`` or ``wds.WebLoader``; it stays as it is. Or URLs, which
+        pipeline: a ``wds.WebDataset``, ``wds.DataPipeline`` or ``wds.WebLoader``, which is not changed. Or URLs, which
             become a ``WebDataset`` that reads them in order, split over ranks and workers.
-        index: of its shards, or more.
+        index: of its shards, or of more.
 
     Returns:
         A pipeline like the given one, a :class:`~prunesampler.capture.rows.RowStream`.
 
     Raises:
         ArgumentError: an argument breaks its rule; in a pass, a sample that is not in the index.
-        UnsupportedError: no pipeline of webdataset; in a pass, a stage that cannot be followed.
+        UnsupportedError: not a pipeline of webdataset; in a pass, a stage that cannot be followed.
         ImportError: webdataset is not installed.
 
     >>> import tempfile, webdataset as wds, prunesampler
@@ -213,7 +230,7 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
         )
     if not isinstance(pipeline, webdataset.DataPipeline):
         raise UnsupportedError(
-            f"a {type(pipeline).__name__} is no pipeline of webdataset: give its WebDataset, DataPipeline or "
+            f"expected a pipeline of webdataset, got {type(pipeline).__name__}: give its WebDataset, DataPipeline or "
             "WebLoader; a DataLoader is made over track(dataset, index)"
         )
     if isinstance(pipeline, TrackedPipeline):
@@ -231,36 +248,160 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
     return tracked
 
 
-def _is_shard(item: Any) -> bool:
-    return isinstance(item, dict) and "url" in item and "__key__" not in item
+def rows_through(stage: Any, source: Iterator[Any], invoke: Invoke) -> Iterator[Any]:
+    """What a stage makes of a stream of samples with rows, :class:`RowBatch`; other items are passed through.
+
+    Args:
+        stage: of the pipeline.
+        source: of the stage.
+        invoke: runs a stage on a source, as ``DataPipeline.invoke`` does.
+
+    Raises:
+        UnsupportedError: it cannot be told which input each of the stage's outputs comes from.
+    """
+    function, kinds = _function_of(stage), _stage_kinds()
+    if function in kinds["any"] or type(stage) in kinds["any"]:
+        return iter(invoke(stage, source))
+    if function in kinds["batched"]:
+        return iter(invoke(_batched_with_rows(stage), source))
+    if function in kinds["unbatched"]:
+        return _unbatched(stage, source, invoke)
+    return _one_by_one(stage, source, invoke, known=function in kinds["one"])
 
 
-def _readers(stages: list[Any]) -> int:
+class _WithoutRows:
+    """The samples of a stream without their rows, which it remembers: those of the sample that was taken last."""
+
+    def __init__(self, source: Iterator[Any], tag: bool) -> None:
+        self._source, self._tag = source, tag
+        self._taken = 0
+        self.rows: NDArray[np.int64] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        item = next(self._source)
+        self._taken += 1
+        if not isinstance(item, RowBatch):
+            self.rows = None
+            return item
+        self.rows = item.rows
+        if self._tag and isinstance(item.batch, dict):
+            return {**item.batch, ROW: item.rows}
+        return item.batch
+
+    def count(self) -> int:
+        """How many samples were taken since it was asked last."""
+        taken, self._taken = self._taken, 0
+        return taken
+
+
+def _one_by_one(stage: Any, source: Iterator[Any], invoke: Invoke, *, known: bool) -> Iterator[Any]:
+    samples = _WithoutRows(source, tag=not known)
+    for out in invoke(stage, samples):
+        if samples.rows is None:
+            yield out
+            continue
+        rows = samples.rows
+        taken = samples.count()
+        if isinstance(out, dict) and ROW in out:
+            rows = np.asarray(out[ROW], np.int64)
+            out = {name: value for name, value in out.items() if name != ROW}
+        elif not known and taken > 1:
+            raise UnsupportedError(
+                f"the stage {getattr(stage, '__name__', stage)!r} took several samples before it gave one, so its rows "
+                f"cannot be followed: use webdataset's own stages (map, select, shuffle, batched), or let its dicts "
+                f'keep "{ROW}"'
+            )
+        yield RowBatch(rows, out)
+
+
+def _unbatched(stage: Any, source: Iterator[Any], invoke: Invoke) -> Iterator[Any]:
+    batches = _WithoutRows(source, tag=False)
+    place = 0
+    for out in invoke(stage, batches):
+        place = 0 if batches.count() else place + 1
+        if batches.rows is None:
+            yield out
+        elif place >= batches.rows.size:
+            raise UnsupportedError(f"expected at most {batches.rows.size} samples of a batch of as many rows; got more")
+        else:
+            yield RowBatch(np.atleast_1d(batches.rows)[place], out)
+
+
+def _batched_with_rows(stage: Any) -> Any:
+    import webdataset
+
+    bound = inspect.signature(stage.f).bind(None, *stage.args, **stage.kw)
+    bound.apply_defaults()
+    _, size, collation, partial = bound.args
+    return webdataset.filters.batched(size, collation_fn=_CollateWithRows(collation), partial=partial)
+
+
+class _CollateWithRows:
+    def __init__(self, collation: Callable[[list[Any]], Any] | None) -> None:
+        self._collation = collation
+
+    def __call__(self, items: list[Any]) -> Any:
+        collation = self._collation or list
+        if not all(isinstance(item, RowBatch) for item in items):
+            return collation(items)
+        return RowBatch(joined_rows(items), collation([item.batch for item in items]))
+
+
+def _function_of(stage: Any) -> Any:
+    """What a stage calls: webdataset's filter, or the function in a ``functools.partial``."""
+    for name in ("f", "func"):
+        stage = getattr(stage, name, stage)
+    return stage
+
+
+@cache
+def _stage_kinds() -> dict[str, set[Any]]:
+    """webdataset's stages by how they take and give samples; and those that split shards."""
+    import webdataset
+    from webdataset import filters
+
+    def functions(names: str) -> set[Any]:
+        return {getattr(filters, name).f for name in names.split()}
+
+    splitters = {webdataset.split_by_node, webdataset.split_by_worker, webdataset.single_node_only}
+    checks = {webdataset.compat.check_empty, webdataset.non_empty, webdataset.resampled.f}
+    return {
+        "any": {*functions("shuffle rsample slice"), filters.detshuffle, filters.Cached, *splitters, *checks},
+        "batched": functions("batched"),
+        "unbatched": functions("unbatched unlisted"),
+        "one": functions(
+            "map decode map_dict map_tuple to_tuple rename rename_keys extract_keys xdecode select associate log_keys "
+            "info"
+        ),
+        "splitters": {*splitters, webdataset.compat.check_empty},
+    }
+
+
+def _tar_stages(stages: list[Any]) -> int:
     """How many stages, from the first one on, read shards as webdataset does without options; 0 for none."""
     import webdataset
     from webdataset import filters, handlers, tariterators
 
-    harmless = None, False, handlers.reraise_exception, filters.reraise_exception
+    defaults = None, False, handlers.reraise_exception, filters.reraise_exception
 
-    def plain(stage: Any) -> bool:
+    def without_options(stage: Any) -> bool:
         options = {**getattr(stage, "kw", {}), **({} if hasattr(stage, "f") else vars(stage))}
-        return all(value in harmless for value in options.values())
+        return all(value in defaults for value in options.values())
 
-    apart = [webdataset.cache.StreamingOpen, tariterators.tar_file_expander, tariterators.group_by_keys]
-    for known in ([tariterators.tarfile_samples], apart):
+    separate = [webdataset.cache.StreamingOpen, tariterators.tar_file_expander, tariterators.group_by_keys]
+    for known in ([tariterators.tarfile_samples], separate):
         found = stages[: len(known)]
-        kinds = [function_of(stage) if hasattr(stage, "f") else type(stage) for stage in found]
-        if kinds == known and all(map(plain, found)):
+        kinds = [_function_of(stage) if hasattr(stage, "f") else type(stage) for stage in found]
+        if kinds == known and all(map(without_options, found)):
             return len(known)
     return 0
 
 
-@cache
-def _splitters() -> set[Any]:
-    import webdataset
-
-    splitters = {webdataset.split_by_node, webdataset.split_by_worker, webdataset.single_node_only}
-    return {*splitters, webdataset.compat.check_empty}
+def _is_shard(item: Any) -> bool:
+    return isinstance(item, dict) and "url" in item and "__key__" not in item
 
 
 def _rebuild(plain: type, state: dict[str, Any]) -> Any:

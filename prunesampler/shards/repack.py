@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from prunesampler._version import __version__
 from prunesampler.errors import ArgumentError, CorruptFileError, StateError
+from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.matching import check_coreset
 from prunesampler.shards.output_folder import Folder
 from prunesampler.shards.pieces import pieces
 from prunesampler.shards.repack_plan import Layout, shard_number, split_pattern
@@ -105,8 +105,7 @@ def repack(
     read = index if isinstance(index, str | os.PathLike) else None
     index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
     if coreset is not None:
-        coreset = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
-        check_coreset(coreset, index)
+        coreset = load_coreset(coreset, index)
     _check_apart(folder_url, [*index.shards, *([] if read is None else [os.fspath(read)])], out)
     if engine == "ray":
         _check_reach(index)

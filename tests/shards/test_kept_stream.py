@@ -19,12 +19,14 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from prunesampler.errors import ArgumentError, MismatchError, StateError, UnsupportedError
+from prunesampler.shards import kept_stream
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.kept_stream import Keep, keep
 from prunesampler.shards.portions import Slice
 from prunesampler.tables.coreset import Coreset
-from tests.helpers.shardfiles import LEFT_OPEN, write_split
+from tests.helpers.shardfiles import LEFT_OPEN, write_shards, write_split
+from tests.helpers.shardfiles import delivered as delivered_samples
 
 pytestmark = [*LEFT_OPEN, pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")]
 SIZES = [7, 5, 9, 4, 8]
@@ -132,6 +134,34 @@ def test_the_stage_that_reads_gives_what_webdataset_gives(urls: list[str], index
         if sample["__url__"] in (packed, moved):  # streamed by tarfile_to_samples, which does not name the file
             del expected["__local_path__"]
         assert sample == expected
+
+
+@pytest.mark.parametrize("read_bytes", [1, 1 << 20])
+def test_seeking_reads_the_kept_samples_and_nothing_else(
+    read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = write_shards(tmp_path, [90, 60])
+    index = build_index(urls, progress=False)
+    expected = delivered_samples(urls)
+    read: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *given: read.append(given[1]) or pread(*given))
+    monkeypatch.setattr(kept_stream, "_READ_BYTES", read_bytes)
+    stages = [{"url": url} for url in urls]
+    found = list(keep(Coreset([91, 92, 148], num_rows=150), index).samples(stages))
+    assert [sample.pop("__local_path__") for sample in found] == [urls[1]] * 3
+    assert found == [expected[row] for row in (91, 92, 148)]
+    assert len(read) == (2 if read_bytes > 1 else 3)
+    assert sum(read) < os.path.getsize(urls[1]) / 8
+
+
+def test_a_shard_that_has_changed_is_refused(tmp_path: Path) -> None:
+    urls = write_shards(tmp_path, [3])
+    kept = keep(Coreset([1], num_rows=3), build_index(urls, progress=False))
+    with open(urls[0], "ab") as file:
+        file.write(bytes(512))
+    with pytest.raises(MismatchError, match="has changed"):
+        list(kept.samples([{"url": urls[0]}]))
 
 
 def test_what_is_dropped_is_not_decoded(urls: list[str], index: ShardIndex) -> None:

@@ -11,7 +11,7 @@ import webdataset as wds
 
 from prunesampler.capture.rows import RowBatch
 from prunesampler.errors import UnsupportedError
-from prunesampler.shards.carry import carried, function_of
+from prunesampler.shards.pipeline import rows_through
 
 invoke = wds.DataPipeline().invoke
 
@@ -23,7 +23,7 @@ def dicts(n: int = 10) -> Iterator[RowBatch]:
 def run(*stages: Any, source: Iterable[Any] | None = None) -> list[RowBatch]:
     stream: Iterator[Any] = iter(dicts() if source is None else source)
     for stage in stages:
-        stream = iter(carried(stage, stream, invoke))
+        stream = iter(rows_through(stage, stream, invoke))
     return list(stream)
 
 
@@ -139,8 +139,3 @@ def test_what_has_no_row_yet_passes() -> None:
 
 def ahead_of_urls(source: Iterator[Any]) -> Iterator[Any]:
     yield from list(source)
-
-
-def test_functions_are_found_inside() -> None:
-    assert function_of(wds.split_by_node) is wds.split_by_node
-    assert function_of(wds.map(dict)) is wds.map.f
