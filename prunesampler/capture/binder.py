@@ -45,6 +45,28 @@ class Pass:
     exhausted: bool = False
     closed: bool = False
 
+    def fetch(self) -> int:
+        """One more batch is handed out; its index."""
+        self.fetched += 1
+        return self.fetched - 1
+
+    def bind(self, index: int) -> None:
+        """The batch with this index is trained on."""
+        self.bound += 1
+        self.trained = index + 1
+
+    def starts_at(self, position: tuple[int, int]) -> None:
+        """The pass begins at this (epoch, global position) of a pruned order."""
+        self.position = position
+
+    def exhaust(self) -> None:
+        """The loader has no more batches."""
+        self.exhausted = True
+
+    def close(self) -> None:
+        """The epoch that the pass belongs to is over."""
+        self.closed = True
+
 
 @dataclass(eq=False)
 class Token:
@@ -56,6 +78,12 @@ class Token:
     index: int
     in_training: bool
     probes: list[Probe] = field(default_factory=list)
+
+    def skip(self, batches: int) -> None:
+        """So many batches of the pass came before this one: its loader resumes inside an epoch."""
+        self.index += batches
+        self.of.fetched += batches
+        self.of.trained += batches
 
     def check_counts(self, logits: Tensor) -> None:
         """As many logits and targets as rows.
@@ -115,7 +143,11 @@ class Binder:
         self._history: deque[tuple[Token, list[Input]]] = deque(maxlen=_HISTORY)
         self._pair: tuple[int, int] | None = None  # which input of the forward was which input of the batch
         self._suspects: Tensor | None = None
-        self.following = True  # whether scores or weights hang on the binding, or only the count of trained batches
+        self._following = True
+
+    def follow(self, following: bool) -> None:
+        """Whether scores or weights depend on the binding, or only the count of trained batches."""
+        self._following = following
 
     def start(self, skipped: int = 0) -> Pass:
         """A pass begins, so many batches after its beginning."""
@@ -135,15 +167,14 @@ class Binder:
             )
         while self._queue and self._queue[-1].of.number > of.number:
             self._queue.pop()  # a pass inside this one that no training forward followed was an evaluation
-        token = Token(rows, targets, of, of.fetched, in_training)
-        of.fetched += 1
-        if self.following and not self._augmented:
+        token = Token(rows, targets, of, of.fetch(), in_training)
+        if self._following and not self._augmented:
             leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())
             for leaf, _ in zip(leaves, range(_LEAVES), strict=False):
                 token.probes.append(Probe(leaf.numel(), sample(leaf)))
         self._queue.append(token)
         self._unbound += in_training
-        if self.following and self._unbound > _UNBOUND:
+        if self._following and self._unbound > _UNBOUND:
             raise BindingError(
                 f"{_UNBOUND} training batches were fetched and no training forward of the model was seen: is it the "
                 "module that your loop calls (the DDP or compiled wrapper), called as model(x), not model.forward(x), "
@@ -165,7 +196,7 @@ class Binder:
         leaves = [leaf for leaf in tensor_leaves(inputs) if leaf.numel()][:_LEAVES]
         if not self._passes or self._is_repeated(leaves):
             return None
-        index = self._find(leaves) if self.following else self._by_depth()
+        index = self._find(leaves) if self._following else self._by_depth()
         if index is None:
             return None
         return self._take(index, leaves)
@@ -176,7 +207,7 @@ class Binder:
         Raises:
             BindingError: no batch waits, or several do.
         """
-        index = self._only() if self.following else self._by_depth()
+        index = self._only() if self._following else self._by_depth()
         if index is None:
             raise BindingError("observe(logits) found no batch that waits for its logits: each batch has them once")
         return self._take(index, [])
@@ -205,7 +236,7 @@ class Binder:
         Raises:
             BindingError: training batches were fetched, and not one was bound.
         """
-        if self.following and self._unbound > 0 and self._newest_bound < 0:
+        if self._following and self._unbound > 0 and self._newest_bound < 0:
             raise BindingError(f"a whole epoch went by and no training forward of the model was seen: {_OBSERVE}")
 
     def waiting(self, of: Pass) -> bool:
@@ -290,6 +321,5 @@ class Binder:
         self._history.appendleft((token, [Input.of(leaf) for leaf in leaves]))
         self._unbound = 0
         self._newest_bound = token.of.number
-        token.of.bound += 1
-        token.of.trained = token.index + 1
+        token.of.bind(token.index)
         return token

@@ -196,7 +196,7 @@ class Pruning:
             run.replacement.go_to(run.scoring.progress.ended)
             run.pruned.end()
             run.pruned.coreset, run.phase = None, "scoring"
-            run.binder.following = run.scoring.online
+            run.binder.follow(run.scoring.online)
             run.binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
             skips = run.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch)

@@ -84,7 +84,7 @@ class PrunedEpochs:
 
     def started(self, of: Pass) -> None:
         """The first batch of a pass is handed out."""
-        of.position = cast(PrunedSampler, self.sampler).began
+        of.starts_at(cast(PrunedSampler, self.sampler).began)
 
     def weight(self, token: Token, logits: Tensor) -> None:
         """Weight the gradient of a batch's logits."""

@@ -87,7 +87,7 @@ class Run:
         self.scored_epochs = plan.score_epochs
         self.paused = self.base_resumes = False
         self.skipped = 0
-        self.binder.following = scoring.online
+        self.binder.follow(scoring.online)
         self._forwards_unfetched = 0
         self._hook = None if model is None else ForwardHook(model, self)
 
@@ -136,7 +136,7 @@ class Run:
 
     def exhausted(self, token: Pass) -> None:
         """An iterator ended."""
-        token.exhausted = True
+        token.exhaust()
         with self._guard():
             self._close(token)
 
@@ -178,7 +178,7 @@ class Run:
     def end_pass(self) -> None:
         """End the pass that was trained on, and the scoring where it is due."""
         if self.current is not None:
-            self.current.closed = True
+            self.current.close()
         if self.phase != "scoring" or self.paused:
             return
         with self._guard():
@@ -235,13 +235,13 @@ class Run:
         """End the epoch if its last batch is bound."""
         if of.closed or not of.bound or not (abandoned or (of.exhausted and not self.binder.waiting(of))):
             return
-        of.closed = True
+        of.close()
         if self.phase == "scoring" and self._end_epoch():
             self._conclude()
 
     def _end_epoch(self) -> bool:
         if self.current is not None:
-            self.current.closed = True
+            self.current.close()
         return self.scoring.end_epoch(self.binder)
 
     @property
@@ -285,7 +285,7 @@ class Run:
     def stop_scoring(self, phase: Phase) -> None:
         """Nothing is scored any more."""
         self.phase = phase
-        self.binder.following = self.pruned.weighted
+        self.binder.follow(self.pruned.weighted)
         if self.pruned.coreset is not None:
             kept, eligible = len(self.pruned.coreset), self.replacement.num_eligible
             _log.info("training on %d of %d rows (%s)%s", kept, eligible, _how(self.pruned.coreset), self._written())
@@ -304,7 +304,7 @@ class Run:
             if not self._train_on_all or self.phase == "pruned" or isinstance(error, RankError):
                 raise
             self.scoring.failed = True
-            self.binder.following = False
+            self.binder.follow(False)
             if self._group.world_size == 1 or self.scoring.abandoned:
                 message = f"scoring failed, so training goes on with all rows: {error}"
                 warnings.warn(message, PruneSamplerWarning, stacklevel=3)

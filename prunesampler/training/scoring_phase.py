@@ -137,9 +137,7 @@ class Scoring:
         if batches >= self.progress.batches_per_pass:
             return True
         if loader_resumes:
-            token.index += batches
-            token.of.fetched += batches
-            token.of.trained += batches
+            token.skip(batches)
         elif token.index < batches:
             self.progress.restart_epoch()
             if self.tracker is not None:

@@ -179,7 +179,7 @@ def test_forwards_before_the_first_batch_are_warm_up() -> None:
 
 def test_counting_alone_needs_no_values() -> None:
     loop = Loop()
-    loop.binder.following = False
+    loop.binder.follow(False)
     fetched = [loop.fetch(0), loop.fetch(1)]
     for number in range(2, 6):
         assert loop.bind(fetched[number - 2] * 0.5 + 3) == rows(number - 2)
