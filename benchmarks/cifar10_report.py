@@ -21,7 +21,7 @@ import matplotlib
 import numpy as np
 from cifar10_training import RECIPES
 
-from prunesampler.analysis.judgement import judge
+from prunesampler.analysis.advice import judge
 from prunesampler.tables.agreement import overlap, spearman
 from prunesampler.tables.score_table import ScoreTable
 

@@ -1,29 +1,61 @@
-"""What to make of the evidence, in a verdict and in plain sentences; and the run that would settle it."""
+"""Whether to prune, and how much: the evidence in a table of scores, a verdict, and the run that would settle it."""
 
 from __future__ import annotations
 
 import shlex
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from prunesampler.analysis.cost import Cost
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler.analysis.cost import Cost, Scoring, cost, scoring_of
 from prunesampler.analysis.format import percent
-from prunesampler.analysis.reliability import Reliability
+from prunesampler.analysis.statistics import (
+    Reliability,
+    Survival,
+    default_score,
+    ranked,
+    reliability_of,
+    survival,
+)
+from prunesampler.errors import ArgumentError, PruneSamplerWarning
+from prunesampler.selection.select import Method, Selection
+from prunesampler.selection.superfluous import learned_for_good, superfluous
+from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["FEW", "LOST", "NOISY", "UNSETTLED", "Evidence", "Verdict", "advice", "control", "verdict"]
+__all__ = [
+    "FEW",
+    "LOST",
+    "NOISY",
+    "UNSETTLED",
+    "Case",
+    "Evidence",
+    "HardRow",
+    "Judgement",
+    "Verdict",
+    "advice",
+    "control",
+    "judge",
+    "verdict",
+]
 
 UNSETTLED = 0.2
-"""Where more than this share of the rows that would go are not learned for good, pruning is likely to cost accuracy."""
+"""Where more than this share of the removed rows is not learned for good, pruning is likely to cost accuracy."""
 FEW = 0.1
-"""Where at most this share of them do not look superfluous, it is unlikely to."""
+"""Where at most this share of them does not look superfluous, it is unlikely to."""
 NOISY = 0.7
 """Scores of a lower reliability are called noisy (Nunnally, Psychometric Theory, second edition, 1978, page 245)."""
 LOST = 0.5
-"""A class whose kept share is below this much of the mean one is flagged."""
+"""A class is flagged whose kept share is below this fraction of the average."""
 
 Verdict = Literal["nothing goes", "unlikely to cost", "may cost", "likely to cost", "unknown"]
 
 _CLOSE = 0.01
+_HARDEST = 10
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -31,26 +63,148 @@ class Evidence:
     """Shares of rows, None where the table does not tell.
 
     Attributes:
-        gone: share of all rows that would go.
-        good, good_gone: share that is learned for good, of all rows and of those that would go.
-        spare, spare_gone: share that is superfluous, of all rows and of those that would go.
+        gone: share of all rows that would be removed.
+        good, good_gone: share that is learned for good, of all rows and of the removed ones.
+        superfluous, superfluous_gone: share that is superfluous, likewise.
     """
 
     gone: float
     good: float | None
     good_gone: float | None
-    spare: float | None
-    spare_gone: float | None
+    superfluous: float | None
+    superfluous_gone: float | None
+
+
+@dataclass(frozen=True)
+class HardRow:
+    """A row, its key and label where the table has them, its score, and its forgetting score (∞: never learned)."""
+
+    row: int
+    key: str | int | None
+    label: int | None
+    score: float
+    forgetting: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """What pruning to one keep would do.
+
+    Attributes:
+        keep: as it was asked for.
+        kept, gone: numbers of rows.
+        learned_for_good: share of the removed rows that were learned and never forgotten; None if unknown.
+        superfluous: share of the removed rows that ``keep="auto"`` would remove too; None if unknown.
+        cost: None where the table does not say how it was scored.
+        classes: those with the lowest share of kept rows first; None where the table has no labels.
+        verdict: in a few words.
+        advice: in a few sentences.
+        control: a command and a line of Python, see :func:`control`.
+    """
+
+    keep: float | str
+    kept: int
+    gone: int
+    learned_for_good: float | None
+    superfluous: float | None
+    cost: Cost | None
+    classes: tuple[Survival, ...] | None
+    verdict: Verdict
+    advice: str
+    control: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a table of scores says about pruning.
+
+    Attributes:
+        by, method: how the rows to keep would be selected.
+        scoring: what the scores cost; None where the table does not say.
+        learned_for_good, superfluous: as in :class:`Case`, of all rows.
+        reliability: of the score; None if unknown, as after one scoring epoch.
+        hardest: the ten hardest rows, hardest first.
+        cases: one for each keep.
+    """
+
+    by: str
+    method: str
+    scoring: Scoring | None
+    learned_for_good: float | None
+    superfluous: float | None
+    reliability: Reliability | None
+    hardest: tuple[HardRow, ...]
+    cases: tuple[Case, ...]
+
+
+def judge(
+    table: ScoreTable,
+    keeps: Sequence[float | str],
+    *,
+    by: str | None = None,
+    method: Method = "stratified",
+    epochs: int | None = None,
+    epoch_seconds: float | None = None,
+    score_epochs: int | None = None,
+    path: str = "scores.parquet",
+) -> Judgement:
+    """What a table says for and against pruning to each of ``keeps``.
+
+    Args:
+        table: the scores.
+        keeps: each as :func:`prunesampler.select` takes it.
+        by: the score to select by; by default EL2N, or the first of the table.
+        method: how to select.
+        epochs, epoch_seconds: of the whole run, see :func:`prunesampler.analysis.cost.cost`.
+        score_epochs: see :func:`prunesampler.analysis.cost.scoring_of`.
+        path: of the table, for the commands to copy.
+
+    Raises:
+        ArgumentError: an option breaks its rule, or no row has the score.
+
+    >>> table = ScoreTable({"el2n": [0.1, 0.2, 0.8, 0.9]}, forgetting_events=[0, 1, 3, 2], learned=[True] * 4)
+    >>> case = judge(table, [0.5], method="top").cases[0]
+    >>> case.gone, case.learned_for_good, case.verdict
+    (2, 0.5, 'likely to cost')
+    """
+    by = default_score(table, by)
+    scoring, reliability = scoring_of(table, by, score_epochs), reliability_of(table, by)
+    cost(scoring or Scoring(0, 0), 1, epochs, epoch_seconds)  # refuses what is out of range before any work
+    if scoring is None and epochs is not None:
+        raise ArgumentError("score_epochs", "must be given: the table does not say how long scoring took", None)
+    good, spare = _learned_for_good(table), _superfluous(table)
+    inside = 0 if scoring is None else scoring.inside
+    cases = []
+    for keep in keeps:
+        kept = _kept(table, keep, by, method)
+        price = None if scoring is None else cost(scoring, float(kept.mean()), epochs, epoch_seconds)
+        evidence = Evidence(
+            float((~kept).mean()), _share(good), _share(good, ~kept), _share(spare), _share(spare, ~kept)
+        )
+        classes = None if table.labels is None else sorted(survival(table.labels, kept), key=lambda each: each.ratio)
+        cases.append(
+            Case(
+                keep=keep,
+                kept=int(kept.sum()),
+                gone=int((~kept).sum()),
+                learned_for_good=evidence.good_gone,
+                superfluous=evidence.superfluous_gone,
+                cost=price,
+                classes=None if classes is None else tuple(classes),
+                verdict=verdict(evidence),
+                advice=advice(evidence, reliability, price),
+                control=control(keep if isinstance(keep, int | float) else max(2, int(kept.sum())), path, inside),
+            )
+        )
+    hardest = _hardest(table, by)
+    return Judgement(by, method, scoring, _share(good), _share(spare), reliability, hardest, tuple(cases))
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """In a few words what pruning would do to accuracy, judged by the rows that would go.
+    """What pruning would do to accuracy, in a few words, judged by the rows that it removes.
 
     Rows that are merely learned for good never make it harmless: after a few epochs few rows have had the chance to
     be forgotten, and a network that has not nearly fitted the data still needs the easy ones.
-
-    >>> verdict(Evidence(gone=0.5, good=0.08, good_gone=0.1, spare=0.02, spare_gone=0.03))
-    'likely to cost'
     """
     if evidence.gone == 0:
         return "nothing goes"
@@ -58,55 +212,55 @@ def verdict(evidence: Evidence) -> Verdict:
         return "unknown"
     if 1 - evidence.good_gone > UNSETTLED:
         return "likely to cost"
-    harmless = evidence.spare_gone is not None and 1 - evidence.spare_gone <= FEW
+    harmless = evidence.superfluous_gone is not None and 1 - evidence.superfluous_gone <= FEW
     return "unlikely to cost" if harmless else "may cost"
 
 
 def advice(evidence: Evidence, reliability: Reliability | None, cost: Cost | None) -> str:
     """The verdict with its reason, and what to do; never a promise that pruning gains anything.
 
-    >>> advice(Evidence(gone=0.5, good=0.08, good_gone=0.1, spare=0.0, spare_gone=0.0), None, None)[:86]
-    'Only 8 % of the rows are learned for good, and 50 % would go: likely to cost accuracy.'
+    >>> evidence = Evidence(gone=0.5, good=0.08, good_gone=0.1, superfluous=0.0, superfluous_gone=0.0)
+    >>> advice(evidence, None, None).split(". ")[0]
+    'Only 8 % of the rows are learned for good, and 50 % would be removed: likely to cost accuracy'
     """
     found = verdict(evidence)
     if found == "nothing goes":
-        return "No row would go."
+        return "No row would be removed."
     sentences = [_reason(found, evidence)]
     if found != "unlikely to cost":
         sentences.append("Run the control below.")
-        if evidence.spare is not None and evidence.spare >= 0.01:
-            sentences.append(f'keep="auto" removes just the {percent(evidence.spare)} that look superfluous.')
+        if evidence.superfluous is not None and evidence.superfluous >= 0.01:
+            sentences.append(f'keep="auto" removes only the {percent(evidence.superfluous)} that look superfluous.')
     if reliability is not None and reliability.reliability < NOISY:
-        sentences.append(
-            f"The scores are noisy (reliability {reliability.reliability:.2f}): score more epochs, or merge runs."
-        )
+        noise = f"The scores are noisy (reliability {reliability.reliability:.2f})"
+        sentences.append(f"{noise}: score more epochs, or merge several runs.")
     shorter = "shorter on all the data"
     if cost is not None and cost.total is not None:
         shorter = f"on all the data for {cost.total:.3g} epochs"
-    return " ".join([*sentences, f"At equal cost, training {shorter} is the arm to beat."])
+    return " ".join([*sentences, f"At equal cost, training {shorter} is the baseline to beat."])
 
 
 def _reason(found: Verdict, evidence: Evidence) -> str:
     gone = percent(evidence.gone)
     if found == "unknown" or evidence.good is None or evidence.good_gone is None:
-        return "Without forgetting events nothing tells how many rows are learned for good."
+        return "Without forgetting events it is unknown how many rows are learned for good."
     if found == "likely to cost" and evidence.good < evidence.gone - _CLOSE:
         good = percent(evidence.good)
-        return f"Only {good} of the rows are learned for good, and {gone} would go: likely to cost accuracy."
+        return f"Only {good} of the rows are learned for good, and {gone} would be removed: likely to cost accuracy."
     if found == "likely to cost":
-        unsettled = percent(1 - evidence.good_gone)
-        return f"{unsettled} of the rows that would go are not learned for good: likely to cost accuracy."
-    if evidence.spare is None or evidence.spare_gone is None:
+        return f"{percent(1 - evidence.good_gone)} of the removed rows are not learned for good: {found} accuracy."
+    if evidence.superfluous is None or evidence.superfluous_gone is None:
         return (
-            f"{percent(evidence.good_gone)} of the rows that would go are learned for good, but whether their scores "
-            "are low and stable too takes EL2N of two epochs or more: may cost accuracy."
+            f"{percent(evidence.good_gone)} of the removed rows are learned for good. Whether their scores are low "
+            "and stable too takes EL2N of two epochs or more: may cost accuracy."
         )
     if found == "may cost":
         return (
-            f"{percent(evidence.good_gone)} of the rows that would go are learned for good, but "
-            f"{percent(evidence.spare_gone)} of them look superfluous (low and stable scores too): may cost accuracy."
+            f"{percent(evidence.good_gone)} of the removed rows are learned for good, but only "
+            f"{percent(evidence.superfluous_gone)} look superfluous (low and stable scores too): may cost accuracy."
         )
-    return f"{percent(evidence.spare)} of the rows look superfluous, and {gone} would go: unlikely to cost accuracy."
+    superfluous = percent(evidence.superfluous)
+    return f"{superfluous} of the rows look superfluous, and {gone} would be removed: unlikely to cost accuracy."
 
 
 def control(keep: float, scores: str, inside: int) -> tuple[str, str]:
@@ -118,12 +272,52 @@ def control(keep: float, scores: str, inside: int) -> tuple[str, str]:
         inside: scoring epochs of the pruned run; 0 where it is pruned from the start.
 
     Returns:
-        A command that writes the random coreset, and the line of Python that trains on such a one.
-
-    >>> for line in control(0.5, "runs/a/scores.parquet", inside=10): print(line)
-    prunesampler select runs/a/scores.parquet -o random.parquet --keep 0.5 --method random --seed 0
-    loader = ps.attach(loader, model, keep=0.5, score_epochs=10, method="random")
+        A command that writes the random coreset, and a line of Python that trains on such a coreset.
     """
     command = f"prunesampler select {shlex.quote(scores)} -o random.parquet --keep {keep} --method random --seed 0"
     options = f'keep={keep}, score_epochs={inside}, method="random"' if inside else 'coreset="random.parquet"'
     return command, f"loader = ps.attach(loader, model, {options})"
+
+
+def _kept(table: ScoreTable, keep: Any, by: str, method: Method) -> _Mask:
+    selection = Selection("auto", by) if keep == "auto" else Selection(keep, by, method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruneSamplerWarning)  # that few rows have a score is among the figures
+        coreset = selection(table)
+    return np.isin(table.rows, coreset.rows, assume_unique=True)
+
+
+def _learned_for_good(table: ScoreTable) -> _Mask | None:
+    return None if table.forgetting_events is None or table.learned is None else learned_for_good(table)
+
+
+def _superfluous(table: ScoreTable) -> _Mask | None:
+    """By EL2N, whatever rows are selected by: the threshold is in its unit."""
+    try:
+        return superfluous(table)
+    except ArgumentError:
+        return None
+
+
+def _share(mask: _Mask | None, among: _Mask | None = None) -> float | None:
+    of = mask if mask is None or among is None else mask[among]
+    return None if of is None or not len(of) else float(of.mean())
+
+
+def _hardest(table: ScoreTable, by: str) -> tuple[HardRow, ...]:
+    score, chosen = table.column(by), ranked(table, by)[:_HARDEST].tolist()
+    keys = [None] * len(chosen) if table.key_column is None else table.key_column.take(chosen).tolist()
+    labels = [-1] * len(chosen) if table.labels is None else table.labels[chosen].tolist()
+    forgetting = [float("nan")] * len(chosen)
+    if "forgetting" in table.directions:
+        forgetting = table.column("forgetting")[chosen].tolist()
+    return tuple(
+        HardRow(
+            row=int(table.rows[place]),
+            key=key,
+            label=None if label < 0 else label,
+            score=float(score[place]),
+            forgetting=None if np.isnan(events) else events,
+        )
+        for place, key, label, events in zip(chosen, keys, labels, forgetting, strict=True)
+    )

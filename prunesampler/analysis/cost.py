@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunesampler.analysis.statistics import protocol_of
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, check_int
 from prunesampler.tables.score_table import ScoreTable
 
 __all__ = ["FORWARD", "Cost", "Scoring", "attached_epochs", "break_even", "cost", "scoring_of", "total"]
@@ -19,11 +19,11 @@ FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Scoring:
-    """What the scores of one table cost, or would cost anew.
+    """What the scores of one table cost.
 
     Attributes:
-        inside: epochs of the pruned run itself that are scored, so full.
-        extra: full epochs that are spent beside that run, or in a pass of their own.
+        inside: epochs of the pruned run itself that are scored, and so train on all rows.
+        extra: full epochs spent beside that run, or in a pass of their own.
     """
 
     inside: int
@@ -40,7 +40,7 @@ class Cost:
         epochs: of the run.
         total: see :func:`total`.
         hours_full: of the run without pruning.
-        hours_saved: of these, what is saved, with the cost of scoring taken off; negative where it is never made up.
+        hours_saved: of these, net of the cost of scoring; negative where that is never recovered.
     """
 
     scoring: Scoring
@@ -52,7 +52,7 @@ class Cost:
 
 
 def cost(scoring: Scoring, kept: float, epochs: int | None = None, epoch_seconds: float | None = None) -> Cost:
-    """What a run of ``epochs`` epochs saves, of which every pruned one has the share ``kept`` of the rows.
+    """What a run saves whose pruned epochs train on the share ``kept`` of the rows.
 
     Args:
         scoring: what the scores cost.
@@ -81,8 +81,31 @@ def cost(scoring: Scoring, kept: float, epochs: int | None = None, epoch_seconds
     return Cost(scoring, break_even(scoring, kept), epochs, whole, hours_full, hours_saved)
 
 
+def total(scoring: Scoring, kept: float, epochs: int) -> float:
+    """The whole cost in full epochs: how long "full data, shorter" may train at equal cost.
+
+    >>> total(Scoring(inside=10, extra=0), kept=0.5, epochs=100)
+    55.0
+    """
+    return scoring.extra + scoring.inside + kept * (epochs - scoring.inside)
+
+
+def break_even(scoring: Scoring, kept: float) -> int | None:
+    """The first epoch, counted from 1, at whose end the pruned run has cost less than a full one; None if none is.
+
+    Where scoring costs nothing extra this is the first pruned epoch; an extra cost of s takes s / (1 − kept) pruned
+    epochs to recover.
+
+    >>> break_even(Scoring(inside=10, extra=0), kept=0.5), break_even(Scoring(inside=0, extra=30), kept=0.5)
+    (11, 61)
+    """
+    if kept >= 1:
+        return None
+    return math.floor(round(scoring.inside + scoring.extra / (1 - kept), 9)) + 1  # 30 / (1 − 0.7) is not 100 in floats
+
+
 def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> Scoring | None:
-    """What scoring cost, by the table's provenance.
+    """What scoring cost, by the table's provenance; None where it does not say.
 
     - Online, one run: the scored epochs are training epochs of the run that is pruned, and cost nothing more.
     - Rescored at the end of an attached run's scoring epochs: these, and a third of an epoch for the pass.
@@ -95,20 +118,12 @@ def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> S
         by: the one that rows are selected by.
         score_epochs: epochs that each scoring run took, where the table does not say, or says otherwise.
 
-    Returns:
-        None where neither the table nor ``score_epochs`` says it.
-
-    Raises:
-        ArgumentError: ``score_epochs`` is below 1.
-
     >>> online = {"kind": "online", "epochs": 6, "reduction": "mean", "runs": 1}
     >>> scoring_of(ScoreTable({"el2n": [0.5]}, protocols={"el2n": online}), "el2n")
     Scoring(inside=6, extra=0.0)
-    >>> scoring_of(ScoreTable({"el2n": [0.5]}, protocols={"el2n": {**online, "runs": 5}}), "el2n")
-    Scoring(inside=0, extra=30.0)
     """
-    if score_epochs is not None and score_epochs < 1:
-        raise ArgumentError("score_epochs", "must be an int >= 1", score_epochs)
+    if score_epochs is not None:
+        check_int("score_epochs", score_epochs, 1)
     protocol = protocol_of(table, by)
     attached = attached_epochs(table.provenance)
     rescored = protocol.get("kind") == "rescored"
@@ -122,11 +137,7 @@ def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> S
 
 
 def attached_epochs(provenance: Mapping[str, Any]) -> int | None:
-    """The ``score_epochs`` of the attached run that a table, or the first of those merged into it, comes from.
-
-    >>> attached_epochs({"scoring": {"score_epochs": 3}})
-    3
-    """
+    """The ``score_epochs`` of the attached run that a table, or the first of those merged into it, comes from."""
     merged = provenance.get("merged_from")
     if isinstance(merged, list) and merged and isinstance(merged[0], dict):
         return attached_epochs(merged[0].get("provenance") or {})
@@ -136,31 +147,3 @@ def attached_epochs(provenance: Mapping[str, Any]) -> int | None:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def total(scoring: Scoring, kept: float, epochs: int) -> float:
-    """What a run of ``epochs`` epochs costs in all, the pruned ones having ``kept`` of the rows.
-
-    So many full epochs is how long "full data, shorter" may train at equal cost.
-
-    >>> total(Scoring(inside=10, extra=0), kept=0.5, epochs=100)
-    55.0
-    """
-    return scoring.extra + scoring.inside + kept * (epochs - scoring.inside)
-
-
-def break_even(scoring: Scoring, kept: float) -> int | None:
-    """The first epoch, counted from 1, at whose end the pruned run has cost less than a full one has by then.
-
-    Where scoring costs nothing extra this is the first pruned epoch; else a cost of s is made up for by
-    s / (1 − kept) pruned epochs.
-
-    Returns:
-        None where no row is removed.
-
-    >>> break_even(Scoring(inside=10, extra=0), kept=0.5), break_even(Scoring(inside=0, extra=30), kept=0.5)
-    (11, 61)
-    """
-    if kept >= 1:
-        return None
-    return math.floor(round(scoring.inside + scoring.extra / (1 - kept), 9)) + 1  # 30 / (1 − 0.7) is not 100 in floats

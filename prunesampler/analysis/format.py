@@ -1,10 +1,15 @@
-"""How numbers and names are written for people."""
+"""How numbers, names and figures are written as text."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-__all__ = ["counted", "number", "percent", "printable"]
+__all__ = ["as_json", "counted", "histogram", "number", "percent", "printable"]
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def number(value: float | None) -> str:
@@ -22,12 +27,14 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
 
 
-def percent(share: float) -> str:
-    """A share for reading, with as many decimals as it takes to tell it from none and from all.
+def percent(share: float | None) -> str:
+    """A share, with as many decimals as it takes to tell it from none and from all; "–" for an unknown one.
 
-    >>> [percent(share) for share in (0.083, 0.004, 0.00047, 0.996, 1.0)]
-    ['8 %', '0.4 %', '0.05 %', '99.6 %', '100 %']
+    >>> [percent(share) for share in (0.083, 0.004, 0.00047, 0.996, 1.0, None)]
+    ['8 %', '0.4 %', '0.05 %', '99.6 %', '100 %', '–']
     """
+    if share is None:
+        return "–"
     edge = min(share, 1 - share)
     decimals = 0 if edge >= 0.01 or edge <= 0 else 1 if edge >= 0.001 else 2
     return f"{100 * share:.{decimals}f} %"
@@ -43,9 +50,50 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def printable(text: object) -> str:
-    """Text that came from a file, with whatever could steer a terminal escaped.
+    """Text from a file, with whatever could control a terminal escaped.
 
     >>> print(printable("a/b\\x1b[31m.jpg"))
     a/b\\x1b[31m.jpg
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def as_json(value: Any) -> str:
+    """JSON with six digits a float; NaN is null, infinities are strings that ``float`` reads.
+
+    >>> as_json({"mean": 1 / 3, "p99": float("inf"), "p1": float("nan")})
+    '{"mean": 0.333333, "p99": "inf", "p1": null}'
+    """
+    return json.dumps(_strict(value), ensure_ascii=False, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(value) if math.isinf(value) else float(f"{value:.6g}")
+    return value
+
+
+def histogram(counts: Sequence[int], low: str, high: str, *, height: int = 4, width: int = 64) -> Iterator[str]:
+    """Lines of block characters: a column for each count (at most ``width``), then the names of both ends.
+
+    A count above 0 is always visible.
+
+    >>> for line in histogram([8, 4, 0, 1], "0", "1", height=2, width=8): print(line + "|")
+    ██|
+    ████  ▂▂|
+    0      1|
+    """
+    if not counts:
+        return
+    each = max(1, width // len(counts))
+    highest = max(counts)
+    eighths = [-(-count * 8 * height // highest) for count in counts]
+    for line in range(height - 1, -1, -1):
+        yield "".join(_EIGHTHS[min(8, max(0, full - 8 * line))] * each for full in eighths).rstrip()
+    yield low + high.rjust(max(len(high) + 1, each * len(counts) - len(low)))

@@ -1,32 +1,43 @@
-"""What stands in a table of scores: counts, distributions, classes."""
+"""What is in a table of scores: counts, distributions, classes, and how reliable a score is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler.analysis.classes import ClassScores, class_scores
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, MismatchError
+from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 
 __all__ = [
     "PERCENTILES",
+    "ClassScores",
     "Distribution",
     "Figures",
-    "by_default",
+    "Reliability",
+    "Survival",
+    "class_scores",
+    "default_score",
     "distribution",
     "figures",
+    "kept_in",
     "protocol_of",
     "ranked",
+    "reliability_of",
     "score_names",
+    "spearman_brown",
+    "survival",
+    "survival_of",
 ]
 
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 _BINS = 64
 _Array = npt.NDArray[Any]
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,7 @@ class Distribution:
         harder: ``"higher"`` or ``"lower"``.
         scored, unscored: rows with and without a value; infinite values (never learned) count as scored.
         infinite: rows whose value is infinite.
-        mean: of the finite values; None where there are none.
-        low, high: the least and the greatest finite value; None where there are none.
+        mean, low, high: of the finite values; None where there are none.
         quantiles: ``"p50"`` → the smallest value that is not below 50 % of the values; empty where there are none.
         edges: (B + 1,) limits of the histogram's bins, of equal width; the last bin includes its upper limit.
         counts: (B,) finite values in each bin.
@@ -59,13 +69,40 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What stands in a table of scores.
+class ClassScores:
+    """One class: its label (None: rows without one), rows, share of all rows, and score → mean of finite values."""
+
+    label: int | None
+    rows: int
+    share: float
+    means: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How much of one class a selection keeps.
 
     Attributes:
-        rows: of the table.
-        num_rows: of the dataset.
-        presentations: of all rows in sum; None where they were not counted.
+        label: the class; None for rows without a label.
+        rows, kept: how many could be selected, and how many were.
+        share: ``kept / rows``.
+        ratio: ``share`` divided by the kept share of all rows; below 1 the class loses more than the average.
+    """
+
+    label: int | None
+    rows: int
+    kept: int
+    share: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The statistics of a table.
+
+    Attributes:
+        rows, num_rows: of the table, and of the dataset.
+        presentations: summed over all rows; None where they were not counted.
         seen: rows that were presented at least once; None likewise.
         learned: share of the rows with a forgetting score that were classified correctly at least once.
         never_forgotten: share of them that were learned and have no forgetting event.
@@ -85,23 +122,32 @@ class Figures:
     classes: tuple[ClassScores, ...] | None
 
 
-def figures(table: ScoreTable) -> Figures:
-    """All of it.
+@dataclass(frozen=True)
+class Reliability:
+    """How well two measurements of one score agree, and so how well their mean would agree with another such mean.
 
-    >>> table = ScoreTable({"el2n": [0.2, 0.4, float("nan")]}, labels=[0, 1, 1])
-    >>> found = figures(table)
-    >>> found.scores[0].unscored, [each.rows for each in found.classes]
-    (1, [1, 2])
+    Attributes:
+        between: ``"halves"``, the odd and the even scoring epochs of one run (their weights have much in common:
+            another run agrees less), or ``"runs"``, the tables that were merged.
+        correlation: Spearman's, between two of them.
+        reliability: of the mean, see :func:`spearman_brown`.
     """
+
+    between: Literal["halves", "runs"]
+    correlation: float
+    reliability: float
+
+
+def figures(table: ScoreTable) -> Figures:
+    """All statistics of a table."""
     names, presented = score_names(table), table.presentations
     learned = never_forgotten = never_learned = None
     if table.forgetting_events is not None and table.learned is not None:
         events = table.column("forgetting")
         events = events[~np.isnan(events)]
         if len(events):
-            never_learned = _share(np.isinf(events))
+            never_learned, never_forgotten = float(np.isinf(events).mean()), float((events == 0).mean())
             learned = 1 - never_learned
-            never_forgotten = _share(events == 0)
     return Figures(
         rows=len(table),
         num_rows=table.num_rows,
@@ -116,23 +162,18 @@ def figures(table: ScoreTable) -> Figures:
 
 
 def score_names(table: ScoreTable) -> list[str]:
-    """The scores that rows can be told apart by, in the table's order: a spread is none of its own.
-
-    >>> score_names(ScoreTable({"el2n": [0.5], "el2n_spread": [0.1]}, protocols={"el2n_spread": {"spread_of": "el2n"}}))
-    ['el2n']
-    """
+    """The scores that rows can be ranked by, in the table's order; the spread of a score is not one."""
     return [name for name in table.directions if "spread_of" not in protocol_of(table, name)]
 
 
-def by_default(table: ScoreTable, by: str | None = None) -> str:
-    """The score to look at: ``by``, or EL2N, or the first one.
+def protocol_of(table: ScoreTable, name: str) -> dict[str, Any]:
+    """How a score was measured; empty where the table does not say."""
+    protocol = table.protocols.get(name)
+    return protocol if isinstance(protocol, dict) else {}
 
-    Raises:
-        ArgumentError: no such score, or no row has one.
 
-    >>> by_default(ScoreTable({"loss": [0.5], "margin": [0.1]}))
-    'loss'
-    """
+def default_score(table: ScoreTable, by: str | None = None) -> str:
+    """The score to rank by: ``by``, or EL2N, or the first one; ArgumentError where no row has it."""
     names = score_names(table)
     if by is None:
         by = "el2n" if "el2n" in names else names[0]
@@ -144,7 +185,7 @@ def by_default(table: ScoreTable, by: str | None = None) -> str:
 
 
 def ranked(table: ScoreTable, name: str) -> npt.NDArray[np.int64]:
-    """The places of the rows that have the score, hardest first; equal ones by row.
+    """The positions in the table of the rows that have the score, hardest first; equal ones by row.
 
     >>> ranked(ScoreTable({"margin": [2.0, float("nan"), -1.0]}), "margin")
     array([2, 0])
@@ -154,24 +195,8 @@ def ranked(table: ScoreTable, name: str) -> npt.NDArray[np.int64]:
     return order[: len(score) - np.count_nonzero(np.isnan(score))]
 
 
-def protocol_of(table: ScoreTable, name: str) -> dict[str, Any]:
-    """How a score was measured; empty where the table does not say.
-
-    >>> protocol_of(ScoreTable({"el2n": [0.5]}), "el2n")
-    {}
-    """
-    protocol = table.protocols.get(name)
-    return protocol if isinstance(protocol, dict) else {}
-
-
-def distribution(table: ScoreTable, name: str, among: npt.NDArray[np.bool_] | None = None) -> Distribution:
-    """How the score ``name`` is distributed over all rows, or ``among`` those of a (len(table),) mask.
-
-    >>> table = ScoreTable({"el2n": [0.25, 0.5, 0.5, 1.0]})
-    >>> found = distribution(table, "el2n")
-    >>> found.mean, found.quantiles["p50"], sum(found.counts)
-    (0.5625, 0.5, 4)
-    """
+def distribution(table: ScoreTable, name: str, among: _Mask | None = None) -> Distribution:
+    """How the score ``name`` is distributed over all rows, or over those of a (len(table),) mask."""
     values = table.column(name) if among is None else table.column(name)[among]
     scored = values[~np.isnan(values)]
     finite = scored[np.isfinite(scored)]
@@ -196,7 +221,7 @@ def distribution(table: ScoreTable, name: str, among: npt.NDArray[np.bool_] | No
 
 
 def _edges(finite: _Array) -> npt.NDArray[np.float64]:
-    """Of at most 64 bins; counts get bins of whole width around them."""
+    """Of at most 64 bins; integers get bins of whole width around them."""
     if not len(finite):
         return np.empty(0)
     low, high = float(finite.min()), float(finite.max())
@@ -206,5 +231,89 @@ def _edges(finite: _Array) -> npt.NDArray[np.float64]:
     return np.linspace(low, high, (_BINS if high > low else 1) + 1)
 
 
-def _share(mask: _Array) -> float:
-    return float(mask.mean())
+def class_scores(table: ScoreTable, names: Iterable[str]) -> tuple[ClassScores, ...] | None:
+    """The mean scores of each class, by label, rows without one last; None where the table has no labels."""
+    if table.labels is None:
+        return None
+    labels, codes, rows = _classes(table.labels)
+    means = {}
+    for name in names:
+        values = table.column(name).astype(np.float64)
+        finite = np.isfinite(values)
+        counts = np.bincount(codes[finite], minlength=len(labels))
+        sums = np.bincount(codes[finite], values[finite], minlength=len(labels))
+        means[name] = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+    return tuple(
+        ClassScores(label, count, count / len(table), {name: values[i] for name, values in means.items()})
+        for i, (label, count) in enumerate(zip(labels, rows.tolist(), strict=True))
+    )
+
+
+def survival(labels: npt.ArrayLike, kept: npt.ArrayLike) -> tuple[Survival, ...]:
+    """How much of each class is kept, by label, rows without one last.
+
+    Args:
+        labels: (N,) class indices, −1 for none.
+        kept: (N,) bools, at least one of them true.
+
+    >>> survival([0, 0, 1, 1], [True, True, True, False])[1]
+    Survival(label=1, rows=2, kept=1, share=0.5, ratio=0.6666666666666666)
+    """
+    mask = np.asarray(kept, np.bool_)
+    names, codes, rows = _classes(np.asarray(labels))
+    survivors = np.bincount(codes[mask], minlength=len(names))
+    mean = mask.mean()
+    return tuple(
+        Survival(name, int(n), int(k), float(k / n), float(k / n / mean))
+        for name, n, k in zip(names, rows, survivors, strict=True)
+    )
+
+
+def survival_of(coreset: Coreset, table: ScoreTable) -> tuple[Survival, ...] | None:
+    """How much of each class a coreset keeps; None where the table has no labels."""
+    kept = kept_in(coreset, table)
+    return None if table.labels is None else survival(table.labels, kept)
+
+
+def kept_in(coreset: Coreset, table: ScoreTable) -> _Mask:
+    """Which rows of the table a coreset keeps: (len(table),) bools, in the order of ``table.rows``.
+
+    Raises:
+        MismatchError: the coreset was selected from other scores, or belongs to another dataset.
+    """
+    of_these = coreset.scores_digest in (None, table.digest) and coreset.num_rows == table.num_rows
+    if not of_these or not np.isin(coreset.rows, table.rows, assume_unique=True).all():
+        raise MismatchError("the coreset was not selected from these scores")
+    return np.isin(table.rows, coreset.rows, assume_unique=True)
+
+
+def _classes(labels: _Array) -> tuple[list[int | None], _Array, _Array]:
+    """The labels, each row's index among them, and their counts; None, for rows without a label, comes last."""
+    values, codes, rows = np.unique(labels, return_inverse=True, return_counts=True)
+    names: list[int | None] = values.tolist()
+    if names[0] == -1:
+        names = [*names[1:], None]
+        codes = np.where(codes == 0, len(names), codes) - 1
+        rows = np.roll(rows, -1)
+    return names, codes, rows
+
+
+def reliability_of(table: ScoreTable, name: str) -> Reliability | None:
+    """What the table says about its score ``name``; None where it was measured once."""
+    protocol, merged = protocol_of(table, name), table.provenance.get("merged_from")
+    if isinstance(merged, list) and isinstance(found := protocol.get("between_runs"), float):
+        return Reliability("runs", found, spearman_brown(found, len(merged)))
+    if isinstance(found := protocol.get("split_half"), float):
+        return Reliability("halves", found, spearman_brown(found, 2))
+    return None
+
+
+def spearman_brown(correlation: float, count: int) -> float:
+    """The reliability of a mean of ``count`` measurements that correlate by r: n·r / (1 + (n − 1)·r), at least 0.
+
+    For two this is 2r / (1 + r) (Spearman 1910 and Brown 1910, British Journal of Psychology 3).
+
+    >>> spearman_brown(0.5, 3), spearman_brown(-0.2, 2)
+    (0.75, 0.0)
+    """
+    return count * correlation / (1 + (count - 1) * correlation) if correlation > 0 else 0.0

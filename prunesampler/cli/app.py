@@ -11,12 +11,11 @@ import typer
 from prunesampler._version import __version__
 from prunesampler.cli.demo_command import demo
 from prunesampler.cli.diff import diff
-from prunesampler.cli.index import index
 from prunesampler.cli.inspect import inspect
 from prunesampler.cli.merge import merge
-from prunesampler.cli.repack import repack
 from prunesampler.cli.report import report
 from prunesampler.cli.select import select
+from prunesampler.cli.shards import index, repack
 from prunesampler.errors import PruneSamplerError
 
 __all__ = ["app", "main"]
@@ -29,17 +28,9 @@ app = typer.Typer(add_completion=False, help="Train on the examples that matter.
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; every failure of use is one line on stderr and exit code 2.
+    """Run a command, by default the process's arguments, and return its exit code.
 
-    Args:
-        args: by default the process's.
-
-    Returns:
-        The exit code.
-
-    >>> main(["--version"])
-    prunesampler 0.1.0
-    0
+    Every misuse is one line on stderr and exit code 2.
     """
     try:
         code = app(None if args is None else list(args), prog_name="prunesampler", standalone_mode=False)
@@ -77,14 +68,8 @@ def _root(
         typer.echo(context.get_help())
 
 
-app.command()(demo)
-app.command()(inspect)
-app.command()(report)
-app.command()(select)
-app.command()(merge)
-app.command()(diff)
-app.command()(index)
-app.command()(repack)
+for _command in (demo, inspect, report, select, merge, diff, index, repack):
+    app.command()(_command)
 
 
 if __name__ == "__main__":

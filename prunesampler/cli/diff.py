@@ -12,8 +12,8 @@ import typer
 
 from prunesampler.analysis.format import number, printable
 from prunesampler.analysis.statistics import protocol_of, score_names
-from prunesampler.cli.files import load_file
-from prunesampler.cli.formatting import plain_table, write
+from prunesampler.cli.console import plain_table, write
+from prunesampler.cli.options import load_file
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.tables.agreement import overlap, spearman
 from prunesampler.tables.coreset import Coreset
@@ -33,8 +33,8 @@ def diff(
 ) -> None:
     """Show how far two files of scores, or two coresets, agree.
 
-    Rows that were never learned are the hardest by forgetting, and left out of its mean difference. Where many rows
-    are tied, as by forgetting, halves are partly drawn by lot, and overlap the less.
+    Rows that were never learned are the hardest by forgetting, and are left out of its mean difference. Tied rows,
+    of which forgetting has many, are ordered at random, which lowers the overlap of the harder halves.
     """
     first, second = load_file(a), load_file(b)
     if isinstance(first, ScoreTable) and isinstance(second, ScoreTable):

@@ -1,69 +1,85 @@
-"""``prunesampler inspect``."""
+"""``prunesampler inspect``: what a file holds, as text or JSON, and whether its scores speak for pruning."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from prunesampler.cli.files import load_file
-from prunesampler.cli.options import keep_option
+from prunesampler.analysis.advice import LOST, NOISY, Judgement, judge
+from prunesampler.analysis.cost import Cost
+from prunesampler.analysis.format import as_json, counted, histogram, number, percent, printable
+from prunesampler.analysis.statistics import (
+    PERCENTILES,
+    ClassScores,
+    Distribution,
+    Figures,
+    Survival,
+    distribution,
+    figures,
+    kept_in,
+    protocol_of,
+    score_names,
+    survival_of,
+)
+from prunesampler.cli.console import plain_table, write
+from prunesampler.cli.options import MethodOption, keeps_option, load_file
 from prunesampler.errors import ArgumentError, FileError
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
 
-if TYPE_CHECKING:
-    from prunesampler.analysis.judgement import Judgement
-    from prunesampler.tables.score_table import Coreset, ScoreTable
+__all__ = ["coreset_json", "coreset_text", "inspect", "judgement_text", "scores_json", "scores_text"]
 
-__all__ = ["inspect"]
+_C = TypeVar("_C")
+_Parts = Iterator[str | Text | Table]
+_ALL_CLASSES = 12  # up to so many are all shown, else the first and last few
+_EXTREMES = 5
+_LOSING = 3
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A file of scores, or a coreset's.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A file of scores, or of a coreset.", show_default=False)],
     keep: Annotated[
         str | None, typer.Option(help="Judge pruning to these fractions or numbers, or auto: 0.7,0.5,0.3.")
     ] = None,
     by: Annotated[str | None, typer.Option(help="The score to select by. Default: el2n, or the first.")] = None,
-    method: Annotated[str, typer.Option(help="stratified, top, bottom, window or random.")] = "stratified",
-    epochs: Annotated[int | None, typer.Option(help="Length of the whole run, for what is saved.")] = None,
-    epoch_seconds: Annotated[float | None, typer.Option(help="What an epoch over all rows takes.")] = None,
+    method: MethodOption = "stratified",
+    epochs: Annotated[int | None, typer.Option(help="Length of the whole run, to tell what is saved.")] = None,
+    epoch_seconds: Annotated[float | None, typer.Option(help="Seconds of an epoch over all rows.")] = None,
     score_epochs: Annotated[
-        int | None, typer.Option(help="How long scoring took, where the file does not say.")
+        int | None, typer.Option(help="Number of scoring epochs, where the file does not say.")
     ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="The scores of a coreset. Default: scores.parquet beside it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Show what a file holds; with --keep, judge whether its scores speak for pruning."""
-    from prunesampler.cli.formatting import write
-    from prunesampler.cli.inspected import coreset_json, coreset_text, scores_json, scores_text
-    from prunesampler.tables.score_table import ScoreTable
-
     found = load_file(file)
-    judging: dict[str, Any] = {"keep": keep, "by": by, "epochs": epochs, "epoch_seconds": epoch_seconds}
-    judging["score_epochs"] = score_epochs
+    options: dict[str, Any] = {"by": by, "epochs": epochs, "epoch_seconds": epoch_seconds, "score_epochs": score_epochs}
+    shown: str | _Parts
     if isinstance(found, ScoreTable):
         _refuse({"scores": scores}, "belongs to a coreset, and this is a file of scores")
-        judgement = _judged(found, file, method=method, **judging)
-        shown = scores_json(found, file, judgement) if as_json else scores_text(found, file, judgement)
+        if keep is None:
+            _refuse(options, "needs keep, what is to be judged")
+            judgement = None
+        else:
+            judgement = judge(found, keeps_option(keep), method=method, path=str(file), **options)  # type: ignore[arg-type]
+        shown = (scores_json if json else scores_text)(found, file, judgement)
     else:
-        _refuse(judging, "belongs to a file of scores, and this is a coreset")
+        _refuse({"keep": keep, **options}, "belongs to a file of scores, and this is a coreset")
         table, note = _scores_of(found, file, scores)
-        shown = (coreset_json if as_json else coreset_text)(found, file, table, note)
+        shown = (coreset_json if json else coreset_text)(found, file, table, note)
     if isinstance(shown, str):
         typer.echo(shown)
     else:
         write(shown)
-
-
-def _judged(table: ScoreTable, file: Path, keep: str | None, by: str | None, **options: Any) -> Judgement | None:
-    from prunesampler.analysis.judgement import judge
-
-    if keep is None:
-        _refuse({**options, "by": by, "method": None}, "needs keep, what is to be judged")
-        return None
-    return judge(table, [keep_option(text.strip()) for text in keep.split(",")], by=by, path=str(file), **options)
 
 
 def _refuse(options: dict[str, Any], rule: str) -> None:
@@ -73,10 +89,7 @@ def _refuse(options: dict[str, Any], rule: str) -> None:
 
 
 def _scores_of(coreset: Coreset, file: Path, given: Path | None) -> tuple[ScoreTable | None, str]:
-    """The scores that a coreset was selected from, and where they are, or why they are not at hand."""
-    from prunesampler.analysis.classes import kept_in
-    from prunesampler.tables.score_table import ScoreTable
-
+    """The scores that a coreset was selected from, and their path, or why they are not available."""
     path = file.with_name("scores.parquet") if given is None else given
     try:
         table = ScoreTable.load(path)
@@ -84,5 +97,255 @@ def _scores_of(coreset: Coreset, file: Path, given: Path | None) -> tuple[ScoreT
     except (FileError, OSError) as error:
         if given is not None:
             raise
-        return None, f"not at hand ({error}); --scores FILE names them"
+        return None, f"not available ({error}); give their file as --scores"
     return table, str(path)
+
+
+def scores_text(table: ScoreTable, file: Path, judgement: Judgement | None) -> _Parts:
+    """Lines and tables."""
+    found = figures(table)
+    named = sum(each.label is not None for each in found.classes or ())
+    classes = f", {counted(named, 'class', 'classes')}" if named else ""
+    yield f"{file}: scores of {found.rows:,} of {counted(found.num_rows, 'row')}{classes}"
+    yield from _presented(found)
+    yield ""
+    yield _quantiles([(each.name, each) for each in found.scores])
+    yield ""
+    for each in found.scores:
+        infinite = f"; {each.infinite:,} never learned (∞)" if each.infinite else ""
+        yield f"{printable(each.name)}: {_protocol(protocol_of(table, each.name))}, {each.harder} is harder{infinite}"
+        yield from histogram(each.counts, number(each.low), number(each.high))
+        yield ""
+    if found.classes is not None:
+        yield from _class_scores(found.classes, found.scores)
+        yield ""
+    yield from _provenance({"fingerprint": table.fingerprint, "digest": table.digest, **table.provenance})
+    if judgement is not None:
+        yield ""
+        yield from judgement_text(judgement)
+
+
+def coreset_text(coreset: Coreset, file: Path, table: ScoreTable | None, note: str) -> _Parts:
+    """``note`` says where the scores are, or why they are not available."""
+    yield f"{file}: a coreset of {len(coreset):,} of {counted(coreset.num_rows, 'row')} ({percent(coreset.keep)})"
+    if coreset.weights is not None:
+        low, mean, high = coreset.weights.min(), coreset.weights.mean(dtype=float), coreset.weights.max()
+        yield f"weights: {number(float(low))} to {number(float(high))}, mean {number(float(mean))}"
+    yield f"scores: {note}"
+    if table is not None:
+        kept = kept_in(coreset, table)
+        parts = [
+            (f"{name}, {what}", distribution(table, name, among))
+            for name in score_names(table)
+            for what, among in (("kept", kept), ("gone", ~kept))
+        ]
+        yield ""
+        yield _quantiles(parts)
+        classes = survival_of(coreset, table)
+        if classes is not None:
+            yield ""
+            yield from _survival(classes)
+    yield ""
+    whole = {"fingerprint": coreset.fingerprint, "digest": coreset.digest, "scores digest": coreset.scores_digest}
+    yield from _provenance({**whole, "selection": coreset.selection})
+
+
+def scores_json(table: ScoreTable, file: Path, judgement: Judgement | None) -> str:
+    """The same figures, of all classes."""
+    whole: dict[str, Any] = {
+        "file": str(file),
+        "kind": "scores",
+        "fingerprint": table.fingerprint,
+        "digest": table.digest,
+    }
+    whole |= {"protocols": table.protocols, "provenance": table.provenance}
+    judged = None if judgement is None else dataclasses.asdict(judgement)
+    return as_json({**whole, "figures": dataclasses.asdict(figures(table)), "judgement": judged})
+
+
+def coreset_json(coreset: Coreset, file: Path, table: ScoreTable | None, note: str) -> str:
+    """The same figures, of all classes."""
+    whole: dict[str, Any] = {
+        "file": str(file),
+        "kind": "coreset",
+        "fingerprint": coreset.fingerprint,
+        "digest": coreset.digest,
+    }
+    whole |= {"scores_digest": coreset.scores_digest, "selection": coreset.selection}
+    found: dict[str, Any] = {"kept": len(coreset), "num_rows": coreset.num_rows, "scores": note, "classes": None}
+    if table is not None:
+        kept, classes = kept_in(coreset, table), survival_of(coreset, table)
+        found["classes"] = None if classes is None else [dataclasses.asdict(each) for each in classes]
+        for name, among in (("distributions_kept", kept), ("distributions_gone", ~kept)):
+            found[name] = [dataclasses.asdict(distribution(table, score, among)) for score in score_names(table)]
+    return as_json({**whole, "figures": found})
+
+
+def _presented(found: Figures) -> Iterator[str]:
+    if found.presentations is not None and found.seen is not None:
+        mean = found.presentations / found.rows
+        yield f"{found.seen:,} of {counted(found.rows, 'row')} were presented, {mean:.3g} times on average"
+    if found.learned is not None:
+        shares = {"learned": found.learned, "never forgotten": found.never_forgotten}
+        shares["never learned"] = found.never_learned
+        yield ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
+
+
+def _quantiles(parts: Sequence[tuple[str, Distribution]]) -> Table:
+    rows = []
+    for name, each in parts:
+        quantiles = [number(each.quantiles.get(f"p{percentile}")) for percentile in PERCENTILES]
+        rows.append([printable(name), f"{each.unscored:,}", *quantiles, number(each.mean)])
+    return plain_table(["score", "none", *(f"p{percentile}" for percentile in PERCENTILES), "mean"], rows)
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    if not protocol:
+        return "protocol unknown"
+    words = [str(protocol[name]) for name in ("kind", "reduction") if name in protocol]
+    counts = {noun: protocol.get(f"{noun}s") for noun in ("epoch", "run")}
+    words += [counted(count, noun) for noun, count in counts.items() if isinstance(count, int)]
+    return printable(", ".join(words))
+
+
+def _class_scores(classes: Sequence[ClassScores], scores: Sequence[Distribution]) -> _Parts:
+    first = scores[0]
+    sign = 1 if first.harder == "lower" else -1
+
+    def hardness(each: ClassScores) -> float:
+        mean = each.means[first.name]
+        return math.inf if mean is None else sign * mean
+
+    shown, title = _extremes(classes, hardness, f"mean {printable(first.name)}, hardest first")
+    rows = []
+    for each in shown:
+        means = [number(each.means[score.name]) for score in scores]
+        rows.append([_label(each.label), f"{each.rows:,}", percent(each.share), *means])
+    yield title
+    yield plain_table(["class", "rows", "share", *(printable(score.name) for score in scores)], rows, left=())
+
+
+def _survival(classes: Sequence[Survival]) -> _Parts:
+    shown, title = _extremes(classes, lambda each: each.share, "kept share, lowest first")
+    yield title
+    yield plain_table(["class", "rows", "kept", "share", "of the mean"], [_survivors(each) for each in shown], left=())
+
+
+def _survivors(each: Survival) -> list[str]:
+    return [_label(each.label), f"{each.rows:,}", f"{each.kept:,}", percent(each.share), f"{each.ratio:.2f}"]
+
+
+def _extremes(classes: Sequence[_C], key: Callable[[_C], float], order: str) -> tuple[Sequence[_C], str]:
+    """All classes by label where they are few, else the first and the last few by ``key``."""
+    if len(classes) <= _ALL_CLASSES:
+        return classes, "classes"
+    ordered = sorted(classes, key=key)
+    shown = [*ordered[:_EXTREMES], *ordered[-_EXTREMES:]]
+    return shown, f"{len(shown)} of {len(classes):,} classes, the extremes by {order}"
+
+
+def _label(label: int | None) -> str:
+    return "none" if label is None else str(label)
+
+
+def _provenance(entries: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    if not indent:
+        yield "provenance"
+    for name, value in entries.items():
+        start = f"{indent}  {printable(name)}:"
+        if isinstance(value, dict) and value:
+            yield start
+            yield from _provenance(value, indent + "  ")
+        else:
+            shown = printable("none" if value is None else value if isinstance(value, str) else as_json(value))
+            yield f"{start} {shown if len(shown) <= 100 else shown[:100] + '…'}"
+
+
+def judgement_text(judgement: Judgement) -> _Parts:
+    """The figures first, the advice last."""
+    yield f"judgement: {judgement.method} by {printable(judgement.by)}"
+    yield _reliability(judgement)
+    yield Text(_costs(judgement))
+    yield ""
+    yield _cases(judgement)
+    yield ""
+    if any(case.classes for case in judgement.cases):
+        yield from _losing_classes(judgement)
+        yield ""
+    yield "hardest rows"
+    yield _hardest(judgement)
+    for case in judgement.cases:
+        yield ""
+        yield Text(f"keep {case.keep}: {case.advice}")
+        if case.gone:
+            yield from case.control
+
+
+def _reliability(judgement: Judgement) -> str:
+    found = judgement.reliability
+    if found is None:
+        return "reliability: unknown, the score was measured once"
+    measured = "odd and even scoring epochs of one run" if found.between == "halves" else "pairs of runs"
+    noisy = " (noisy)" if found.reliability < NOISY else ""
+    return f"reliability: {found.reliability:.2f}{noisy}; {measured} correlate by {found.correlation:.2f} (Spearman)"
+
+
+def _cases(judgement: Judgement) -> Table:
+    costs = [case.cost for case in judgement.cases if case.cost is not None]
+    headings = ["keep", "rows\nremoved", "learned\nfor good", "super-\nfluous"]
+    headings += ["breaks even\nin epoch"] if costs else []
+    headings += ["cost, full\nepochs"] if costs and costs[0].epochs is not None else []
+    headings += ["hours\nsaved"] if costs and costs[0].hours_saved is not None else []
+    rows = []
+    for case in judgement.cases:
+        row = [str(case.keep), f"{case.gone:,}", percent(case.learned_for_good), percent(case.superfluous)]
+        if case.cost is not None:
+            row += [_break_even(case.cost), *(f"{each or 0:.3g}" for each in (case.cost.total, case.cost.hours_saved))]
+        rows.append(row[: len(headings)])
+    whole = ["of all", "", percent(judgement.learned_for_good), percent(judgement.superfluous)]
+    return plain_table(headings, [*rows, whole])
+
+
+def _costs(judgement: Judgement) -> str:
+    scoring, cost = judgement.scoring, judgement.cases[0].cost
+    if scoring is None or cost is None:
+        return "scoring: cost unknown; give the number of scoring epochs as --score-epochs"
+    parts = [f"{scoring.inside} epochs of the run, at no extra cost"] if scoring.inside else []
+    parts += [f"{scoring.extra:.3g} full epochs beside it"] if scoring.extra else []
+    if cost.epochs is None:
+        after = "--epochs N and --epoch-seconds T tell what is saved"
+    elif cost.hours_full is None:
+        after = f"a run of {cost.epochs} epochs; --epoch-seconds T tells its hours"
+    else:
+        after = f"a run of {cost.epochs} epochs, {cost.hours_full:.3g} hours; hours saved are net of scoring"
+    return f"scoring: {' and '.join(parts) or 'at no cost'}; {after}"
+
+
+def _break_even(cost: Cost) -> str:
+    never = cost.break_even is None or (cost.epochs is not None and cost.break_even > cost.epochs)
+    return "never" if never else str(cost.break_even)
+
+
+def _losing_classes(judgement: Judgement) -> _Parts:
+    rows = []
+    for case in judgement.cases:
+        for each in (case.classes or ())[:_LOSING]:
+            *cells, ratio = _survivors(each)
+            rows.append([str(case.keep), *cells, ratio + ("*" if each.ratio < LOST else "")])
+    flagged = any(row[-1].endswith("*") for row in rows)
+    yield "classes that lose most" + (" (* keeps less than half of the mean)" if flagged else "")
+    yield plain_table(["keep", "class", "rows", "kept", "share", "of the mean"], rows)
+
+
+def _hardest(judgement: Judgement) -> Table:
+    rows = [
+        [
+            str(each.row),
+            "–" if each.key is None else printable(each.key),
+            "–" if each.label is None else str(each.label),
+            number(each.score),
+            number(each.forgetting),
+        ]
+        for each in judgement.hardest
+    ]
+    return plain_table(["row", "key", "label", judgement.by, "forgotten"], rows, left=(1,))

@@ -10,8 +10,7 @@ import typer
 import prunesampler.integrations.ray as on_ray
 from prunesampler.analysis.format import printable
 from prunesampler.analysis.statistics import score_names
-from prunesampler.cli.files import check_output
-from prunesampler.cli.options import Engine
+from prunesampler.cli.options import Engine, EngineOption, Force, Out, check_output
 from prunesampler.tables.merge import merge as merge_tables
 from prunesampler.tables.score_table import ScoreTable
 
@@ -20,9 +19,9 @@ __all__ = ["merge"]
 
 def merge(
     scores: Annotated[list[Path], typer.Argument(help="Files of scores, one a run.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file of the averages.", show_default=False)],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
+    out: Out,
+    force: Force = False,
+    engine: EngineOption = Engine.local,
 ) -> None:
     """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
     check_output(out, scores, force)

@@ -1,13 +1,39 @@
-"""How options are read that several commands have."""
+"""The options and files that several commands have in common, each read in one place."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import Enum
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from prunesampler.errors import ArgumentError
+import typer
 
-__all__ = ["Engine", "keep_option"]
+from prunesampler.errors import ArgumentError, MismatchError, StateError
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
+
+__all__ = [
+    "Engine",
+    "EngineOption",
+    "Force",
+    "Keep",
+    "MethodOption",
+    "Out",
+    "Quiet",
+    "Scores",
+    "byte_count",
+    "check_output",
+    "keep_option",
+    "keeps_option",
+    "load_file",
+    "offset_option",
+]
+
+Keep = float | int | Literal["auto"]
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class Engine(str, Enum):
@@ -17,18 +43,76 @@ class Engine(str, Enum):
     ray = "ray"
 
 
-def keep_option(text: str) -> float | int | Literal["auto"]:
-    """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or ``"auto"`` itself.
+EngineOption = Annotated[Engine, typer.Option("--engine", help="Work in this process, or on a Ray cluster.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file.")]
+MethodOption = Annotated[str, typer.Option("--method", help="stratified, top, bottom, window or random.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write.", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Scores = Annotated[Path, typer.Argument(help="A file of scores.", show_default=False)]
 
-    Raises:
-        ArgumentError: none of these.
+
+def keep_option(text: str) -> Keep:
+    """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or ``"auto"`` itself.
 
     >>> keep_option("0.5"), keep_option("300"), keep_option("auto")
     (0.5, 300, 'auto')
     """
     if text == "auto":
         return "auto"
+    return _number("keep", text, "must be a fraction in (0, 1], a number of rows, or auto")
+
+
+def keeps_option(text: str) -> list[Keep]:
+    """Several of them, separated by commas."""
+    return [keep_option(part.strip()) for part in text.split(",")]
+
+
+def offset_option(text: str | None) -> float | int | None:
+    """What ``--offset`` means: a fraction, or a number of rows."""
+    return None if text is None else _number("offset", text, "must be a fraction in [0, 1) or a number of rows")
+
+
+def _number(name: str, text: str, rule: str) -> float | int:
     try:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
-        raise ArgumentError("keep", "must be a fraction in (0, 1], a number of rows, or auto", text) from None
+        raise ArgumentError(name, rule, text) from None
+
+
+def byte_count(text: str) -> int:
+    """A size of at least a byte: a number, with a unit or without.
+
+    >>> byte_count("1GB"), byte_count("1.5 MiB"), byte_count("300")
+    (1000000000, 1572864, 300)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt]?)b?|([kmgt])ib)", text.strip().lower())
+    count = int(float(found[1]) * (_BINARY[found[3]] if found[3] else _UNITS[found[2]])) if found else 0
+    if count < 1:
+        raise ArgumentError("maxsize", "must be a number of bytes such as 1GB, 512MiB or 300000", text)
+    return count
+
+
+def load_file(path: Path) -> ScoreTable | Coreset:
+    """Read a file of either kind."""
+    try:
+        return ScoreTable.load(path)
+    except MismatchError:  # of the other kind; a newer format is refused again
+        return Coreset.load(path)
+
+
+def check_output(out: Path, inputs: Sequence[Path], force: bool) -> None:
+    """Refuse a file that cannot, or should not, be written, before any work is done.
+
+    Raises:
+        StateError: it exists and ``force`` is false, it is one of the ``inputs`` or a folder, or its folder is missing.
+    """
+    if out.is_dir():
+        raise StateError(f"{out} is a folder: give a file as --out")
+    if not out.parent.is_dir():
+        raise StateError(f"{out} cannot be written: {out.parent} is not a folder")
+    if not out.exists():
+        return
+    if any(path.exists() and path.samefile(out) for path in inputs):
+        raise StateError(f"{out} is read by this command: give another --out")
+    if not force:
+        raise StateError(f"{out} exists already: give another --out, or --force to replace it")

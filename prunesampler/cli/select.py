@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from prunesampler.analysis.format import printable
-from prunesampler.cli.files import check_output
-from prunesampler.cli.options import Engine, keep_option
-from prunesampler.errors import ArgumentError, PruneSamplerWarning
+from prunesampler.cli.console import warnings_as_lines
+from prunesampler.cli.options import (
+    Engine,
+    EngineOption,
+    Force,
+    MethodOption,
+    Out,
+    Scores,
+    check_output,
+    keep_option,
+    offset_option,
+)
 from prunesampler.integrations.ray import RayEngine
 from prunesampler.selection.out_of_core.engine import Threads
 from prunesampler.selection.out_of_core.selecting import select as select_from_file
@@ -23,13 +30,13 @@ __all__ = ["select"]
 
 
 def select(
-    scores: Annotated[Path, typer.Argument(help="A file of scores.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The coreset's file.", show_default=False)],
+    scores: Scores,
+    out: Out,
     keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, or auto.")],
     by: Annotated[str, typer.Option(help="The score.")] = "el2n",
-    method: Annotated[str, typer.Option(help="stratified, top, bottom, window or random.")] = "stratified",
+    method: MethodOption = "stratified",
     offset: Annotated[
-        str | None, typer.Option(help="Share in [0, 1), or number, of the hardest rows to leave out.")
+        str | None, typer.Option(help="Fraction in [0, 1), or number, of the hardest rows to leave out.")
     ] = None,
     class_balanced: Annotated[bool, typer.Option("--class-balanced", help="The same share of each class.")] = False,
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
@@ -37,15 +44,15 @@ def select(
     unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
     strata: Annotated[int, typer.Option(help="Number of strata.")] = 50,
     threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-    engine: Annotated[Engine, typer.Option(help="Work in this process, or on a Ray cluster.")] = Engine.local,
+    force: Force = False,
+    engine: EngineOption = Engine.local,
 ) -> None:
     """Keep rows by their scores: a file of scores in, a coreset's file out."""
     given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
     given |= {"class_balanced": class_balanced, "unscored": unscored, "strata": strata, "threshold": threshold}
-    selection = Selection(keep_option(keep), offset=None if offset is None else _offset(offset), **given)
+    selection = Selection(keep_option(keep), offset=offset_option(offset), **given)
     check_output(out, [scores], force)
-    with _said_in_a_line(), Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
+    with warnings_as_lines(), Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
         path = scores if engine is Engine.local else scores.absolute()
         header, classes = select_from_file(worker, path, out, selection)
         found = header.metadata["selection"]
@@ -53,22 +60,6 @@ def select(
     for line in _summary(found, {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}):
         typer.echo(printable(line))
     typer.echo(f"written to {out}")
-
-
-def _offset(text: str) -> float:
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        raise ArgumentError("offset", "must be a share in [0, 1) or a number of rows", text) from None
-
-
-@contextmanager
-def _said_in_a_line() -> Iterator[None]:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", PruneSamplerWarning)
-        yield
-    for warning in said:
-        typer.echo(f"prunesampler: {warning.message}", err=True)
 
 
 def _summary(found: dict[str, Any], shares: dict[int, float]) -> Iterator[str]:

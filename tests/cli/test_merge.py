@@ -59,7 +59,7 @@ def test_constant_scores_have_no_correlation_to_show(capsys: pytest.CaptureFixtu
         (["a.parquet", "b.parquet", "a.parquet", "-o", "out"], "tables must not hold a run twice"),
         (["a.parquet", "other", "-o", "out"], "different datasets: number 1 has 200 rows, number 2 has 100"),
         (["a.parquet", "rescored", "-o", "out"], "tables must have the same kinds of protocol"),
-        (["a.parquet", "b.parquet", "-o", "none/out"], "none is no folder"),
+        (["a.parquet", "b.parquet", "-o", "none/out"], "none is not a folder"),
         (["a.parquet", "b.parquet", "-o", "c.parquet"], "c.parquet exists already"),
         ([*NAMES, "-o", "a.parquet", "--force"], "a.parquet is read by this command"),
     ],

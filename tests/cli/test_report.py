@@ -35,7 +35,7 @@ def test_the_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (here / "report.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert text.count("data:image/png;base64,") == 60
-    assert "keep 60: 60 rows would go" in text
+    assert "keep 60: 60 rows would be removed" in text
     assert "automobile" in text
 
     assert main(given) == 2
@@ -66,7 +66,7 @@ def test_pictures_of_the_real_cifar10(here: Path) -> None:
         (["scores.parquet", "--images", "nowhere"], "images must hold CIFAR-10"),
         (["scores.parquet", "--by", "loss"], "by must be a score of the table"),
         (["scores.parquet", "--keep", "some"], "keep must be a fraction"),
-        (["scores.parquet", "-o", "nowhere/report.html"], "nowhere is no folder"),
+        (["scores.parquet", "-o", "nowhere/report.html"], "nowhere is not a folder"),
         (["scores.parquet", "-o", "scores.parquet", "--force"], "is read by this command"),
     ],
 )

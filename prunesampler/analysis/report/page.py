@@ -1,4 +1,4 @@
-"""The page itself: HTML that needs nothing but itself."""
+"""The report: one HTML page that loads nothing else."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 
 from prunesampler._version import __version__
-from prunesampler.analysis.advice import LOST
-from prunesampler.analysis.classes import Survival, kept_in, survival_of
+from prunesampler.analysis.advice import LOST, Case, Judgement
 from prunesampler.analysis.format import number, percent
-from prunesampler.analysis.judgement import Case, Judgement
 from prunesampler.analysis.report.pictures import Pictures
 from prunesampler.analysis.report.plots import class_name, class_plot, density_plot, distribution_plot
-from prunesampler.analysis.statistics import Figures, distribution, figures, ranked
+from prunesampler.analysis.statistics import (
+    Figures,
+    Survival,
+    distribution,
+    figures,
+    kept_in,
+    ranked,
+    survival_of,
+)
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 
@@ -27,7 +33,7 @@ __all__ = ["SHOWN", "page", "pictured"]
 SHOWN = 20
 """Images of each kind: hardest, median, easiest."""
 _MOST_CLASSES = 12
-# Nothing may be fetched and nothing may run, whatever the files say.
+# Nothing may be fetched and nothing may run, whatever the names in the files are.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -39,7 +45,7 @@ def page(
     coreset: Coreset | None = None,
     pictures: Pictures | None = None,
 ) -> str:
-    """An HTML document about a table of scores.
+    """An HTML document about a table of scores; text from files is escaped, and nothing is fetched or run.
 
     Args:
         table: the scores.
@@ -47,9 +53,6 @@ def page(
         name: of the table's file.
         coreset: selected from it; what it keeps is then shown too.
         pictures: images of the rows of :func:`pictured`.
-
-    Returns:
-        The document. Whatever comes from files is escaped, and its policy forbids to fetch or run anything.
 
     Raises:
         MismatchError: the coreset was selected from other scores.
@@ -75,11 +78,7 @@ def page(
 
 
 def pictured(table: ScoreTable, by: str) -> dict[str, list[int]]:
-    """The rows whose images tell most: the hardest, those around the median, and the easiest, each hardest first.
-
-    >>> pictured(ScoreTable({"el2n": [0.5, 0.9, 0.1]}), "el2n")["easiest"]
-    [1, 0, 2]
-    """
+    """The rows whose images are shown: the hardest, those around the median, and the easiest, each hardest first."""
     order = table.rows[ranked(table, by)]
     middle = max(0, (len(order) - SHOWN) // 2)
     parts = {"hardest": order[:SHOWN], "median": order[middle : middle + SHOWN], "easiest": order[-SHOWN:]}
@@ -129,8 +128,10 @@ def _advice(judgement: Judgement) -> Iterator[str]:
     yield "<h2>Should this be pruned?</h2>"
     if (found := judgement.reliability) is not None:
         of = "odd and even scoring epochs" if found.between == "halves" else "runs"
-        correlation = f"rank correlation of {of} {found.correlation:.2f}"
-        yield f'<p class="soft">Reliability of the scores: {found.reliability:.2f} ({correlation}).</p>'
+        yield (
+            f'<p class="soft">Reliability of the scores: {found.reliability:.2f} '
+            f"(rank correlation of {of} {found.correlation:.2f}).</p>"
+        )
     for case in judgement.cases:
         control = "\n".join(case.control) if case.gone else ""
         yield (
@@ -140,7 +141,7 @@ def _advice(judgement: Judgement) -> Iterator[str]:
 
 
 def _gone(case: Case) -> str:
-    parts = [f"{case.gone:,} rows would go"]
+    parts = [f"{case.gone:,} rows would be removed"]
     if case.learned_for_good is not None:
         parts.append(f"{percent(case.learned_for_good)} of them learned for good")
     if case.superfluous is not None:
@@ -219,20 +220,18 @@ def _pictures(table: ScoreTable, judgement: Judgement, pictures: Pictures | None
 
 
 def _hardest(judgement: Judgement, names: Mapping[int, str]) -> Iterator[str]:
-    columns: dict[str, list[Any]] = {
-        "row": [str(each.row) for each in judgement.hardest],
-        "key": [each.key for each in judgement.hardest],
-        "label": [None if each.label is None else class_name(each.label, names) for each in judgement.hardest],
-        judgement.by: [number(each.score) for each in judgement.hardest],
-        "forgetting events": [
-            None if each.forgetting is None else number(each.forgetting) for each in judgement.hardest
-        ],
-    }
-    shown = {name: column for name, column in columns.items() if any(cell is not None for cell in column)}
-    rows = [["–" if cell is None else str(cell) for cell in row] for row in zip(*shown.values(), strict=True)]
-    text = [place for place, name in enumerate(shown) if name in ("key", "label")]
+    rows = [
+        [
+            str(each.row),
+            "–" if each.key is None else str(each.key),
+            "–" if each.label is None else class_name(each.label, names),
+            number(each.score),
+            number(each.forgetting),
+        ]
+        for each in judgement.hardest
+    ]
     yield f"<h2>Hardest rows by {_text(judgement.by)}</h2>"
-    yield _table(list(shown), rows, text=text)
+    yield _table(["row", "key", "label", judgement.by, "forgetting events"], rows, text=(1, 2))
 
 
 def _provenance(table: ScoreTable, coreset: Coreset | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The images behind some rows, small enough to stand inside a page."""
+"""The images of some rows, small enough to be part of the page."""
 
 from __future__ import annotations
 
@@ -23,23 +23,18 @@ _SIDE = 96
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images by row.
-
-    Attributes:
-        names: label → the class's name.
-        uris: row → ``data:`` URI of its image.
-    """
+    """Class names by label, and the images' ``data:`` URIs by row."""
 
     names: dict[int, str]
     uris: dict[int, str]
 
 
 def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictures:
-    """The images of some rows, from the folder that the scored dataset lies in.
+    """The images of some rows of the scored dataset.
 
     Args:
-        folder: CIFAR-10 as :func:`~prunesampler.analysis.images.read_cifar10` takes it (its training part), or a folder
-            one folder of images for each class, in the order of torchvision's ``ImageFolder``.
+        folder: CIFAR-10 as :func:`~prunesampler.analysis.images.read_cifar10` takes it (its training part), or one
+            folder of images for each class, in the order of torchvision's ``ImageFolder``.
         table: the scores; its labels must be those of the images.
         rows: which images.
 
@@ -95,7 +90,7 @@ def _check(folder: Path, table: ScoreTable, targets: npt.NDArray[Any]) -> None:
 
 
 def _uri(image: Any) -> str:
-    """PNG where it is small, so that no pixel of it is lost; else a JPEG of at most 96 pixels a side."""
+    """PNG where it is small, so without loss; else a JPEG of at most 96 pixels a side."""
     kind = "png" if max(image.size) <= _SIDE else "jpeg"
     image = image.convert("RGB")
     if kind == "jpeg":

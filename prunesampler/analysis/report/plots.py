@@ -1,4 +1,4 @@
-"""Plots as SVG that stands inside a page, takes its colours, and is read out by its title."""
+"""Plots as SVG inside the page: they take its colours, and screen readers read their titles."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler.analysis.classes import Survival
 from prunesampler.analysis.format import printable
-from prunesampler.analysis.statistics import Distribution
+from prunesampler.analysis.statistics import Distribution, Survival
 from prunesampler.errors import UnsupportedError
 
 __all__ = ["class_name", "class_plot", "density_plot", "distribution_plot"]
 
 _Array = npt.NDArray[Any]
-# Drawn in colours that mean nothing; the page's style says what they are, by day, by night and on paper.
+# Placeholder colours, replaced by the page's own, which differ between light, dark and print.
 _COLOURS = {"#000001": "currentColor", "#000002": "var(--accent)", "#000003": "var(--kept)", "#000004": "var(--faint)"}
 _INK, _ACCENT, _KEPT, _FAINT = _COLOURS
 _MOST_BARS = 40
@@ -31,15 +30,7 @@ _LONGEST_NAME = 28
 
 
 def distribution_plot(found: Distribution, kept: _Array | None) -> str:
-    """A score's histogram, and within it that of the kept rows.
-
-    Args:
-        found: the distribution over all rows, of at least one finite value.
-        kept: the values of the kept rows; None for no coreset.
-
-    Raises:
-        UnsupportedError: matplotlib is not installed.
-    """
+    """The histogram of a score that has a finite value, and within it that of ``kept``, the kept rows' values."""
     with _figure(f"Distribution of {found.name}", (5.4, 2.3)) as (axes, done):
         axes.stairs(found.counts, found.edges, fill=True, color=_ACCENT, alpha=0.35, label="all rows")
         if kept is not None:
@@ -55,16 +46,7 @@ def distribution_plot(found: Distribution, kept: _Array | None) -> str:
 
 
 def density_plot(forgetting: _Array, score: _Array, name: str) -> str:
-    """How many rows there are at each number of forgetting events and each value of a score.
-
-    Args:
-        forgetting: (N,) floats, infinite for rows that were never learned, NaN for none.
-        score: (N,) floats, NaN for none.
-        name: of the score.
-
-    Raises:
-        UnsupportedError: matplotlib is not installed.
-    """
+    """How many rows have so many forgetting events (infinite: never learned) and such a score, (N,) floats each."""
     known = ~np.isnan(forgetting) & np.isfinite(score)
     forgetting, score = forgetting[known], score[known]
     finite = forgetting[np.isfinite(forgetting)]
@@ -77,16 +59,8 @@ def density_plot(forgetting: _Array, score: _Array, name: str) -> str:
         height = edges[1] - edges[0]
         for column, row in np.argwhere(counts > 0):
             share = np.sqrt(counts[column, row] / counts.max())
-            axes.bar(
-                column,
-                height,
-                1,
-                bottom=edges[row],
-                color=_ACCENT,
-                alpha=0.08 + 0.92 * share,
-                linewidth=0,
-                antialiased=False,
-            )
+            style = {"color": _ACCENT, "alpha": 0.08 + 0.92 * share, "linewidth": 0, "antialiased": False}
+            axes.bar(column, height, 1, bottom=edges[row], **style)
         ticks = [tick for tick in range(most + 1) if tick % max(1, -(-most // 10)) == 0]
         labels = [f"≥ {tick}" if tick == most < finite.max(initial=0) else str(tick) for tick in ticks]
         axes.set_xticks([*ticks, most + 2], [*labels, "never\nlearned"])
@@ -97,15 +71,7 @@ def density_plot(forgetting: _Array, score: _Array, name: str) -> str:
 
 
 def class_plot(classes: Sequence[Survival], names: Mapping[int, str]) -> str:
-    """The kept share of each class: bars where they are few, else a sorted line.
-
-    Args:
-        classes: at least one.
-        names: label → what to call it; others go by their number.
-
-    Raises:
-        UnsupportedError: matplotlib is not installed.
-    """
+    """The kept share of each class: bars where they are few, else a sorted line; ``names`` are label → name."""
     ordered = sorted(classes, key=lambda each: each.share)
     shares = [100 * each.share for each in ordered]
     mean = 100 * sum(each.kept for each in classes) / sum(each.rows for each in classes)
@@ -122,24 +88,20 @@ def class_plot(classes: Sequence[Survival], names: Mapping[int, str]) -> str:
             axes.stairs(shares, fill=True, color=_KEPT, alpha=0.6)
             axes.axhline(mean, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
             axes.set_xlim(0, len(shares))
-            axes.set_xlabel(f"{len(shares):,} classes, from the lowest kept share on; dashed: all rows")
+            axes.set_xlabel(f"{len(shares):,} classes, sorted by kept share; dashed: all rows")
             axes.set_ylabel("kept, %")
     return done[0]
 
 
 def class_name(label: int | None, names: Mapping[int, str]) -> str:
-    """What to call a class.
-
-    >>> class_name(3, {3: "cat"}), class_name(4, {3: "cat"}), class_name(None, {})
-    ('cat', '4', 'no label')
-    """
+    """The name of a class, or its number, shortened to fit."""
     name = "no label" if label is None else printable(names.get(label, label))
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 @contextlib.contextmanager
 def _figure(title: str, size: tuple[float, float]) -> Iterator[tuple[Any, list[str]]]:
-    """Axes to draw on, and a list that holds the SVG afterwards. Leaves matplotlib's state alone."""
+    """Axes to draw on, and a list that holds the SVG afterwards; matplotlib's global state stays as it is."""
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunesampler.analysis.judgement import judge
+from prunesampler.analysis.advice import judge
 from prunesampler.analysis.report.page import SHOWN, page, pictured
 from prunesampler.analysis.report.pictures import Pictures
 from prunesampler.errors import MismatchError
@@ -96,7 +96,7 @@ def test_every_part_is_there() -> None:
     assert all(attributes.get("alt") for tag, attributes in found.tags if tag == "img")
     assert all(attributes.get("aria-label") for tag, attributes in found.tags if tag == "svg")
     assert "hardest: row 199, 9, el2n 1.300" in {attributes.get("alt") for _, attributes in found.tags}
-    assert "keep 0.5: 100 rows would go" in found.text
+    assert "keep 0.5: 100 rows would be removed" in found.text
     assert "--keep 0.5 --method random --seed 0" in found.text
     assert '"method": "stratified"' in found.text
 

@@ -8,9 +8,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from prunesampler.analysis.classes import survival
 from prunesampler.analysis.report.plots import class_name, class_plot, density_plot, distribution_plot
-from prunesampler.analysis.statistics import distribution
+from prunesampler.analysis.statistics import distribution, survival
 from prunesampler.errors import UnsupportedError
 from prunesampler.tables.score_table import ScoreTable
 

@@ -1,4 +1,4 @@
-"""``prunesampler index``."""
+"""``prunesampler index`` and ``prunesampler repack``: tar shards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from prunesampler.analysis.format import counted, printable
-from prunesampler.cli.files import check_output
+from prunesampler.cli.console import plain_table, write
+from prunesampler.cli.options import Engine, EngineOption, Quiet, byte_count, check_output
 from prunesampler.errors import PruneSamplerWarning
 
-__all__ = ["index"]
+__all__ = ["index", "repack"]
 
 _SHOWN = 3
 
@@ -24,10 +25,9 @@ def index(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Start over: rows are numbered anew.")] = False,
     repeated_keys: Annotated[bool, typer.Option("--repeated-keys", help="Allow a key in several shards.")] = False,
     workers: Annotated[int | None, typer.Option(help="Shards read at once.", show_default="2 a processor")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Give every sample of tar shards a row; of shards that were indexed before, none changes."""
-    from prunesampler.cli.formatting import plain_table, write
+    """Give every sample of tar shards a row; the rows of shards that were indexed before do not change."""
     from prunesampler.shards.build import build_index
     from prunesampler.shards.index import ShardIndex
     from prunesampler.shards.urls import expand_urls, local_path
@@ -36,7 +36,7 @@ def index(
     check_output(out, [Path(path) for url in given if (path := local_path(url)) is not None], force=True)
     older = ShardIndex.load(out) if out.exists() and not rebuild else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PruneSamplerWarning)  # what it says stands in the table
+        warnings.simplefilter("ignore", PruneSamplerWarning)  # the table below shows what they say
         built = build_index(
             given,
             label=label or None,
@@ -57,7 +57,7 @@ def index(
             streamed = sum(not record.seekable for record in records)
             figures = (len(records), sum(record.rows for record in records), size / 1e6, streamed)
             rows.append([name, *(f"{figure:,.0f}" for figure in figures)])
-    write([plain_table(["shards", "number", "samples", "MB", "only to be streamed"], rows)])
+    write([plain_table(["shards", "number", "samples", "MB", "not seekable"], rows)])
     labels = [] if built.labels is None else built.labels[built.labels >= 0].tolist()
     classes = f", {counted(len(set(labels)), 'class', 'classes')}" if labels else ""
     typer.echo(f"labels: {len(labels):,} of {len(built):,}{classes}")
@@ -66,3 +66,35 @@ def index(
         more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
         typer.echo(f"without a sample: {', '.join(empty[:_SHOWN])}{more}")
     typer.echo(f"{counted(len(built), 'row')}, written to {out}")
+
+
+def repack(
+    index: Annotated[Path, typer.Argument(help="The shards' index.", show_default=False)],
+    coreset: Annotated[Path, typer.Argument(help="A file of a coreset.", show_default=False)],
+    out: Annotated[str, typer.Argument(help="New shards, like 'out/{shard:06d}.tar'; or a URL.", show_default=False)],
+    maxsize: Annotated[str, typer.Option(help="Maximum size of a new shard.")] = "1GB",
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Mix the samples of all shards.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
+    rename: Annotated[bool, typer.Option("--rename", help="Name samples by their old rows.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Shards written at once.", show_default="processors")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that exist.")] = False,
+    engine: EngineOption = Engine.local,
+) -> None:
+    """Copy the kept samples into new tar shards, with an index beside them; run it again to resume."""
+    from prunesampler.shards.repack import repack as repack_shards
+
+    fresh = repack_shards(
+        index,
+        coreset,
+        out,
+        maxsize=byte_count(maxsize),
+        shuffle=shuffle,
+        seed=seed,
+        rename=rename,
+        workers=workers,
+        overwrite=overwrite,
+        engine=engine.value,
+    )
+    size = sum(shard.size for shard in fresh.records)
+    typer.echo(f"{len(fresh):,} samples in {len(fresh.shards):,} shards, {size:,} bytes")
+    typer.echo(f"written to {fresh.shards[0]}{' …' if len(fresh.shards) > 1 else ''}, with index.parquet beside")
