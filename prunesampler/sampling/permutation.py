@@ -1,7 +1,7 @@
-"""Orders that are computed rather than held: a position in, a row out.
+"""Seeded orders that are computed instead of stored: a position in, a row out.
 
-Everything here is a pure function of integers. Nothing draws from a generator, so an order can be entered at
-any position, by any process, at the same cost: that is what makes resuming exact and instant.
+Everything here is a pure function of integers. There is no generator with a state, so any process can enter an order
+at any position at the same cost: that makes resuming exact and instant.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler._random import hash64, mix
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import check_int
+from prunesampler.tables.columns import Int64s
 
-__all__ = ["Int64s", "Permutation", "by_pass", "rank_length", "rank_positions", "stream_rows"]
-
-Int64s = npt.NDArray[np.int64]
+__all__ = ["Permutation", "by_pass", "rank_length", "rank_positions", "stream_rows"]
 
 _ROUNDS = 6
 _SMALL = 4096
@@ -29,9 +28,9 @@ class Permutation:
     """A seeded bijection of range(n) that holds O(sqrt n) numbers instead of n.
 
     A position is written as two digits, of moduli a and b just above sqrt n. Each round adds a keyed random
-    number, chosen by the one digit, to the other; every round can be undone, so the whole is a bijection of
-    range(a * b). The few results at or above n go round again until they are below it (cycle walking, Black and
-    Rogaway, 2002). Up to 4,096 rows the shuffle is held outright, and all orders are equally likely.
+    number, chosen by one digit, to the other digit; every round can be undone, so the whole is a bijection of
+    range(a * b). The few results at or above n go through it again until they are below (cycle walking, Black and
+    Rogaway, 2002). Up to 4,096 rows the shuffle is stored, and all orders are equally likely.
 
     Args:
         n: how many numbers to permute, 1 to 2**40.
@@ -46,10 +45,8 @@ class Permutation:
     """
 
     def __init__(self, n: int, key: int) -> None:
-        if not 1 <= n <= 2**40:
-            raise ArgumentError("n", "must be in 1 to 2**40", n)
-        self.n, self.key = n, key
-        self._outright = np.argsort(hash64(key, np.arange(n)), kind="stable") if n <= _SMALL else None
+        self.n, self.key = check_int("n", n, 1, 2**40), key
+        self._stored = np.argsort(hash64(key, np.arange(n)), kind="stable") if n <= _SMALL else None
         self._high = math.isqrt(n - 1) + 1
         self._low = -(-n // self._high)
         self._tables = [] if n <= _SMALL else [self._table(number) for number in range(_ROUNDS)]
@@ -60,16 +57,9 @@ class Permutation:
         return (hashed % np.uint64(modulus)).astype(np.int64)
 
     def __call__(self, positions: Int64s) -> Int64s:
-        """The numbers at these positions.
-
-        Args:
-            positions: int64 (P,), each in [0, n).
-
-        Returns:
-            int64 (P,), each in [0, n).
-        """
-        if self._outright is not None:
-            return self._outright[positions]
+        """The numbers at these positions: int64 (P,) in [0, n) to int64 (P,) in [0, n)."""
+        if self._stored is not None:
+            return self._stored[positions]
         rows = self._shuffle(positions)
         (outside,) = np.nonzero(rows >= self.n)
         while outside.size:
@@ -96,7 +86,7 @@ _permutation = functools.lru_cache(maxsize=8)(Permutation)
 
 
 def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool) -> Int64s:
-    """The numbers at these positions of an endless stream that passes over range(size) again and again.
+    """The numbers at these positions of an endless stream of passes over range(size).
 
     Args:
         positions: non-negative int64 (P,).
@@ -117,18 +107,12 @@ def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool
 
 
 def by_pass(positions: Int64s, size: int, order_of: Callable[[int], Callable[[Int64s], Int64s]]) -> Int64s:
-    """Look each position up in the order of its own pass; quick where neighbours share one.
+    """Look each position up in the order of its own pass; fast where neighbours are of the same pass.
 
     Args:
         positions: non-negative int64 (P,).
         size: positions of one pass, at least 1.
         order_of: from the number of a pass to its order: from int64 in [0, size) to the numbers there.
-
-    Returns:
-        int64 (P,).
-
-    >>> by_pass(np.arange(4), 2, lambda number: lambda within: 10 * number + within).tolist()
-    [0, 1, 10, 11]
     """
     passes = positions // size
     within = positions - passes * size
@@ -144,7 +128,7 @@ def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int =
 
     Args:
         length: positions of an epoch.
-        num_replicas: ranks that share them, at least 1.
+        num_replicas: ranks that split them, at least 1.
         drop_last: leave the uneven tail out instead of padding it.
         start: the first position that is unread.
 
@@ -158,18 +142,15 @@ def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int =
 def rank_positions(first: int, last: int, *, start: int, length: int, rank: int, num_replicas: int) -> Int64s:
     """The epoch positions of one rank's steps first, ..., last - 1.
 
-    The unread positions are dealt out in turn, as torch's DistributedSampler does it, and a tail that does not
-    go round is padded from the beginning of the same epoch.
+    Ranks take the unread positions in turn, as in torch's DistributedSampler, and a tail that is too short for all is
+    padded from the beginning of the same epoch.
 
     Args:
         first, last: steps of this rank, 0 to :func:`rank_length`.
-        start: the first unread position when the dealing began.
+        start: the first position that was unread before step 0.
         length: positions of the epoch.
         rank: in [0, num_replicas).
-        num_replicas: ranks that share the epoch.
-
-    Returns:
-        int64 (last - first,), each in [0, length).
+        num_replicas: ranks that split the epoch.
 
     >>> [rank_positions(0, 3, start=0, length=7, rank=r, num_replicas=3).tolist() for r in range(3)]
     [[0, 3, 6], [1, 4, 0], [2, 5, 1]]

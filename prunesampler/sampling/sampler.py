@@ -12,10 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from prunesampler.errors import ArgumentError, MismatchError, StateError
-from prunesampler.sampling.epochs import Reading, RowIterator
+from prunesampler.errors import ArgumentError, MismatchError, StateError, check_bool, check_int
+from prunesampler.sampling.epochs import MAX_EPOCHS, MAX_ROWS, EligibleRows, EpochReader, RowIterator
 from prunesampler.sampling.permutation import rank_length
-from prunesampler.sampling.population import MAX_EPOCHS, MAX_ROWS, Population, whole
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint
 
@@ -25,7 +24,7 @@ _VERSION = 1
 
 
 class PrunedSampler(Sampler[int]):
-    """Rows of a dataset in a seeded order: all of them, or from :meth:`prune` on those of a coreset.
+    """Rows of a dataset in a seeded order: all of them, or after :meth:`prune` those of a coreset.
 
     Takes the place of ``RandomSampler``, ``SequentialSampler`` (``shuffle=False``), ``DistributedSampler``
     (``num_replicas=``, ``rank=``), ``SubsetRandomSampler`` (``rows=``) and ``WeightedRandomSampler``
@@ -34,22 +33,23 @@ class PrunedSampler(Sampler[int]):
 
     The kept rows form one endless stream of passes, each in an order of its own, and an epoch is the next
     ``epoch_length`` positions of it. With one replica each ``iter()`` reads the next epoch, unless
-    :meth:`set_epoch` was called since; with several, only :meth:`set_epoch` moves it. A running iterator is
-    not affected by what happens to the sampler.
+    :meth:`set_epoch` was called since; with several, only :meth:`set_epoch` moves it. :meth:`prune` may be called
+    before every epoch with another coreset: the epoch number and the seed go on. A running iterator is not affected
+    by what happens to the sampler.
 
     Args:
         data_source: a dataset with a length, or its number of rows, 1 to 2**33.
         shuffle: without it rows come in the order of ``rows``, by default ascending.
         seed: any int, the same on all ranks.
         coreset: prune from the start.
-        num_replicas: ranks that share an epoch; "auto": as torch.distributed says; None: 1, and refused in a
+        num_replicas: ranks that split an epoch; "auto": as torch.distributed says; None: 1, and refused in a
             process group of several ranks, where it is not clear who splits the rows.
         rank: this rank; by default as torch.distributed says.
-        drop_last: leave out the tail of an epoch that does not go round the ranks, instead of padding it from
-            the beginning of the same epoch.
+        drop_last: leave out the tail of an epoch that is too short for all ranks, instead of padding it from the
+            beginning of the same epoch.
         epoch_length: positions of an epoch, all ranks together: "kept": one for each kept row; "full": one
             for each eligible row, so that pruning does not change the number of steps; or a number.
-        generator: draw the seed from it, once, now; needs ``seed`` to be 0.
+        generator: draw the seed from it, once, now; ``seed`` must then be left at 0.
         rows: the eligible rows, before pruning; by default all.
         sampling_weights: one for each row of the dataset, finite, >= 0: draw in proportion to them.
         replacement: whether rows are drawn independently of one another. Without, a pass holds each row
@@ -89,15 +89,13 @@ class PrunedSampler(Sampler[int]):
     ) -> None:
         if generator is not None and seed != 0:
             raise ArgumentError("seed", "must be left at 0 where a generator is given", seed)
-        if not isinstance(drop_last, bool):
-            raise ArgumentError("drop_last", "must be a bool", drop_last)
         self.data_source: Final = data_source
         self.num_rows: Final = _rows_of(data_source)
         self.generator = generator
-        self.seed: Final = whole("seed", seed, -(2**63), 2**64 - 1) if generator is None else _drawn(generator)
-        self.num_replicas, self.rank = _place(num_replicas, rank)
-        self.drop_last: Final = drop_last
-        self._population = Population(
+        self.seed: Final = check_int("seed", seed, -(2**63), 2**64 - 1) if generator is None else _drawn(generator)
+        self.num_replicas, self.rank = _replicas_and_rank(num_replicas, rank)
+        self.drop_last: Final = check_bool("drop_last", drop_last)
+        self._eligible = EligibleRows(
             self.num_rows,
             seed=self.seed,
             shuffle=shuffle,
@@ -108,11 +106,11 @@ class PrunedSampler(Sampler[int]):
         )
         self.shuffle: Final = shuffle
         self.replacement: Final = replacement
-        self.epoch_length: Final = self._population.epoch_length
+        self.epoch_length: Final = self._eligible.epoch_length
         self._coreset = coreset
-        self._stream = self._population.stream(coreset)
-        # Where the sampler is: in the latest iterator, or else before the next one.
-        self._reading: Reading | None = None
+        self._stream = self._eligible.stream(coreset)
+        # The sampler's position is that of the latest iterator, or else of the next one.
+        self._reader: EpochReader | None = None
         self._epoch, self._start = 0, 0
         self._began: tuple[int, int] | None = None
 
@@ -155,12 +153,12 @@ class PrunedSampler(Sampler[int]):
     @property
     def eligible(self) -> npt.NDArray[np.int64] | None:
         """(E,) the rows that can be drawn now; None: every row of the dataset."""
-        return self._population.eligible(self._coreset)
+        return self._eligible.rows_of(self._coreset)
 
     @property
     def sampling_weights(self) -> npt.NDArray[np.float64] | None:
         """(num_rows,) as given, or None."""
-        return self._population.weights
+        return self._eligible.weights
 
     @property
     def draws(self) -> int:
@@ -170,13 +168,13 @@ class PrunedSampler(Sampler[int]):
     @property
     def epoch(self) -> int:
         """The epoch that the next iterator reads."""
-        if self._reading is None:
+        if self._reader is None:
             return self._epoch
-        return self._reading.epoch + (self.num_replicas == 1)
+        return self._reader.epoch + (self.num_replicas == 1)
 
     @property
     def began(self) -> tuple[int, int]:
-        """Epoch and global position at which the latest iterator began, or where none has, the next one will."""
+        """Epoch and global position at which the latest iterator began; without one, where the next will begin."""
         return (self._epoch, self._start) if self._began is None else self._began
 
     def set_epoch(self, epoch: int) -> None:
@@ -185,42 +183,44 @@ class PrunedSampler(Sampler[int]):
         Args:
             epoch: 0 to 2**30 - 1.
         """
-        epoch = whole("epoch", epoch, 0, MAX_EPOCHS - 1)
-        if self._reading is not None or epoch != self._epoch:
+        epoch = check_int("epoch", epoch, 0, MAX_EPOCHS - 1)
+        if self._reader is not None or epoch != self._epoch:
             self._go_to(epoch, 0)
 
     def prune(self, coreset: Coreset | None) -> None:
         """Read only these rows from the next iterator on; None: all eligible rows again.
 
+        The next iterator reads the whole of the epoch that it would have read anyway, so a policy may prune before
+        each epoch. The same coreset again changes nothing.
+
         Raises:
-            ArgumentError: the coreset belongs to another number of rows, keeps one that is not eligible, or
-                none with a weight above 0. The sampler is as it was.
+            ArgumentError: the coreset belongs to another number of rows, keeps one that is not eligible, or has no
+                row with a weight above 0. The sampler is as it was.
         """
         if _digest(coreset) != _digest(self._coreset):
-            self._stream = self._population.stream(coreset)
+            self._stream = self._eligible.stream(coreset)
             self._coreset = coreset
             self._go_to(self.epoch, 0)
             self._began = None
 
     def __len__(self) -> int:
         """How many rows this rank's next full epoch yields."""
-        return self._share(0)
+        return self._length(0)
 
     def __iter__(self) -> RowIterator:
         """The next epoch's rows on this rank, as Python ints. Which epoch that is, is fixed by this call."""
-        self._reading = Reading(
+        self._reader = EpochReader(
             self._stream,
             rank=self.rank,
             num_replicas=self.num_replicas,
             drop_last=self.drop_last,
             epoch=self.epoch,
-            start=self._start if self._reading is None else 0,
+            start=self._start if self._reader is None else 0,
         )
-        self._began = self._reading.epoch, self._reading.start
-        return self._reading.iterator()
+        self._began = self._reader.epoch, self._reader.start
+        return self._reader.iterator()
 
     def __repr__(self) -> str:
-        """The numbers that matter."""
         return (
             f"PrunedSampler(rows={self._stream.count}, of={self.num_rows}, seed={self.seed}, epoch={self.epoch}, "
             f"rank={self.rank}, num_replicas={self.num_replicas})"
@@ -229,17 +229,19 @@ class PrunedSampler(Sampler[int]):
     def state_dict(self, position: int | None = None) -> dict[str, Any]:
         """Where the latest iterator is and what it reads, in plain ints, strs and bools; no communication.
 
+        The coreset is in it as a digest: give the same one to :meth:`prune` before :meth:`load_state_dict`.
+
         Args:
             position: how many positions of the epoch are done, all ranks together; by default what this
                 rank's latest iterator has yielded times the number of ranks. A loader that fetches ahead has
                 taken more than was trained on.
         """
-        if self._reading is None:
+        if self._reader is None:
             epoch, done = self._epoch, self._start
         else:
-            epoch, done = self._reading.epoch, self._reading.position
+            epoch, done = self._reader.epoch, self._reader.position
         if position is not None:
-            done = whole("position", position, 0, 2 * MAX_ROWS)
+            done = check_int("position", position, 0, 2 * MAX_ROWS)
         epoch, done = self._settled(epoch, done)
         return {"version": _VERSION, "epoch": epoch, "position": done, **self._identity()}
 
@@ -262,8 +264,8 @@ class PrunedSampler(Sampler[int]):
             pairs = (f"{name} {state[name]!r} in the state and {own[name]!r} here" for name in different)
             raise StateError(f"the state is of another sampler: {', '.join(pairs)}")
         try:
-            epoch = whole("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
-            position = whole("position", state["position"], 0, 2 * MAX_ROWS)
+            epoch = check_int("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
+            position = check_int("position", state["position"], 0, 2 * MAX_ROWS)
         except ArgumentError as error:
             raise StateError(f"the state is damaged: {error}") from error
         self._go_to(*self._settled(epoch, position))
@@ -271,23 +273,27 @@ class PrunedSampler(Sampler[int]):
 
     def _identity(self) -> dict[str, Any]:
         coreset = {"kept": self._stream.count, "coreset": _digest(self._coreset)}
-        return {**self._population.identity, **coreset, "drop_last": self.drop_last}
+        return {**self._eligible.identity, **coreset, "drop_last": self.drop_last}
 
     def _settled(self, epoch: int, position: int) -> tuple[int, int]:
-        """The end of an epoch is the start of the next."""
-        return (epoch, position) if position == 0 or self._share(position) else (epoch + 1, 0)
+        """The end of an epoch as the start of the next."""
+        return (epoch, position) if position == 0 or self._length(position) else (epoch + 1, 0)
 
-    def _share(self, start: int) -> int:
+    def _length(self, start: int) -> int:
         length = self._stream.length
         return rank_length(length, num_replicas=self.num_replicas, drop_last=self.drop_last, start=start)
 
     def _go_to(self, epoch: int, start: int) -> None:
-        self._reading, self._epoch, self._start = None, epoch, start
+        self._reader, self._epoch, self._start = None, epoch, start
 
 
 def _rows_of(data_source: int | Sized) -> int:
     size = len(data_source) if isinstance(data_source, Sized) else data_source
-    return whole("data_source", size, 1, MAX_ROWS, "must be a dataset with a length, or a number of rows,")
+    try:
+        return check_int("data_source", size, 1, MAX_ROWS)
+    except ArgumentError:
+        rule = "must be a dataset with a length, or a number of rows, from 1 to 2**33"
+        raise ArgumentError("data_source", rule, size) from None
 
 
 def _drawn(generator: torch.Generator) -> int:
@@ -295,8 +301,7 @@ def _drawn(generator: torch.Generator) -> int:
     return int(drawn.item())
 
 
-def _place(num_replicas: int | Literal["auto"] | None, rank: int | None) -> tuple[int, int]:
-    """The number of ranks and this one's."""
+def _replicas_and_rank(num_replicas: int | Literal["auto"] | None, rank: int | None) -> tuple[int, int]:
     joined = dist.is_available() and dist.is_initialized()
     world = dist.get_world_size() if joined else 1
     if num_replicas is None:
@@ -309,12 +314,12 @@ def _place(num_replicas: int | Literal["auto"] | None, rank: int | None) -> tupl
             rule = 'can be "auto" only after torch.distributed.init_process_group'
             raise ArgumentError("num_replicas", rule, num_replicas)
         num_replicas = world
-    num_replicas = whole("num_replicas", num_replicas, 1, 2**31, 'must be "auto" or an int')
+    num_replicas = check_int("num_replicas", num_replicas, 1, 2**31)
     if rank is None:
         if num_replicas not in (1, world):
             raise ArgumentError("rank", f"must be given for {num_replicas} replicas", None)
         rank = dist.get_rank() if num_replicas > 1 else 0
-    return num_replicas, whole("rank", rank, 0, num_replicas - 1)
+    return num_replicas, check_int("rank", rank, 0, num_replicas - 1)
 
 
 def _digest(coreset: Coreset | None) -> str:

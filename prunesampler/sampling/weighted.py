@@ -1,4 +1,4 @@
-"""Random draws that are computed rather than held: uniform with replacement, and in proportion to weights."""
+"""Random draws that are computed instead of stored: uniform with replacement, and in proportion to weights."""
 
 from __future__ import annotations
 
@@ -7,25 +7,14 @@ import numpy.typing as npt
 
 from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError
-from prunesampler.sampling.permutation import Int64s, by_pass
+from prunesampler.sampling.permutation import by_pass
+from prunesampler.tables.columns import Int64s
 
 __all__ = ["Weighted", "draw_rows"]
 
 
 def draw_rows(positions: npt.ArrayLike, *, size: int, seed: int) -> Int64s:
-    """Independent uniform draws from range(size), one for each position: with replacement.
-
-    Args:
-        positions: non-negative int64 (P,).
-        size: at least 1.
-        seed: any int.
-
-    Returns:
-        int64 (P,), each in [0, size).
-
-    >>> draw_rows([3, 4], size=1, seed=0).tolist()
-    [0, 0]
-    """
+    """Independent uniform draws from range(size), with replacement: one for each non-negative position."""
     return (hash64(mix(seed), positions) % np.uint64(size)).astype(np.int64)
 
 
@@ -64,14 +53,7 @@ class Weighted:
         self._latest: tuple[int, Int64s] | None = None
 
     def __call__(self, positions: npt.ArrayLike) -> Int64s:
-        """The draws at these positions.
-
-        Args:
-            positions: non-negative int64 (P,).
-
-        Returns:
-            int64 (P,), each in [0, n).
-        """
+        """The draws at these non-negative positions, int64 (P,), each in [0, n)."""
         positions = np.asarray(positions, dtype=np.int64)
         if self._ends is None:
             return by_pass(positions, self.pass_length, lambda number: self._order(number).__getitem__)

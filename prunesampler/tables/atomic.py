@@ -17,17 +17,11 @@ __all__ = ["atomic_write", "remove_unfinished"]
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file that appears under ``path`` complete, on disk, or not at all.
+    """Open a binary file that appears under ``path`` complete, on disk, or not at all.
 
-    The bytes go to a hidden file in the same folder; leaving the block syncs it, renames it over ``path`` and
-    syncs the folder. If the block or the disk fails, the hidden file is removed and whatever was at ``path``
-    stays as it was. A symbolic link is followed, not replaced.
-
-    Args:
-        path: the file to write; its folder must exist.
-
-    Yields:
-        A binary file open for writing.
+    The bytes go to a hidden file in the same folder; leaving the block syncs it, renames it to ``path`` and syncs the
+    folder. If the block or the disk fails, the hidden file is removed and whatever was at ``path`` stays as it was.
+    A symbolic link is followed, not replaced.
 
     Raises:
         WriteError: an ``OSError``: the folder does not exist, is not writable, or the disk is full.
@@ -47,21 +41,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        _sync_folder(target.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WriteError.of(error, path) from error
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def remove_unfinished(path: str | os.PathLike[str]) -> None:
-    """Take away what processes that were killed in :func:`atomic_write` have left beside ``path``."""
+    """Remove the hidden files that killed processes left when they were writing ``path``."""
     target = Path(os.path.realpath(path))
     for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
         left.unlink(missing_ok=True)

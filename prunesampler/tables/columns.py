@@ -1,9 +1,11 @@
-"""Columns: what callers pass, checked and turned into arrays of one form."""
+"""Columns: what callers pass, checked and turned into arrays of one form.
+
+Every function raises ArgumentError with the name of the argument. ``length`` is the number of rows.
+"""
 
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +15,17 @@ import pyarrow as pa
 
 from prunesampler.errors import ArgumentError
 
-__all__ = ["flags", "floats", "identities", "integers", "json_object", "optional_text", "row_count", "row_layout"]
+__all__ = [
+    "Int64s",
+    "flags",
+    "floats",
+    "identities",
+    "integers",
+    "json_object",
+    "optional_text",
+    "row_layout",
+    "row_numbers",
+]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -28,39 +40,19 @@ def _vector(argument: str, values: Any, length: int | None, kinds: str, rule: st
         raise ArgumentError(argument, rule, values) from error
     if array.ndim != 1 or (array.dtype.kind not in kinds and array.size):
         raise ArgumentError(argument, rule, f"{array.dtype} of shape {array.shape}")
-    if length is not None and len(array) != length:
-        raise ArgumentError(argument, f"must hold one value per row, {length}", len(array))
+    _check_length(argument, array, length)
     return array
 
 
-def row_count(num_rows: object) -> int:
-    """The size of a dataset as an int, at least 1.
-
-    Raises:
-        ArgumentError: not an integer, a bool, or below 1.
-
-    >>> row_count(np.int32(7))
-    7
-    """
-    try:
-        count = operator.index(num_rows)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(num_rows, bool):
-        raise ArgumentError("num_rows", "must be an int >= 1", num_rows)
-    return count
+def _check_length(argument: str, values: Any, length: int | None) -> None:
+    if length is not None and len(values) != length:
+        raise ArgumentError(argument, f"must hold {length} values, one per row", len(values))
 
 
 def row_numbers(argument: str, values: object, num_rows: int) -> Int64s:
     """Row numbers in the caller's order, int64: at least one, each in [0, num_rows).
 
-    Floats are refused, for they cannot hold every row number.
-
-    Raises:
-        ArgumentError: naming ``argument``.
-
-    >>> row_numbers("rows", [4, 1], num_rows=5)
-    array([4, 1])
+    Floats are refused because they cannot hold every row number.
     """
     array = _vector(argument, values, None, "iu", "must be integers in one dimension")
     if not len(array):
@@ -71,7 +63,7 @@ def row_numbers(argument: str, values: object, num_rows: int) -> Int64s:
 
 
 def row_layout(rows: object, num_rows: int) -> tuple[Int64s, Callable[..., Any]]:
-    """Ascending row numbers, and what lays a column out in their order.
+    """Ascending row numbers, and a function that puts a column into their order.
 
     Args:
         rows: distinct row numbers in [0, num_rows), in any order.
@@ -81,21 +73,17 @@ def row_layout(rows: object, num_rows: int) -> tuple[Int64s, Callable[..., Any]]
         The rows, int64, read-only; and ``column(argument, values, check, **options)``, which gives
         ``check(argument, values, len(rows), **options)`` reordered and read-only, or None for None.
 
-    Raises:
-        ArgumentError: no rows, out of range, or one that repeats.
-
     >>> rows, column = row_layout([4, 1], num_rows=5)
     >>> rows, column("el2n", [0.5, 0.25], floats)
     (array([1, 4]), array([0.25, 0.5 ], dtype=float32))
     """
     given = row_numbers("rows", rows, num_rows)
     order = None if (given[1:] > given[:-1]).all() else np.argsort(given, kind="stable")
-    length = len(given)
 
     def column(argument: str, values: object, check: Callable[..., Any], **options: Any) -> Any:
         if values is None:
             return None
-        checked = check(argument, values, length, **options)
+        checked = check(argument, values, len(given), **options)
         if order is not None:
             checked = checked.take(order)
         if isinstance(checked, np.ndarray):
@@ -110,14 +98,7 @@ def row_layout(rows: object, num_rows: int) -> tuple[Int64s, Callable[..., Any]]
 
 
 def floats(argument: str, values: object, length: int) -> npt.NDArray[np.float32]:
-    """A copy as float32, finite or NaN.
-
-    Raises:
-        ArgumentError: not ``length`` numbers, or infinite as float32.
-
-    >>> floats("el2n", [0, 0.5, float("nan")], 3)
-    array([0. , 0.5, nan], dtype=float32)
-    """
+    """A copy as float32, finite or NaN."""
     with np.errstate(over="ignore"):
         array = _vector(argument, values, length, "fiu", "must be numbers in one dimension").astype(np.float32)
     if np.isinf(array).any():
@@ -127,14 +108,7 @@ def floats(argument: str, values: object, length: int) -> npt.NDArray[np.float32
 
 
 def integers(argument: str, values: object, length: int, *, lowest: int) -> npt.NDArray[np.int32]:
-    """A copy as int32, every value at least ``lowest``.
-
-    Raises:
-        ArgumentError: not ``length`` integers in [lowest, 2**31).
-
-    >>> integers("labels", [3, -1], 2, lowest=-1)
-    array([ 3, -1], dtype=int32)
-    """
+    """A copy as int32, every value at least ``lowest``."""
     rule = f"must be integers in [{lowest}, 2**31)"
     array = _vector(argument, values, length, "iu", rule)
     if len(array) and (int(array.min()) < lowest or int(array.max()) >= 2**31):
@@ -143,27 +117,16 @@ def integers(argument: str, values: object, length: int, *, lowest: int) -> npt.
 
 
 def flags(argument: str, values: object, length: int) -> npt.NDArray[np.bool_]:
-    """A copy as bool.
-
-    Raises:
-        ArgumentError: not ``length`` bools.
-
-    >>> flags("learned", [True, False], 2)
-    array([ True, False])
-    """
+    """A copy as bool."""
     return _vector(argument, values, length, "b", "must be bools in one dimension").astype(np.bool_)
 
 
 def identities(argument: str, values: Any, length: int | None) -> Any:
     """Keys or shard names: an int64 array when all are integers, a ``pyarrow.LargeStringArray`` when all are str.
 
-    Raises:
-        ArgumentError: neither all str nor all int64, or not ``length`` of them.
-
     >>> identities("keys", ["a.jpg", "b.jpg"], 2).to_pylist(), identities("keys", [7, 8], 2)
     (['a.jpg', 'b.jpg'], array([7, 8]))
     """
-    rule = "must be all str or all int (64 bit)"
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     try:
@@ -175,21 +138,13 @@ def identities(argument: str, values: Any, length: int | None) -> Any:
             raise TypeError(f"{chunks.null_count} nulls, {chunks.type}")
         chunks = chunks.cast(pa.large_string() if text else pa.int64())
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(argument, rule, values) from error
-    if length is not None and len(chunks) != length:
-        raise ArgumentError(argument, f"must hold one value per row, {length}", len(chunks))
+        raise ArgumentError(argument, "must be all str or all int (64 bit)", values) from error
+    _check_length(argument, chunks, length)
     return pa.concat_arrays(chunks.chunks) if text else chunks.to_numpy()
 
 
 def json_object(argument: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A deep copy as JSON would give it back (tuples become lists).
-
-    Raises:
-        ArgumentError: not a mapping, or holds what JSON cannot (NaN and infinities included).
-
-    >>> json_object("protocols", {"el2n": {"epochs": 10}})
-    {'el2n': {'epochs': 10}}
-    """
+    """A deep copy as JSON would give it back: tuples become lists; NaN and infinities are refused."""
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -198,14 +153,7 @@ def json_object(argument: str, value: Mapping[str, Any] | None) -> dict[str, Any
 
 
 def optional_text(argument: str, value: object) -> str | None:
-    """A str that is not empty, or None.
-
-    Raises:
-        ArgumentError: anything else.
-
-    >>> optional_text("fingerprint", "size:3")
-    'size:3'
-    """
+    """A str that is not empty, or None."""
     if value is None or (isinstance(value, str) and value):
         return value
-    raise ArgumentError(argument, "must be a str, or None", value)
+    raise ArgumentError(argument, "must be a str that is not empty, or None", value)

@@ -1,8 +1,8 @@
 """Parquet files that prove their content.
 
-A file holds one table of plain columns, readable by anything that reads Parquet. The schema metadata has one
-entry of ours, ``prunesampler``: JSON with the format version, the kind of table, what its owner wants to know
-about it, and a digest of all this and of every value. Encodings are those that were smallest on real scores.
+A file holds one table of plain columns, readable by anything that reads Parquet. Its schema metadata has one entry of
+ours, ``prunesampler``: JSON with the format version, the kind of table, its provenance, and a digest of all this and
+of every value. The encodings are those that were smallest on real scores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +26,18 @@ import pyarrow.parquet as pq
 from prunesampler._version import __version__
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.tables.atomic import atomic_write
+from prunesampler.tables.columns import Int64s
+from prunesampler.tables.fingerprint import matches
 
 __all__ = [
     "FORMAT",
     "ROW_GROUP",
     "Header",
     "Parts",
+    "Stored",
     "content_digest",
     "from_arrow",
     "group_starts",
-    "load_checked",
     "read_columns",
     "read_group",
     "read_header",
@@ -50,12 +52,25 @@ __all__ = [
 FORMAT = 1
 """Version of the file format; files of a newer one are refused."""
 
+ROW_GROUP = 1_000_000
+"""Rows of a row group."""
+
 Column = Any
 """A contiguous numpy array (int64, int32, float32, bool) or a ``pyarrow.LargeStringArray``."""
 
+_KEY = b"prunesampler"
+_NOT_INTACT = "was damaged or edited: its content is not what was written"
+_ENCODINGS = {
+    pa.int64(): "DELTA_BINARY_PACKED",
+    pa.int32(): "DELTA_BINARY_PACKED",
+    pa.float32(): "BYTE_STREAM_SPLIT",
+    pa.large_string(): "DELTA_BYTE_ARRAY",
+    pa.bool_(): "PLAIN",
+}
+
 
 class Parts(NamedTuple):
-    """A column too long to be held: its length, and what gives it in parts, from the beginning at each call."""
+    """A column that does not fit in memory: its length, and a function that reads it part by part from the start."""
 
     length: int
     read: Callable[[], Iterator[Column]]
@@ -82,19 +97,7 @@ class Header:
     metadata: dict[str, Any]
 
 
-ROW_GROUP = 1_000_000
-"""Rows of a row group."""
-
-_Loaded = TypeVar("_Loaded")
-_KEY = b"prunesampler"
-_NOT_INTACT = "was damaged or edited: its content is not what was written"
-_ENCODINGS = {
-    pa.int64(): "DELTA_BINARY_PACKED",
-    pa.int32(): "DELTA_BINARY_PACKED",
-    pa.float32(): "BYTE_STREAM_SPLIT",
-    pa.large_string(): "DELTA_BYTE_ARRAY",
-    pa.bool_(): "PLAIN",
-}
+# -- the proof ----------------------------------------------------------------------------------------------------
 
 
 def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | Parts]) -> str:
@@ -102,17 +105,14 @@ def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | P
 
     Args:
         metadata: JSON values; the order of its keys does not matter.
-        columns: name → column of N values, held or in parts; their order matters.
+        columns: name → column of N values, in memory or in parts; their order matters.
 
     Returns:
         ``"sha256:"`` and 64 hexadecimal digits.
-
-    >>> content_digest({"kind": "scores"}, {"row": np.arange(3)})[:20]
-    'sha256:629a9f6cdf611'
     """
     state = hashlib.sha256(_canonical(metadata))
     for name, column in columns.items():
-        length, read = column if isinstance(column, Parts) else Parts(len(column), functools.partial(_once, column))
+        length, read = column if isinstance(column, Parts) else Parts(len(column), functools.partial(iter, [column]))
         for number, part in enumerate(read()):
             text = isinstance(part, pa.LargeStringArray)
             if not number:
@@ -127,14 +127,7 @@ def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | P
 
 
 def seal(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The schema metadata of a file: what :func:`unseal` gives back, if nobody changed it.
-
-    Args:
-        metadata: JSON values. Added to them are ``format``, ``library`` (its version) and ``checksum`` (of all).
-
-    >>> sorted(unseal("a.parquet", seal({"kind": "scores"}), "scores"))
-    ['checksum', 'format', 'kind', 'library']
-    """
+    """The schema metadata of a file: ``metadata`` with ``format``, ``library`` and a ``checksum`` of all this."""
     sealed = {**metadata, "format": FORMAT, "library": __version__}
     return {_KEY: _canonical({**sealed, "checksum": content_digest(sealed, {})})}
 
@@ -168,26 +161,58 @@ def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None,
     return sealed
 
 
-def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
-    """Write columns and metadata as one Parquet file, atomically.
-
-    A NaN in a float32 column and a −1 in an int32 column become null.
+def verify(header: Header, check: Callable[[str, Column], None] | None = None) -> None:
+    """Prove the content of a file with one column of one row group in memory at a time.
 
     Args:
-        path: where to write; see :func:`atomic_write`.
+        header: of the file.
+        check: called with the name and the values of each part, row group by row group; what it raises makes the
+            file corrupt.
+
+    Raises:
+        OSError: the file cannot be opened.
+        CorruptFileError: a page checksum or the digest is wrong.
+    """
+
+    def parts(file: pq.ParquetFile, name: str) -> Iterator[Column]:
+        for number in range(header.groups):
+            part = from_arrow(file.read_row_group(number, columns=[name], use_threads=False)[name])
+            if check is not None:
+                check(name, part)
+            yield part
+
+    with _opened(header.path) as file:
+        columns = {name: Parts(header.length, functools.partial(parts, file, name)) for name in header.types}
+        _compare_digest(header, columns)
+
+
+def _compare_digest(header: Header, columns: Mapping[str, Column | Parts]) -> None:
+    if header.digest != content_digest(header.metadata, columns):
+        raise CorruptFileError(f"{header.path} {_NOT_INTACT}")
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _offsets(column: pa.LargeStringArray) -> npt.NDArray[np.int64]:
+    return np.frombuffer(column.buffers()[1], "<i8")[column.offset : column.offset + len(column) + 1]
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
+    """Write columns and metadata as one Parquet file, atomically; a NaN in a float32 and a −1 in an int32 are null.
+
+    Args:
+        path: where to write; see :func:`~prunesampler.tables.atomic.atomic_write`.
         metadata: JSON values with at least ``kind``. Added to them are ``format``, ``library`` (its version),
             ``digest`` (of metadata and columns) and ``checksum`` (of all this JSON).
         columns: name → column, all of the same length.
 
     Raises:
-        OSError: the file cannot be written; an older one under ``path`` is then still intact.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/a.parquet"
-    ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2), "el2n": np.array([0.5, np.nan], "f4")})
-    ...     pq.read_table(path).to_pylist()
-    [{'row': 0, 'el2n': 0.5}, {'row': 1, 'el2n': None}]
+        WriteError: the file cannot be written; an older one under ``path`` is then still intact.
     """
     table = pa.table({name: to_arrow(column) for name, column in columns.items()})
     parts = (table.slice(start, ROW_GROUP) for start in range(0, len(table), ROW_GROUP))
@@ -197,10 +222,10 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
 def write_parts(
     path: str | os.PathLike[str], metadata: Mapping[str, Any], digest: str, parts: Iterator[pa.Table]
 ) -> Header:
-    """Write what :func:`write_columns` would write of all parts together, holding one at a time.
+    """Write a table part by part, as :func:`write_columns` would write the whole.
 
     Args:
-        path: where to write; see :func:`atomic_write`.
+        path: as there.
         metadata: as there.
         digest: of metadata and columns, by :func:`content_digest`.
         parts: tables of :data:`ROW_GROUP` rows, the last one of the rest; at least one.
@@ -209,7 +234,7 @@ def write_parts(
         The header of the file.
 
     Raises:
-        OSError: the file cannot be written; an older one under ``path`` is then still intact.
+        WriteError: as there.
     """
     length, schema = 0, None
     with atomic_write(path) as file, ExitStack() as stack:
@@ -238,8 +263,37 @@ def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def to_arrow(column: Column) -> pa.Array:
+    """A column as files hold it: NaN and −1 are null."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.dtype == np.int32:
+        missing = column == -1
+        return pa.array(column, mask=missing if missing.any() else None)
+    return pa.array(column, from_pandas=column.dtype == np.float32)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
+    """Read what :func:`write_columns` wrote, and refuse it unless every value is as it was.
+
+    Returns:
+        The metadata, and name → column in the file's order; null is NaN in a float32, −1 in an int32 column.
+
+    Raises:
+        OSError, CorruptFileError, MismatchError: as :func:`read_header` and :func:`verify` do.
+    """
+    with _opened(path) as file:
+        header = _header(path, file, kind)
+        columns = _columns(file.read())
+        _compare_digest(header, columns)
+    return header.metadata, columns
+
+
 def read_header(path: str | os.PathLike[str], kind: str) -> Header:
-    """Read what a file says about itself, without reading its values.
+    """Read what a file says about itself, but not its values.
 
     Args:
         path: the file.
@@ -272,62 +326,29 @@ def group_starts(header: Header) -> list[int]:
     return [0, *itertools.accumulate(lengths)]
 
 
-def verify(header: Header, check: Callable[[str, Column], None] | None = None) -> None:
-    """Prove the content of a file with one column of one row group in memory at a time.
-
-    Page checksums are verified while reading, the digest afterwards.
-
-    Args:
-        header: of the file.
-        check: called with the name and the values of each part, row group by row group; what it raises makes the
-            file corrupt.
-
-    Raises:
-        OSError: the file cannot be opened.
-        CorruptFileError: damaged, cut short or edited.
-    """
-
-    def parts(file: pq.ParquetFile, name: str) -> Iterator[Column]:
-        for number in range(header.groups):
-            part = from_arrow(file.read_row_group(number, columns=[name], use_threads=False)[name])
-            if check is not None:
-                check(name, part)
-            yield part
-
-    with _opened(header.path) as file:
-        columns = {name: Parts(header.length, functools.partial(parts, file, name)) for name in header.types}
-        _prove(header, columns)
+def from_arrow(column: pa.ChunkedArray) -> Column:
+    """A column as :func:`read_columns` gives it."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if column.null_count:
+            raise ValueError("null among strings")
+        return pa.concat_arrays(column.cast(pa.large_string()).chunks or [pa.array([], pa.large_string())])
+    if column.type not in _ENCODINGS:
+        raise ValueError(f"unexpected type {column.type}")
+    if column.null_count:
+        missing = {pa.float32(): float("nan"), pa.int32(): -1}[column.type]
+        column = pc.fill_null(column, pa.scalar(missing, column.type))
+    return column.to_numpy()
 
 
-def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
-    """Read what :func:`write_columns` wrote, and refuse it unless every value is as it was.
+def _columns(table: pa.Table) -> dict[str, Column]:
+    return {name: from_arrow(table[name]) for name in table.column_names}
 
-    Page checksums are verified while reading, the digest afterwards.
 
-    Args:
-        path: the file.
-        kind: the kind of table that the caller wants.
-
-    Returns:
-        The metadata, and name → column in the file's order; null is NaN in a float32, −1 in an int32 column.
-
-    Raises:
-        FileNotFoundError: no such file (and other ``OSError`` of opening it).
-        CorruptFileError: damaged, cut short, edited, or not a file of ours.
-        MismatchError: of a newer format, or of another kind.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/a.parquet"
-    ...     write_columns(path, {"kind": "scores"}, {"row": np.arange(2)})
-    ...     read_columns(path, "scores")[1]
-    {'row': array([0, 1])}
-    """
-    with _opened(path) as file:
-        header = _header(path, file, kind)
-        columns = _columns(file.read())
-        _prove(header, columns)
-    return header.metadata, columns
+def _header(path: str | os.PathLike[str], file: pq.ParquetFile, kind: str) -> Header:
+    metadata = unseal(path, file.metadata.metadata, kind)
+    added = {name: metadata.pop(name, None) for name in ("format", "library", "digest", "checksum")}
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    return Header(os.fspath(path), str(added["digest"]), file.metadata.num_rows, file.num_row_groups, types, metadata)
 
 
 @contextmanager
@@ -343,13 +364,6 @@ def _opened(path: str | os.PathLike[str], footer: pq.FileMetaData | None = None)
         raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
 
 
-def _header(path: str | os.PathLike[str], file: pq.ParquetFile, kind: str) -> Header:
-    metadata = unseal(path, file.metadata.metadata, kind)
-    added = {name: metadata.pop(name, None) for name in ("format", "library", "digest", "checksum")}
-    types = {field.name: str(field.type) for field in file.schema_arrow}
-    return Header(os.fspath(path), str(added["digest"]), file.metadata.num_rows, file.num_row_groups, types, metadata)
-
-
 def _footer(path: str) -> pq.FileMetaData:
     stat = os.stat(path)
     return _read_footer(path, stat.st_size, stat.st_mtime_ns)
@@ -361,81 +375,86 @@ def _read_footer(path: str, size: int, modified: int) -> pq.FileMetaData:
         return file.metadata
 
 
-def _prove(header: Header, columns: Mapping[str, Column | Parts]) -> None:
-    if header.digest != content_digest(header.metadata, columns):
-        raise CorruptFileError(f"{header.path} {_NOT_INTACT}")
+# -- what ScoreTable and Coreset share ----------------------------------------------------------------------------
+
+_Loaded = TypeVar("_Loaded", bound="Stored")
 
 
-def load_checked(
-    path: str | os.PathLike[str],
-    kind: str,
-    fingerprint: str | None,
-    build: Callable[[dict[str, Any], dict[str, Column]], _Loaded],
-) -> _Loaded:
-    """Read a file, compare its fingerprint, and build what it holds.
+class Stored:
+    """Columns by row and their provenance, with a digest and a Parquet file: the base of ScoreTable and Coreset."""
 
-    Args:
-        path: the file.
-        kind: what it must hold.
-        fingerprint: of the dataset at hand; compared where the file holds one too.
-        build: makes the result from metadata and columns.
+    _kind: ClassVar[str]
+    _provenance: ClassVar[tuple[str, ...]]
+    """The attributes that are written as metadata and given to the constructor by name."""
 
-    Raises:
-        FileNotFoundError: no such file.
-        CorruptFileError: damaged, or ``build`` finds a column missing or a value out of its range.
-        MismatchError: of another dataset, another kind, or a newer format.
+    rows: Int64s
+    key_column: Any
+    shard_column: Any
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_columns(f"{folder}/a", {"kind": "scores"}, {"row": np.arange(2)})
-    ...     load_checked(f"{folder}/a", "scores", None, lambda metadata, columns: len(columns["row"]))
-    2
-    """
-    metadata, columns = read_columns(path, kind)
-    stored = metadata.get("fingerprint")
-    if None not in (fingerprint, stored) and fingerprint != stored:
-        raise MismatchError(f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}")
-    try:
-        return build(metadata, columns)
-    except (ArgumentError, KeyError) as error:
-        raise CorruptFileError(f"{path} is not a sound {kind} file: {error}") from error
+    def __len__(self) -> int:
+        return len(self.rows)
 
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, type(self)) else NotImplemented
 
-def _canonical(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def keys(self) -> list[str] | list[int] | None:
+        """The keys in the order of ``rows``, a new list at each call (``key_column`` holds them compactly)."""
+        return None if self.key_column is None else self.key_column.tolist()
 
-def _columns(table: pa.Table) -> dict[str, Column]:
-    return {name: from_arrow(table[name]) for name in table.column_names}
+    @functools.cached_property
+    def digest(self) -> str:
+        """``"sha256:…"`` of every value and all provenance; the same before saving and after loading."""
+        return content_digest(self._metadata(), self._columns())
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a Parquet file, all of it or nothing.
 
-def _once(column: Column) -> Iterator[Column]:
-    yield column
+        Raises:
+            WriteError: an ``OSError``: the file cannot be written; an older one is then still intact.
+        """
+        write_columns(path, self._metadata(), self._columns())
 
+    @classmethod
+    def load(cls: type[_Loaded], path: str | os.PathLike[str], fingerprint: str | None = None) -> _Loaded:
+        """Read what :meth:`save` wrote.
 
-def _offsets(column: pa.LargeStringArray) -> npt.NDArray[np.int64]:
-    return np.frombuffer(column.buffers()[1], "<i8")[column.offset : column.offset + len(column) + 1]
+        Args:
+            path: the file.
+            fingerprint: of the dataset at hand; compared where the file holds one too.
 
+        Raises:
+            FileNotFoundError: no such file.
+            CorruptFileError: damaged, cut short, edited, or not a file of ours.
+            MismatchError: of another dataset, another kind, or a newer format.
+        """
+        metadata, columns = read_columns(path, cls._kind)
+        stored = metadata.get("fingerprint")
+        if not matches(fingerprint, stored):
+            raise MismatchError(f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}")
+        try:
+            return cls._build(metadata, columns)
+        except (ArgumentError, KeyError) as error:
+            raise CorruptFileError(f"{path} is not a sound {cls._kind} file: {error}") from error
 
-def to_arrow(column: Column) -> pa.Array:
-    """A column as files hold it: NaN and −1 are null."""
-    if isinstance(column, pa.Array):
-        return column
-    if column.dtype == np.int32:
-        missing = column == -1
-        return pa.array(column, mask=missing if missing.any() else None)
-    return pa.array(column, from_pandas=column.dtype == np.float32)
+    def _metadata(self) -> dict[str, Any]:
+        return {"kind": self._kind, **{name: getattr(self, name) for name in self._provenance}}
 
+    def _columns(self) -> dict[str, Column]:
+        return {name: column for name, column in self._all_columns().items() if column is not None}
 
-def from_arrow(column: pa.ChunkedArray) -> Column:
-    """A column as :func:`read_columns` gives it."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        if column.null_count:
-            raise ValueError("null among strings")
-        return pa.concat_arrays(column.cast(pa.large_string()).chunks or [pa.array([], pa.large_string())])
-    if column.type not in _ENCODINGS:
-        raise ValueError(f"unexpected type {column.type}")
-    if column.null_count:
-        missing = {pa.float32(): float("nan"), pa.int32(): -1}[column.type]
-        column = pc.fill_null(column, pa.scalar(missing, column.type))
-    return column.to_numpy()
+    def _all_columns(self) -> dict[str, Column | None]:
+        """The columns of the file, None where there is none."""
+        raise NotImplementedError
+
+    @classmethod
+    def _build(cls: type[_Loaded], metadata: dict[str, Any], columns: dict[str, Column]) -> _Loaded:
+        """The object that has this metadata and these columns."""
+        raise NotImplementedError
+
+    @classmethod
+    def _shared_arguments(cls, metadata: dict[str, Any], columns: dict[str, Column]) -> dict[str, Any]:
+        provenance = {name: metadata[name] for name in cls._provenance}
+        return {"rows": columns["row"], "keys": columns.get("key"), "shards": columns.get("shard"), **provenance}

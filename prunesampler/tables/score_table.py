@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, check_int
 from prunesampler.tables.columns import (
     flags,
     floats,
@@ -20,20 +18,19 @@ from prunesampler.tables.columns import (
     integers,
     json_object,
     optional_text,
-    row_count,
     row_layout,
 )
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.parquet import content_digest, load_checked, write_columns
+from prunesampler.tables.parquet import Stored
 
 __all__ = ["Coreset", "ScoreTable"]
 
 _LOWER_IS_HARDER = ("margin",)
-_COUNTS = ("label", "forgetting_events", "learned", "presentations")
-_RESERVED = ("row", "key", "shard", "weight", "forgetting", *_COUNTS)
+_COUNTS = ("forgetting_events", "learned", "presentations")
+_RESERVED = ("row", "key", "shard", "label", "weight", "forgetting", *_COUNTS)
 
 
-class ScoreTable:
+class ScoreTable(Stored):
     """One float per row and score, with counts and provenance. Immutable.
 
     Args:
@@ -58,12 +55,24 @@ class ScoreTable:
     ``presentations`` (int32) and ``learned`` (bool) are copies, read-only, in the order of ``rows``, and None
     where they were not given. ``directions`` names every column that can be selected by.
 
+    The file that :meth:`save` writes has the columns ``row`` int64, ``label`` int32, one float32 per score,
+    ``forgetting_events`` int32, ``learned`` bool, ``presentations`` int32, ``shard``, ``key``: those that were given.
+    Null means no value.
+
+    >>> import tempfile
     >>> table = ScoreTable({"el2n": [0.1, 1.2, float("nan")]}, labels=[0, 1, 1])
     >>> table
     ScoreTable(rows=3, of=3, without={'el2n': 1})
     >>> table.directions
     {'el2n': 'higher'}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table.save(f"{folder}/scores.parquet")
+    ...     ScoreTable.load(f"{folder}/scores.parquet") == table
+    True
     """
+
+    _kind = "scores"
+    _provenance = ("num_rows", "fingerprint", "directions", "protocols", "provenance")
 
     def __init__(
         self,
@@ -95,7 +104,7 @@ class ScoreTable:
                 raise ArgumentError(
                     "rows", "must be given where scores do not cover num_rows", f"{len(rows)} of {num_rows}"
                 )
-        self.num_rows = row_count(num_rows)
+        self.num_rows = check_int("num_rows", num_rows, 1)
         self.fingerprint = optional_text("fingerprint", fingerprint)
         self.protocols = json_object("protocols", protocols)
         self.provenance = json_object("provenance", provenance)
@@ -122,27 +131,9 @@ class ScoreTable:
                 raise ArgumentError("directions", f'must say "higher" or "lower" of any of {list(known)}', given)
         return known | given
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, ScoreTable) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         without = {name: int(np.isnan(self.column(name)).sum()) for name in self.directions}
         return f"ScoreTable(rows={len(self)}, of={self.num_rows}, without={without})"
-
-    @property
-    def keys(self) -> list[str] | list[int] | None:
-        """The keys in the order of ``rows``, made anew at each call (``key_column`` holds them compactly)."""
-        return None if self.key_column is None else self.key_column.tolist()
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """``"sha256:…"`` of every value and all provenance; the same before saving and after loading."""
-        return content_digest(self._metadata(), self._columns())
 
     def column(self, name: str) -> npt.NDArray[np.float32]:
         """One score, (N,) float32, NaN where a row has none, its sign untouched.
@@ -233,40 +224,8 @@ class ScoreTable:
             directions = {}
         return ScoreTable(**{**same, **columns, **directions, "provenance": provenance, **changes})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``scores.parquet``: all of it or nothing.
-
-        Columns: ``row`` int64, ``label`` int32, one float32 per score, ``forgetting_events`` int32, ``learned``
-        bool, ``presentations`` int32, ``shard``, ``key``; those that were given. Null means no value.
-
-        Raises:
-            OSError: the file cannot be written; an older one is then still intact.
-
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     ScoreTable({"el2n": [0.5, 0.25]}).save(f"{folder}/scores.parquet")
-        ...     ScoreTable.load(f"{folder}/scores.parquet").scores["el2n"]
-        array([0.5 , 0.25], dtype=float32)
-        """
-        write_columns(path, self._metadata(), self._columns())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], fingerprint: str | None = None) -> ScoreTable:
-        """Read what :meth:`save` wrote.
-
-        Args:
-            path: the file.
-            fingerprint: of the dataset at hand; compared where the file holds one too.
-
-        Raises:
-            FileNotFoundError: no such file.
-            CorruptFileError: damaged, cut short, edited, or not a file of ours.
-            MismatchError: of another dataset, another kind, or a newer format.
-        """
-        return load_checked(path, "scores", fingerprint, cls._build)
-
-    def _columns(self) -> dict[str, Any]:
-        columns = {
+    def _all_columns(self) -> dict[str, Any]:
+        return {
             "row": self.rows,
             "label": self.labels,
             **self.scores,
@@ -276,22 +235,14 @@ class ScoreTable:
             "shard": self.shard_column,
             "key": self.key_column,
         }
-        return {name: column for name, column in columns.items() if column is not None}
-
-    def _metadata(self) -> dict[str, Any]:
-        names = ("num_rows", "fingerprint", "directions", "protocols", "provenance")
-        return {"kind": "scores", **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def _build(cls, metadata: dict[str, Any], columns: dict[str, Any]) -> ScoreTable:
         return cls(
             {name: column for name, column in columns.items() if name not in _RESERVED},
-            rows=columns["row"],
+            **cls._shared_arguments(metadata, columns),
             labels=columns.get("label"),
-            keys=columns.get("key"),
-            shards=columns.get("shard"),
-            **{name: columns.get(name) for name in _COUNTS[1:]},
-            **{name: metadata[name] for name in ("num_rows", "fingerprint", "directions", "protocols", "provenance")},
+            **{name: columns.get(name) for name in _COUNTS},
         )
 
     @classmethod
@@ -302,5 +253,5 @@ class ScoreTable:
         table.rows = columns["row"]
         table.scores = {name: column for name, column in columns.items() if name not in _RESERVED}
         table.labels, table.key_column, table.shard_column = map(columns.get, ("label", "key", "shard"))
-        table.forgetting_events, table.learned, table.presentations = map(columns.get, _COUNTS[1:])
+        table.forgetting_events, table.learned, table.presentations = map(columns.get, _COUNTS)
         return table

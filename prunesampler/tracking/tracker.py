@@ -9,9 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, check_int
 from prunesampler.scores.logits import check_logits
-from prunesampler.tables.columns import row_count
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.epoch_buffers import Share
 from prunesampler.tracking.inputs import (
@@ -81,7 +80,7 @@ class ScoreTracker:
         score_fn: ScoreFunction | None = None,
         group: Group | None = None,
     ) -> None:
-        self.num_rows = row_count(num_rows)
+        self.num_rows = check_int("num_rows", num_rows, 1)
         if scores is None:
             self.scores: tuple[str, ...] = _DEFAULT if score_fn is None else ()
         else:

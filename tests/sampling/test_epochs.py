@@ -6,25 +6,26 @@ import numpy as np
 import pytest
 
 from prunesampler.errors import StateError
-from prunesampler.sampling.epochs import Reading
-from prunesampler.sampling.population import RowStream
+from prunesampler.sampling.epochs import EligibleRows, EpochReader, RowStream
+from prunesampler.tables.coreset import Coreset
 
+CORESET = Coreset([2, 4, 6], num_rows=10)
 LENGTH = 150_000
 STREAM = RowStream(lambda positions: positions, rows=None, count=10**9, length=LENGTH)
 
 
-def reading(*, rank=0, num_replicas=1, epoch=0, start=0, stream=STREAM):
-    return Reading(stream, rank=rank, num_replicas=num_replicas, drop_last=False, epoch=epoch, start=start)
+def reader(*, rank=0, num_replicas=1, epoch=0, start=0, stream=STREAM):
+    return EpochReader(stream, rank=rank, num_replicas=num_replicas, drop_last=False, epoch=epoch, start=start)
 
 
 @pytest.mark.parametrize(("rank", "num_replicas", "epoch", "start"), [(0, 1, 0, 0), (1, 3, 2, 0), (0, 2, 1, 149_000)])
 def test_the_position_is_exact_after_every_row(rank, num_replicas, epoch, start):
-    one = reading(rank=rank, num_replicas=num_replicas, epoch=epoch, start=start)
+    one = reader(rank=rank, num_replicas=num_replicas, epoch=epoch, start=start)
     assert one.position == start
     for step, row in enumerate(one.iterator()):
         assert row == epoch * LENGTH + start + rank + step * num_replicas
         assert one.position == start + (step + 1) * num_replicas
-    assert step + 1 == one.share()
+    assert step + 1 == len(one)
 
 
 def test_rows_are_evaluated_as_they_are_asked_for():
@@ -34,7 +35,7 @@ def test_rows_are_evaluated_as_they_are_asked_for():
         asked.append(len(positions))
         return positions
 
-    iterator = reading(stream=RowStream(numbers, rows=None, count=10**9, length=LENGTH)).iterator()
+    iterator = reader(stream=RowStream(numbers, rows=None, count=10**9, length=LENGTH)).iterator()
     assert asked == []
     next(iterator)
     assert asked == [4096]
@@ -44,19 +45,19 @@ def test_rows_are_evaluated_as_they_are_asked_for():
 
 
 def test_an_iterator_goes_on_from_its_state():
-    first = reading(epoch=1).iterator()
+    first = reader(epoch=1).iterator()
     taken = list(itertools.islice(first, 5000))
-    second = reading().iterator()
+    second = reader().iterator()
     second.load_state_dict(first.state_dict())
     assert next(second) == next(first) == taken[-1] + 1
-    assert second.reading.epoch == 1
+    assert second.reader.epoch == 1
 
 
 def test_the_end_of_an_epoch_stays_its_end():
-    first = reading().iterator()
+    first = reader().iterator()
     assert len(list(first)) == LENGTH
     assert first.state_dict() == {"epoch": 0, "position": LENGTH}
-    second = reading().iterator()
+    second = reader().iterator()
     second.load_state_dict(first.state_dict())
     assert list(second) == []
 
@@ -64,11 +65,11 @@ def test_the_end_of_an_epoch_stays_its_end():
 @pytest.mark.parametrize("state", [{}, {"epoch": 0}, {"epoch": 0, "position": 0, "more": 0}])
 def test_a_foreign_state_is_refused(state):
     with pytest.raises(StateError, match="epoch and position"):
-        reading().iterator().load_state_dict(state)
+        reader().iterator().load_state_dict(state)
 
 
 def test_a_state_is_not_loaded_halfway():
-    iterator = reading().iterator()
+    iterator = reader().iterator()
     next(iterator)
     with pytest.raises(StateError, match="before its first row"):
         iterator.load_state_dict({"epoch": 0, "position": 0})
@@ -76,4 +77,53 @@ def test_a_state_is_not_loaded_halfway():
 
 def test_rows_are_ints():
     stream = RowStream(lambda positions: positions, rows=np.arange(LENGTH), count=LENGTH, length=LENGTH)
-    assert type(next(reading(stream=stream).iterator())) is int
+    assert type(next(reader(stream=stream).iterator())) is int
+
+
+# --- which rows -------------------------------------------------------------------------------------------
+
+
+def test_a_stream_looks_its_numbers_up():
+    stream = RowStream(lambda positions: positions % 2, rows=np.array([7, 5]), count=2, length=2)
+    assert stream(np.arange(4)).tolist() == [7, 5, 7, 5]
+    assert RowStream(lambda positions: positions, rows=None, count=9, length=9)(np.arange(3)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "eligible", "pruned"),
+    [
+        ({}, (10, 10), (3, 3)),
+        ({"epoch_length": "full"}, (10, 10), (3, 10)),
+        ({"epoch_length": 4}, (10, 4), (3, 4)),
+        ({"rows": [6, 4, 2, 0], "epoch_length": "full"}, (4, 4), (3, 4)),
+        ({"rows": [6, 4, 2, 0]}, (4, 4), (3, 3)),
+    ],
+)
+def test_counts_and_lengths(options, eligible, pruned):
+    eligible_rows = EligibleRows(10, **options)
+    for coreset, expected in ((None, eligible), (CORESET, pruned)):
+        stream = eligible_rows.stream(coreset)
+        assert (stream.count, stream.length) == expected
+        assert len(set(stream(np.arange(stream.count)).tolist())) == stream.count
+
+
+def test_a_eligible_rows_keeps_what_it_was_given():
+    rows, weights = np.array([3, 1, 2]), np.ones(10)
+    eligible_rows = EligibleRows(10, rows=rows, sampling_weights=weights)
+    before = eligible_rows.stream(None)(np.arange(9)).tolist()
+    rows[:], weights[:] = 0, 0
+    assert eligible_rows.stream(None)(np.arange(9)).tolist() == before
+
+
+def test_identities_tell_eligible_rowss_apart():
+    options = [{}, {"seed": 1}, {"shuffle": False}, {"replacement": True}, {"epoch_length": 10}, {"rows": range(10)}]
+    options += [{"rows": range(9, -1, -1)}, {"sampling_weights": np.ones(10)}, {"sampling_weights": np.arange(10)}]
+    identities = [tuple(EligibleRows(10, **each).identity.values()) for each in options]
+    assert len(set(identities)) == len(options)
+    assert EligibleRows(10, rows=[1, 2]).identity == EligibleRows(10, rows=np.array([1, 2], np.int32)).identity
+
+
+def test_a_short_weighted_epoch_is_a_pass_of_its_own():
+    weights = np.where(np.arange(10) == 3, 1e6, 1.0)
+    stream = EligibleRows(10, sampling_weights=weights, epoch_length=1).stream(None)
+    assert stream(np.arange(50)).tolist().count(3) > 45

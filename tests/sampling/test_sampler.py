@@ -5,6 +5,7 @@ import itertools
 import json
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -469,6 +470,113 @@ def test_copies_and_pickles_go_on_alone():
         assert each.state_dict()["position"] == 1
         each.load_state_dict(each.state_dict())
         assert list(each) == rest
+
+
+# --- a new coreset every epoch ----------------------------------------------------------------------------
+
+
+def coreset_of(epoch):
+    """What a dynamic policy might draw before an epoch: other rows, another number of them, other weights."""
+    rng = np.random.default_rng(epoch)
+    rows = rng.permutation(30)[: 7 + epoch % 3]
+    return Coreset(rows, num_rows=30, weights=rng.random(len(rows)) + 0.5 if epoch % 2 else None)
+
+
+def pruned_epoch(sampler, number, start):
+    """One epoch of a loop that draws a coreset, gives it to the sampler and, on several ranks, says the epoch."""
+    sampler.prune(coreset_of(number))
+    if sampler.num_replicas > 1:
+        sampler.set_epoch(number)
+    return iter(sampler)
+
+
+@pytest.mark.parametrize("epoch_length", ["kept", "full", 11])
+def test_every_epoch_may_have_another_coreset(epoch_length):
+    sampler = PrunedSampler(30, seed=3, epoch_length=epoch_length)
+    for epoch in range(5):
+        coreset = coreset_of(epoch)
+        rows = list(pruned_epoch(sampler, epoch, 0))
+        assert len(rows) == len(sampler) == {"kept": len(coreset), "full": 30}.get(epoch_length, epoch_length)
+        assert set(rows) <= set(coreset.rows.tolist())
+        assert rows == of_epoch(PrunedSampler(30, seed=3, epoch_length=epoch_length, coreset=coreset), epoch)
+        assert sampler.epoch == epoch + 1
+
+
+def test_ranks_split_every_new_coreset():
+    samplers = ranks(3, 30)
+    single = PrunedSampler(30)
+    for epoch in range(5):
+        order = list(pruned_epoch(single, epoch, 0))
+        parts = [list(pruned_epoch(sampler, epoch, 0)) for sampler in samplers]
+        dealt = [row for step in zip(*parts, strict=True) for row in step]
+        assert dealt == order + order[: -len(order) % 3]
+
+
+class PolicySampler:
+    """A sampler and the loop around it, which gives the epoch's coreset back before a state is loaded."""
+
+    def __init__(self, **options):
+        self.sampler = PrunedSampler(30, **options)
+        self.state_dict = self.sampler.state_dict
+
+    def load_state_dict(self, state):
+        kept = {coreset_of(epoch).digest: coreset_of(epoch) for epoch in range(5)}
+        self.sampler.prune(kept.get(state["coreset"]))
+        self.sampler.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"epoch_length": "full"}, {"epoch_length": 11}, {"num_replicas": 3, "rank": 1}, {"drop_last": True}]
+)
+def test_an_epoch_of_a_dynamic_policy_resumes_anywhere(options):
+    check_resume(
+        lambda: PolicySampler(**options),
+        lambda policy, number, start: pruned_epoch(policy.sampler, number, start),
+        epochs=4,
+    )
+
+
+def test_the_state_of_an_epoch_needs_the_coreset_of_that_epoch():
+    sampler = PrunedSampler(30)
+    next(pruned_epoch(sampler, 0, 0))
+    resumed = PrunedSampler(30, coreset=coreset_of(1))
+    with pytest.raises(StateError, match="coreset"):
+        resumed.load_state_dict(sampler.state_dict())
+
+
+# --- earlier releases -------------------------------------------------------------------------------------
+
+
+def test_a_state_of_the_first_release_resumes_on_its_own_rows():
+    coreset = Coreset.load(Path(__file__).parents[1] / "tables" / "data" / "coreset.parquet")
+    sampler = PrunedSampler(40, seed=7, coreset=coreset, epoch_length="full", num_replicas=2, rank=1)
+    sampler.set_epoch(3)
+    running = iter(sampler)
+    assert list(itertools.islice(running, 4)) == [32, 39, 21, 14]
+    state = {
+        **{"version": 1, "epoch": 3, "position": 8, "num_rows": 40, "seed": 7, "shuffle": True},
+        **{"replacement": False, "epoch_length": "full", "rows": "", "sampling_weights": "", "kept": 12},
+        "coreset": "sha256:4840b9b2f88bfad7e41234e3acb8a542683ae450e8e4303adfc26fba2fadfa21",
+        "drop_last": False,
+    }
+    assert sampler.state_dict() == state
+    rest = [28, 0, 28, 32, 11, 18, 21, 7, 7, 14, 18, 28, 11, 39, 18, 7]
+    assert list(running) == rest
+    sampler.load_state_dict(state)
+    assert list(sampler) == rest
+
+
+def test_a_weighted_state_of_the_first_release_resumes_on_its_own_rows():
+    rows = [row for row in range(40) if row % 7 != 3]
+    sampler = PrunedSampler(40, seed=7, rows=rows, sampling_weights=np.arange(40) % 5)
+    state = {
+        **{"version": 1, "epoch": 1, "position": 20, "num_rows": 40, "seed": 7, "shuffle": True},
+        **{"replacement": False, "epoch_length": "kept", "kept": 34, "coreset": "", "drop_last": False},
+        "rows": "568ea18dd7aba451bd4987cc4a5ed86aecbe3f5e59fd23fd80a05e3fab8c58ac",
+        "sampling_weights": "e318e6f562e5afe3a8f5d41e56f576b4550499f6165bce8422788bbce7d6c964",
+    }
+    sampler.load_state_dict(state)
+    assert list(sampler) == [34, 7, 26, 39, 22, 28, 29, 13, 18, 4, 27, 36, 37, 9]
 
 
 # --- loaders ----------------------------------------------------------------------------------------------

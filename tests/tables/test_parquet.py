@@ -22,7 +22,6 @@ from prunesampler.tables.parquet import (
     FORMAT,
     content_digest,
     group_starts,
-    load_checked,
     read_columns,
     read_group,
     read_header,
@@ -227,13 +226,9 @@ def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
         write_columns(tmp_path / "none" / "a", METADATA, columns(3))
 
 
-def test_another_kind_and_another_dataset(path: Path) -> None:
+def test_another_kind_is_refused(path: Path) -> None:
     with pytest.raises(MismatchError, match="'scores', not 'coreset'"):
         read_columns(path, "coreset")
-    with pytest.raises(MismatchError, match="sha256:00"):
-        load_checked(path, "scores", "sha256:01", lambda *_: 1)
-    assert load_checked(path, "scores", "sha256:00", lambda *_: 1) == 1
-    assert load_checked(path, "scores", None, lambda *_: 1) == 1
 
 
 # -- the form on disk ---------------------------------------------------------------------------------------------
