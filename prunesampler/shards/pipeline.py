@@ -72,22 +72,22 @@ class TrackedPipeline(IterableDataset[Any]):
         Raises:
             StateError: they have started.
         """
-        self._reader._share_memory(seed)
-
-    def _share_memory(self, seed: int) -> None:
-        import webdataset
-
-        if self._kept is not None:
-            return
         first = self.pipeline[0]
-        if isinstance(first, DataLoader) and first.persistent_workers and vars(first)["_iterator"] is not None:
+        started = isinstance(first, DataLoader) and first.persistent_workers and vars(first)["_iterator"] is not None
+        if started and not self._reader._kept:
             raise StateError(
                 "the loader's persistent workers have started already and cannot be pruned any more: call attach "
                 "before the first iter(loader)"
             )
-        num_replicas = self.num_replicas
-        rank = int(webdataset.utils.pytorch_worker_info()[0]) if num_replicas > 1 else 0
-        self._kept = keep(None, self._index, seed=seed, rank=rank, num_replicas=num_replicas)
+        self._reader._prepare(seed)
+
+    def _prepare(self, seed: int) -> None:
+        import webdataset
+
+        if self._kept is None:
+            num_replicas = self.num_replicas
+            rank = int(webdataset.utils.pytorch_worker_info()[0]) if num_replicas > 1 else 0
+            self._kept = keep(None, self._index, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def prune(self, rows: Coreset | None) -> None:
         """Hand out only the rows of a coreset, from the next pass on; None: all, as the pipeline has them."""
