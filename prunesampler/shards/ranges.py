@@ -94,11 +94,24 @@ class RangeReader:
             CorruptFileError: a shard is cut short.
             UnsupportedError: a server does not give parts of files.
         """
-        shards = locations.shards[places].astype(np.int64)
-        firsts = locations.offsets[locations.starts[places]] - BLOCK
         lasts = locations.starts[places + 1] - 1
-        ends = locations.offsets[lasts] + locations.sizes[lasts]
-        records, contents = self._index.records, [[b""]] * len(places)
+        shards, firsts = locations.shards[places].astype(np.int64), locations.offsets[locations.starts[places]] - BLOCK
+        parts = self.read(shards, firsts, locations.offsets[lasts] + locations.sizes[lasts])
+        return [
+            _files(self._index.shards[shard], locations, place, part, first)
+            for shard, place, part, first in zip(shards.tolist(), places.tolist(), parts, firsts.tolist(), strict=True)
+        ]
+
+    def read(self, shards: Int64s, firsts: Int64s, ends: Int64s) -> list[memoryview]:
+        """Bytes of seekable shards, in the order that they are asked for in.
+
+        Args:
+            shards, firsts, ends: (W,) int64, number of the shard and what is wanted of it.
+
+        Raises:
+            OSError, MismatchError, CorruptFileError, UnsupportedError: as of :meth:`fetch`.
+        """
+        records, found = self._index.records, [memoryview(b"")] * len(shards)
         local = np.array([local_path(records[shard].url) is not None for shard in shards.tolist()], bool)
         for mine, gap, read in ((local, _LOCAL_GAP, self._read_local), (~local, _REMOTE_GAP, self._read_remote)):
             (chosen,) = np.nonzero(mine)
@@ -108,11 +121,9 @@ class RangeReader:
             for range_, data in zip(ranges, read(ranges), strict=True):
                 if len(data) != range_.end - range_.first:
                     raise CorruptFileError(f"{records[range_.shard].url} is cut short")
-                for wanted in range_.wanted:
-                    at = int(chosen[wanted])
-                    url = records[range_.shard].url
-                    contents[at] = _files(url, locations, int(places[at]), data, range_.first)
-        return contents
+                for wanted in chosen[range_.wanted].tolist():
+                    found[wanted] = memoryview(data)[firsts[wanted] - range_.first : ends[wanted] - range_.first]
+        return found
 
     def samples(self, locations: Locations, places: Int64s) -> list[dict[str, Any]]:
         """What :meth:`fetch` reads, as raw webdataset gives it: ``__key__``, ``__url__``, extension in lower case."""
@@ -136,7 +147,7 @@ class RangeReader:
             return list(pool.map(lambda range_: read_part(records[range_.shard], range_.first, range_.end), ranges))
 
 
-def _files(url: str, locations: Locations, place: int, data: bytes, base: int) -> list[bytes]:
+def _files(url: str, locations: Locations, place: int, data: memoryview, base: int) -> list[bytes]:
     first, end = locations.starts[place : place + 2].tolist()
     key = locations.keys[place].as_py()
     contents = []
@@ -148,7 +159,7 @@ def _files(url: str, locations: Locations, place: int, data: bytes, base: int) -
     ):
         start = offset - base
         check_header(url, data[start - BLOCK : start], f"{key}.{locations.extensions[code]}", size)
-        contents.append(data[start : start + size])
+        contents.append(bytes(data[start : start + size]))
     return contents
 
 

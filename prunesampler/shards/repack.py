@@ -1,4 +1,4 @@
-"""Kept samples, copied into shards of their own."""
+"""Kept samples, copied into new shards."""
 
 from __future__ import annotations
 
@@ -6,31 +6,38 @@ import functools
 import importlib
 import json
 import os
+import shutil
+import tarfile
 import tempfile
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from prunesampler._version import __version__
-from prunesampler.errors import ArgumentError, CorruptFileError, StateError
+from prunesampler.errors import ArgumentError, CorruptFileError, StateError, check_choice, check_int
 from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.output_folder import Folder
-from prunesampler.shards.pieces import pieces
-from prunesampler.shards.repack_plan import Layout, shard_number, split_pattern
+from prunesampler.shards.output_folder import OutputFolder
+from prunesampler.shards.packing import BLOCK, END, check_header
+from prunesampler.shards.ranges import RangeReader
+from prunesampler.shards.repack_plan import RepackPlan, Samples, is_shard_name, split_pattern
+from prunesampler.shards.scan import scan_shard
+from prunesampler.shards.sources import Source, open_source
 from prunesampler.shards.store import Shard
 from prunesampler.shards.urls import local_path
-from prunesampler.shards.verify import planned, verified
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import write_columns
 
 __all__ = ["repack"]
 
-_READ = 8 << 20
 _PLAN, _ROWS, _INDEX = "repack.json", "rows.parquet", "index.parquet"
+_BATCH_BYTES, _BATCH_SAMPLES = 8 << 20, 1024
+_OPEN_FILES = 32
 
 
 def repack(
@@ -47,29 +54,28 @@ def repack(
     progress: bool = True,
     engine: Literal["local", "ray"] = "local",
 ) -> ShardIndex:
-    """Copy kept samples into new shards: the files byte for byte, their headers without times and owners.
+    """Copy kept samples into new shards: their headers and files byte for byte.
 
-    A shard is written under a hidden name, and named when it is complete, on disk, and reads back as it was written;
-    ``index.parquet`` comes last. A run that was interrupted is taken up by repeating it, and ends in the same bytes;
-    only complete shards are kept, once their headers were read. Beside the shards lie ``index.parquet``, their index,
-    with the old labels; ``rows.parquet``, which has for each new ``row`` its ``source_row`` and, where the coreset has
-    weights, its ``weight``; and ``repack.json``, what is being written. Keys stay as they were, so scores are carried
-    over by them.
+    A shard has a hidden name until it is complete and on disk. ``index.parquet`` is written last. To go on with a run
+    that was interrupted, repeat it: shards that are complete stay, once their headers were read, and the result is the
+    same to the byte. Beside the shards lie ``index.parquet``, their index, with the old labels; ``rows.parquet``, which
+    has for each new ``row`` its ``source_row`` and, where the coreset has weights, its ``weight``; and ``repack.json``,
+    which says what is being written. Keys stay as they were, so scores can be carried over by them.
 
     Args:
-        index: of the samples, or the path of one.
-        coreset: which of them, or the path of it; None: all.
+        index: of the samples, or its path.
+        coreset: which of them, or the path of its file; None: all.
         out: a local path or a URL that fsspec can write to, like ``"out/{shard:06d}.tar"``. Nothing outside its
             folder is written.
         maxsize: bytes of a new shard, at most; a larger sample has a shard of its own.
-        shuffle: mix the samples of all shards, once, in an order that ``seed`` gives.
+        shuffle: mix the samples of all shards, once, in an order that depends only on ``seed``.
         seed: any int.
-        rename: make the numbers of their old rows the keys; wanted where shards repeat keys.
+        rename: make the old row numbers the keys, in headers that are written anew; wanted where shards repeat keys.
         workers: shards written at once; by default one more than there are processors, and 8 at most.
         overwrite: replace what another repack, or anything else, left under such names in that folder.
         progress: show a bar.
-        engine: ``"ray"`` writes each shard in a task of Ray Data, on whichever node; the shards and ``out`` must then
-            be found there, and ``workers`` and ``progress`` are not read.
+        engine: ``"ray"`` writes each shard in a task of Ray Data, on any node; every node must find the shards and
+            ``out`` under these names, and ``workers`` and ``progress`` have no effect.
 
     Returns:
         The index of the new shards.
@@ -80,11 +86,11 @@ def repack(
         StateError: the folder holds other shards, or an index, and ``overwrite`` is false; or another process is
             writing to it.
         MismatchError: the coreset belongs to other shards, or a shard has changed since it was indexed.
-        CorruptFileError: a shard is cut short, or a new one does not hold what was written.
+        CorruptFileError: a shard is cut short, or one that an earlier run left does not hold what it should.
         UnsupportedError: keys repeat; or a compressed shard was to be shuffled; or Ray is not installed.
         OSError: something cannot be read or written.
 
-    >>> import io, tarfile, tempfile
+    >>> import io, tempfile
     >>> from prunesampler.shards.build import build_index
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with tarfile.open(f"{folder}/0.tar", "w") as tar:
@@ -97,48 +103,44 @@ def repack(
     ...     fresh, fresh.key(1), sorted(os.listdir(f"{folder}/out"))
     (ShardIndex(rows=2, shards=1), 'c', ['000000.tar', 'index.parquet', 'repack.json', 'rows.parquet'])
     """
-    if engine not in ("local", "ray"):
-        raise ArgumentError("engine", 'must be "local" or "ray"', engine)
-    workers = _whole("workers", min(8, (os.cpu_count() or 1) + 1) if workers is None else workers, 1)
+    check_choice("engine", engine, ("local", "ray"))
+    workers = check_int("workers", min(8, (os.cpu_count() or 1) + 1) if workers is None else workers, 1)
+    check_int("maxsize", maxsize, 1)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ArgumentError("seed", "must be an int", seed)
     folder_url, name = split_pattern(os.fspath(out))
-    maxsize, seed = _whole("maxsize", maxsize, 1), _whole("seed", seed)
-    read = index if isinstance(index, str | os.PathLike) else None
+    index_path = None if isinstance(index, ShardIndex) else os.fspath(index)
     index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
-    if coreset is not None:
-        coreset = load_coreset(coreset, index)
-    _check_apart(folder_url, [*index.shards, *([] if read is None else [os.fspath(read)])], out)
+    coreset = None if coreset is None else load_coreset(coreset, index)
+    _check_other_folder(folder_url, [*index.shards, *([] if index_path is None else [index_path])], out)
     if engine == "ray":
-        _check_reach(index)
-    layout = Layout(index, coreset, maxsize, shuffle, seed, rename)
-    folder = Folder(folder_url)
+        _check_absolute(index)
+    plan = RepackPlan(index, coreset, name, maxsize=maxsize, shuffle=shuffle, seed=seed, rename=rename)
+    folder = OutputFolder(folder_url)
     with folder.locked():
-        done = _begin(folder, layout, name, overwrite)
-        missing = [number for number in range(len(layout)) if number not in done]
+        done = _begin(folder, plan, overwrite)
+        missing = [number for number in range(len(plan)) if number not in done]
         if engine == "ray":
-            _write_on_ray(folder, layout, name, missing)
+            _write_on_ray(folder, plan, missing)
         else:
-            _write_shards(folder, layout, name, missing, workers, progress)
-        return _finish(folder, layout, name, done, workers)
+            _write_here(folder, plan, missing, workers, progress)
+        return _finish(folder, plan, done, workers)
 
 
-def _whole(argument: str, value: Any, least: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        raise ArgumentError(argument, "must be an int" + ("" if least is None else f" >= {least}"), value)
-    return value
+def _check_other_folder(folder: str, read: list[str], out: str | os.PathLike[str]) -> None:
+    """Refuse to write to a folder that is read from."""
 
+    def place(path: str | None, url: str) -> str:
+        return url.rstrip("/") if path is None else os.path.realpath(path)
 
-def _check_apart(folder: str, read: list[str], out: str | os.PathLike[str]) -> None:
-    """Refuse to write where something is read."""
-    path = local_path(folder)
-    mine = folder.rstrip("/") if path is None else os.path.realpath(path)
+    target = place(local_path(folder), folder)
     for url in read:
-        other = local_path(url)
-        theirs = url.rpartition("/")[0] if other is None else os.path.dirname(os.path.realpath(other))
-        if mine == theirs:
+        path = local_path(url)
+        if target == place(None if path is None else os.path.dirname(os.path.realpath(path)), url.rpartition("/")[0]):
             raise ArgumentError("out", f"must be another folder than that of {url}, which is read", os.fspath(out))
 
 
-def _check_reach(index: ShardIndex) -> None:
+def _check_absolute(index: ShardIndex) -> None:
     """Refuse paths that other processes would look for elsewhere."""
     for url in index.shards:
         path = local_path(url)
@@ -146,56 +148,58 @@ def _check_reach(index: ShardIndex) -> None:
             raise ArgumentError("index", 'must name shards by absolute paths or URLs with engine="ray"', url)
 
 
-def _begin(folder: Folder, layout: Layout, name: str, overwrite: bool) -> set[int]:
+def _begin(folder: OutputFolder, plan: RepackPlan, overwrite: bool) -> set[int]:
     """Make the folder ready. Returns the numbers of the shards that an earlier run has completed."""
-    plan = layout.digest(name)
+
+    def is_ours(file: str) -> bool:
+        return file in (_PLAN, _ROWS, _INDEX) or is_shard_name(file, plan.name)
+
     sizes = folder.sizes()
-    for left in [each for each in sizes if each.startswith(".") and each.endswith(".part")]:
-        if _is_ours(left[1:-5], name):
-            folder.remove(left)
-            del sizes[left]
-    ours = [each for each in sizes if _is_ours(each, name)]
-    if _plan_in(folder, sizes) == plan:
-        written = {number: sizes.get(name.format(shard=number)) for number in range(len(layout))}
-        expected = layout.sizes.tolist()
-        wrong = [number for number, size in written.items() if size not in (None, expected[number])]
+    ours = set(filter(is_ours, sizes))
+    for file in sizes:
+        if file.startswith(".") and file.endswith(".part") and is_ours(file[1:-5]):
+            folder.remove(file)
+    if _PLAN in sizes and _digest_in(folder) == plan.digest:
+        written = {number: sizes.get(plan.name.format(shard=number)) for number in range(len(plan))}
+        wrong = [number for number, size in written.items() if size not in (None, plan.sizes[number])]
         if not wrong:
             return {number for number, size in written.items() if size is not None}
-        reason = f"{name.format(shard=wrong[0])} there is not what was written"
+        reason = f"{plan.name.format(shard=wrong[0])} has {written[wrong[0]]} bytes, not {plan.sizes[wrong[0]]}"
     else:
         reason = f"{min(ours)} is there already" if ours else ""
     if reason and not overwrite:
         raise StateError(f"{folder.url}: {reason}: write to another folder, or overwrite (overwrite=True, --overwrite)")
-    for each in sorted(ours, key=lambda each: each != _INDEX):  # the index first: it vouches for the others
-        folder.remove(each)
-    content = {"library": __version__, "plan": plan, "samples": len(layout.locations), "shards": len(layout)}
-    with folder.writing(_PLAN) as file:
-        file.write(json.dumps(content).encode())
+    for file in sorted(ours, key=lambda file: file != _INDEX):  # the index first: it vouches for the others
+        folder.remove(file)
+    content = {"library": __version__, "plan": plan.digest, "samples": len(plan.rows), "shards": len(plan)}
+    with folder.writing(_PLAN) as target:
+        target.write(json.dumps(content).encode())
     return set()
 
 
-def _plan_in(folder: Folder, sizes: dict[str, int]) -> object:
+def _digest_in(folder: OutputFolder) -> object:
     try:
-        return json.loads(folder.read(_PLAN))["plan"] if _PLAN in sizes else None
+        return json.loads(folder.read(_PLAN))["plan"]
     except (ValueError, LookupError, TypeError):
         return None
 
 
-def _is_ours(file: str, name: str) -> bool:
-    """Whether a run with this pattern could write a file of this name."""
-    return file in (_PLAN, _ROWS, _INDEX) or shard_number(name, file) is not None
-
-
-def _write_shards(folder: Folder, layout: Layout, name: str, numbers: list[int], workers: int, progress: bool) -> None:
+def _write_here(folder: OutputFolder, plan: RepackPlan, numbers: list[int], workers: int, progress: bool) -> None:
     from tqdm import tqdm
 
     if not numbers:
         return
-    total, stopped = int(layout.sizes[numbers].sum()), threading.Event()
+    total, stopped = int(plan.sizes[numbers].sum()), threading.Event()
     pool = ThreadPoolExecutor(min(workers, len(numbers)), "prunesampler-repack")
     with tqdm(total=total, desc="repacking", unit="B", unit_scale=True, disable=not progress) as bar:
+
+        def written(count: int) -> None:
+            bar.update(count)
+            if stopped.is_set():
+                raise InterruptedError("another shard failed")
+
         try:
-            jobs = [pool.submit(_write_shard, folder, layout, name, number, bar, stopped) for number in numbers]
+            jobs = [pool.submit(_write_shard, folder, plan, number, written) for number in numbers]
             for job in as_completed(jobs):
                 job.result()
         finally:
@@ -203,53 +207,105 @@ def _write_shards(folder: Folder, layout: Layout, name: str, numbers: list[int],
             pool.shutdown(cancel_futures=True)
 
 
-def _write_on_ray(folder: Folder, layout: Layout, name: str, numbers: list[int]) -> None:
+def _write_on_ray(folder: OutputFolder, plan: RepackPlan, numbers: list[int]) -> None:
     engine = importlib.import_module("prunesampler.integrations.ray").RayEngine()  # a level above; an extra
     url = folder.url if folder.path is None else os.path.abspath(folder.path)
     if numbers:
-        engine.map(functools.partial(_write_alone, url, layout, name), numbers)
+        engine.map(functools.partial(_write_in_task, url, plan), numbers)
 
 
-def _write_alone(folder: str, layout: Layout, name: str, number: int) -> pa.Table:
-    from tqdm import tqdm
-
-    with tqdm(disable=True) as bar:
-        _write_shard(Folder(folder), layout, name, number, bar, threading.Event())
+def _write_in_task(folder: str, plan: RepackPlan, number: int) -> pa.Table:
+    _write_shard(OutputFolder(folder), plan, number, lambda count: None)
     return pa.table({"number": [number]})
 
 
-def _write_shard(folder: Folder, layout: Layout, name: str, number: int, bar: Any, stopped: threading.Event) -> None:
-    with folder.writing(name.format(shard=number)) as file:
-        for piece in pieces(layout, number):
-            if stopped.is_set():
-                raise InterruptedError("another shard failed")
-            file.write(piece)
-            bar.update(len(piece))
-        if file.size != layout.sizes[number]:
-            raise CorruptFileError(f"{name.format(shard=number)} has {file.size} bytes, not {layout.sizes[number]}")
+def _write_shard(folder: OutputFolder, plan: RepackPlan, number: int, written: Callable[[int], None]) -> None:
+    with folder.writing(plan.name.format(shard=number)) as file, closing(_SampleReader(plan.index)) as reader:
+        for samples in plan.batches(number, _BATCH_BYTES, _BATCH_SAMPLES):
+            parts = reader.read(samples)
+            if plan.rename:
+                parts = [b"".join(_renamed(samples, parts))]
+            for part in parts:
+                file.write(part)
+            written(sum(map(len, parts)))
+        file.write(END)
+        if file.tell() != plan.sizes[number]:
+            raise CorruptFileError(f"expected {plan.sizes[number]} bytes in new shard {number}; got {file.tell()}")
 
 
-def _finish(folder: Folder, layout: Layout, name: str, done: set[int], workers: int) -> ShardIndex:
-    """Read the shards that an earlier run left, compare them with what was planned, and write the index."""
+def _renamed(samples: Samples, parts: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The files of samples under other names, each with a new header before it."""
+    names = iter(samples.new_names.to_pylist())
+    for part, contents in zip(parts, samples.contents(), strict=True):
+        for start, size in contents:
+            info = tarfile.TarInfo(next(names))
+            info.size, info.mode = size, 0o444
+            yield info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+            yield part[start : start + size + -size % BLOCK]
+
+
+class _SampleReader:
+    """The bytes of samples: read at their offsets, or streamed where that is impossible. Not thread-safe."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self._index, self._ranges = index, RangeReader(index, _OPEN_FILES)
+        self._open = ExitStack()
+        self._streamed: tuple[int, Source] | None = None
+
+    def close(self) -> None:
+        """Close all files."""
+        self._ranges.close()
+        self._open.close()
+
+    def read(self, samples: Samples) -> list[memoryview | bytes]:
+        """Each sample's headers and files as they are; those of a shard that is streamed ascend from call to call.
+
+        Raises:
+            OSError: a shard cannot be read.
+            MismatchError: a shard has changed since it was indexed.
+            CorruptFileError: a shard is cut short or damaged.
+        """
+        spans = zip(samples.shards.tolist(), samples.firsts.tolist(), samples.ends.tolist(), strict=True)
+        seekable = np.array([self._index.seekable(shard) for shard in samples.shards.tolist()])
+        ranged = iter(self._ranges.read(*(column[seekable] for column in samples[:3])))
+        parts = [next(ranged) if seek else self._stream(*span) for seek, span in zip(seekable, spans, strict=True)]
+        names = iter(samples.names.to_pylist())
+        for shard, part, contents in zip(samples.shards.tolist(), parts, samples.contents(), strict=True):
+            for start, size in contents:
+                check_header(self._index.shards[shard], part[start - BLOCK : start], next(names), size)
+        return parts
+
+    def _stream(self, shard: int, first: int, end: int) -> bytes:
+        if self._streamed is None or self._streamed[0] != shard:
+            self._open.close()
+            self._streamed = shard, self._open.enter_context(open_source(self._index.shards[shard]))
+        data = self._streamed[1].take(first, end - first)
+        if len(data) < end - first:
+            raise CorruptFileError(f"{self._index.shards[shard]} is cut short")
+        return data
+
+
+def _finish(folder: OutputFolder, plan: RepackPlan, done: set[int], workers: int) -> ShardIndex:
+    """Check the shards that an earlier run left, and write the index."""
     before = "" if folder.url == "." else folder.url.rstrip("/") + "/"
-    urls = [before + name.format(shard=number) for number in range(len(layout))]
 
     def shard(number: int) -> tuple[Shard, pa.Table]:
-        if number in done:
-            return verified(layout, number, urls[number])
-        return planned(layout, number, urls[number], folder.modified(name.format(shard=number)))
+        file = plan.name.format(shard=number)
+        planned, table = plan.record(number, before + file, folder.modified(file))
+        if number in done and scan_shard(planned.url, None)[0].digest != planned.digest:
+            raise CorruptFileError(f"{planned.url} does not hold the files that were written to it: remove it")
+        return planned, table
 
     with ThreadPoolExecutor(workers, "prunesampler-repack") as pool:
-        found = list(pool.map(shard, range(len(layout))))
+        found = list(pool.map(shard, range(len(plan))))
     fresh = ShardIndex.from_tables([shard for shard, _ in found], [table for _, table in found])
-    rows: dict[str, Any] = {"row": np.arange(len(fresh)), "source_row": layout.locations.rows[layout.order]}
-    if layout.coreset is not None and layout.coreset.weights is not None:
-        rows["weight"] = layout.coreset.weights[layout.order]
+    rows: dict[str, Any] = {"row": np.arange(len(fresh)), "source_row": plan.rows}
+    if plan.coreset is not None and plan.coreset.weights is not None:
+        rows["weight"] = plan.coreset.weights[np.searchsorted(plan.coreset.rows, plan.rows)]
     with tempfile.TemporaryDirectory() as scratch:
-        write_columns(f"{scratch}/{_ROWS}", {"kind": "repacked", "source": layout.index.fingerprint}, rows)
+        write_columns(f"{scratch}/{_ROWS}", {"kind": "repacked", "source": plan.index.fingerprint}, rows)
         fresh.save(f"{scratch}/{_INDEX}")
         for file in (_ROWS, _INDEX):
             with open(f"{scratch}/{file}", "rb") as source, folder.writing(file) as target:
-                while block := source.read(_READ):
-                    target.write(block)
+                shutil.copyfileobj(source, target)
     return fresh if folder.path is None else ShardIndex.load(os.path.join(folder.path, _INDEX))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
 import itertools
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,14 @@ from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.locations import Locations
 from prunesampler.shards.packing import END, header_sizes, padded
+from prunesampler.shards.store import SCHEMA, Shard, key_digest, row_digest
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import content_digest
 
-__all__ = ["Layout", "shard_number", "split_pattern"]
+__all__ = ["RepackPlan", "Samples", "is_shard_name", "split_pattern"]
 
-_FORMAT = 1
+_FORMAT = 2
 _PATTERN = re.compile(r"([^{}/\0\n]*)\{shard(?::\d{0,2}d?)?\}([^{}/\0\n]*\.tar)")
 
 
@@ -31,8 +32,8 @@ def split_pattern(out: str) -> tuple[str, str]:
     """The folder of new shards, and the pattern of their names in it.
 
     Raises:
-        ArgumentError: there is not one decimal field ``{shard}``, in the name of the file; or that does not end in
-            ``.tar``, or is hidden.
+        ArgumentError: the file's name does not have exactly one decimal field ``{shard}``, does not end in ``.tar``,
+            or is hidden.
 
     >>> split_pattern("out/{shard:06d}.tar")
     ('out', '{shard:06d}.tar')
@@ -45,141 +46,202 @@ def split_pattern(out: str) -> tuple[str, str]:
     return folder or ".", name
 
 
-def shard_number(name: str, file: str) -> int | None:
-    """The number of the shard whose name, by this pattern, is that of a file; None where there is none.
+def is_shard_name(file: str, name: str) -> bool:
+    """Whether a file is called as this pattern would call a shard.
 
-    >>> shard_number("{shard:06d}.tar", "000012.tar"), shard_number("{shard:06d}.tar", "12.tar")
-    (12, None)
+    >>> is_shard_name("000012.tar", "{shard:06d}.tar"), is_shard_name("12.tar", "{shard:06d}.tar")
+    (True, False)
     """
-    found = _PATTERN.fullmatch(name)
-    assert found
-    digits = file[len(found[1]) : len(file) - len(found[2])].strip(" ")
-    number = int(digits) if digits.isascii() and digits.isdigit() else -1
-    return number if number >= 0 and name.format(shard=number) == file else None
+    pattern = _PATTERN.fullmatch(name)
+    assert pattern
+    found = re.fullmatch(re.escape(pattern[1]) + " *([0-9]+)" + re.escape(pattern[2]), file)
+    return found is not None and name.format(shard=int(found[1])) == file
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
+class Samples(NamedTuple):
+    """Samples that follow one another in a new shard, and their files.
+
+    Attributes:
+        shards: (P,) int64, numbers of the old shards.
+        firsts, ends: (P,) int64, where the bytes of each sample lie in its old shard.
+        starts: (P + 1,) int64; sample ``i`` has the files from ``starts[i]`` to below the next.
+        names: (M,) of the files.
+        offsets: (M,) int64, of each file's first byte in the old shard.
+        sizes: (M,) int64, bytes of each file.
+        new_names: (M,) of the files in the new shard.
+        new_offsets: (M,) int64, of each file's first byte from the first byte of the first sample.
+    """
+
+    shards: Int64s
+    firsts: Int64s
+    ends: Int64s
+    starts: Int64s
+    names: pa.LargeStringArray
+    offsets: Int64s
+    sizes: Int64s
+    new_names: pa.LargeStringArray
+    new_offsets: Int64s
+
+    def contents(self) -> Iterator[list[tuple[int, int]]]:
+        """Of each sample, where its files begin in its bytes, and their sizes."""
+        starts = self.offsets - np.repeat(self.firsts, np.diff(self.starts))
+        files = list(zip(starts.tolist(), self.sizes.tolist(), strict=True))
+        return (files[first:end] for first, end in itertools.pairwise(self.starts.tolist()))
+
+
+class RepackPlan:
     """New shards of kept samples, filled up to ``maxsize`` one after the other.
+
+    A sample's bytes reach from the end of the sample before it in its old shard to its own end, in whole blocks. So
+    all headers of its files belong to it; and so do folders and links that stand before it.
 
     Args:
         index: of the samples.
         coreset: which of them; None: all.
+        name: pattern of the new shards' names.
         maxsize: bytes of a new shard, at most; a larger sample has a shard of its own.
-        shuffle: mix the samples of all shards, in an order that depends on ``seed`` alone.
+        shuffle: mix the samples of all shards, in an order that depends only on ``seed``.
         seed: any int.
-        rename: make the numbers of their rows the keys.
+        rename: the row numbers become the keys, in headers that are written anew.
 
     Raises:
         UnsupportedError: a key is in several shards, and ``rename`` is false; or ``shuffle`` is true and a shard can
             only be read from front to back.
 
     Attributes:
-        locations: of the K kept samples.
-        order: (K,) positions in ``locations``, as they are written.
-        first: (S + 1,) int64; new shard ``s`` has ``order[first[s]]`` to below ``order[first[s + 1]]``.
+        rows: (K,) int64, in the order that they are written in.
+        first: (S + 1,) int64; new shard ``s`` has ``rows[first[s]]`` to below ``rows[first[s + 1]]``.
         sizes: (S,) int64, bytes of the new shards.
-        keys: (K,) strings, in the order written.
-        content_sizes: (K,) int64, bytes of each sample's files, in the order written.
+        digest: of all that the bytes of the new shards depend on.
     """
 
-    index: ShardIndex
-    coreset: Coreset | None
-    maxsize: int
-    shuffle: bool
-    seed: int
-    rename: bool
-
-    def __post_init__(self) -> None:
-        if not self.rename:
+    def __init__(
+        self,
+        index: ShardIndex,
+        coreset: Coreset | None,
+        name: str,
+        *,
+        maxsize: int = 10**9,
+        shuffle: bool = False,
+        seed: int = 0,
+        rename: bool = False,
+    ) -> None:
+        self.index, self.coreset, self.name, self.rename = index, coreset, name, rename
+        self.digest = self._digest({"maxsize": maxsize, "shuffle": shuffle, "seed": seed, "rename": rename})
+        rows = np.arange(len(index)) if coreset is None else coreset.rows
+        held = np.union1d(rows, rows[~np.isin(rows, index.first_rows)] - 1)  # the samples before them too
+        self._files = Locations(index, held)
+        places = np.searchsorted(held, rows)
+        self._places = places[np.argsort(hash64(mix(seed), rows), kind="stable")] if shuffle else places
+        self.rows: Int64s = held[self._places]
+        if shuffle:
+            self._check_seekable()
+        if not rename:
             self._check_keys()
-        if self.shuffle:
-            for number in np.unique(self.locations.shards).tolist():
-                if not self.index.seekable(number):
-                    raise UnsupportedError(
-                        f"{self.index.shards[number]} is compressed or streamed, so it cannot be shuffled: repack "
-                        "without shuffling first, then shuffle what that gave"
-                    )
+        files = self._files
+        self._ends = (files.offsets + padded(files.sizes))[files.starts[1:] - 1]
+        self._firsts = np.where(np.isin(held, index.first_rows), 0, np.roll(self._ends, 1))
+        self._lengths: Int64s = (self._ends - self._firsts)[self._places]
+        if rename:
+            extensions = np.array([len(extension.encode()) for extension in files.extensions], np.int64)
+            names = len(str(len(index) - 1)) + 1 + extensions[files.codes]
+            blocks = header_sizes(names) + padded(files.sizes)
+            self._lengths = np.add.reduceat(blocks, files.starts[:-1])[self._places]
+        stops, room, first = np.cumsum(self._lengths), maxsize - len(END), [0]
+        while first[-1] < len(stops):
+            before = int(stops[first[-1] - 1]) if first[-1] else 0
+            first.append(max(int(np.searchsorted(stops, before + room, "right")), first[-1] + 1))
+        self.first = np.array(first, np.int64)
+        self.sizes: Int64s = np.add.reduceat(self._lengths, self.first[:-1]) + len(END)
 
     def __len__(self) -> int:
-        return len(self.first) - 1
+        return len(self.sizes)
 
-    @functools.cached_property
-    def locations(self) -> Locations:
-        """See the class."""
-        return Locations(self.index, None if self.coreset is None else self.coreset.rows)
+    def batches(self, number: int, most_bytes: int, most_samples: int) -> Iterator[Samples]:
+        """The samples of a new shard, about so many bytes and at most so many samples at a time."""
+        here, end = self.first[number : number + 2].tolist()
+        stops = np.cumsum(self._lengths[here:end])
+        first = here
+        while here < end:
+            before = int(stops[here - first - 1]) if here > first else 0
+            there = first + int(np.searchsorted(stops, before + most_bytes, "right"))
+            there = min(max(there, here + 1), here + most_samples, end)
+            yield self._samples(here, there)
+            here = there
 
-    @functools.cached_property
-    def order(self) -> Int64s:
-        """See the class."""
-        rows = self.locations.rows
-        return np.argsort(hash64(mix(self.seed), rows), kind="stable") if self.shuffle else np.arange(len(rows))
+    def record(self, number: int, url: str, modified: int) -> tuple[Shard, pa.Table]:
+        """What the index says of a new shard: as reading its headers would, but with the labels of the old index.
 
-    @functools.cached_property
-    def keys(self) -> pa.LargeStringArray:
-        """See the class."""
+        Args:
+            number: of the new shard.
+            url: where it is.
+            modified: nanoseconds since 1970, −1 where unknown.
+        """
+        first, end = self.first[number : number + 2].tolist()
+        samples, (_, files) = self._samples(first, end), self._files.files_of(self._places[first:end])
+        extensions = pa.array(self._files.extensions, pa.string()).take(pa.array(self._files.codes[files]))
+        members = pa.StructArray.from_arrays(
+            [extensions, pa.array(samples.new_offsets), pa.array(samples.sizes)], ["extension", "offset", "size"]
+        )
+        listed = pa.ListArray.from_arrays(pa.array(samples.starts, pa.int32()), members)
+        old = self.index.labels
+        labels = np.full(end - first, -1) if old is None else old[self.rows[first:end]]
+        columns = [self._keys(first, end), listed, pa.array(labels, pa.int32(), mask=labels < 0)]
+        table = pa.Table.from_arrays(columns, names=SCHEMA.names).cast(SCHEMA)
+        size = int(self.sizes[number])
+        return Shard(url, len(table), size, modified, True, key_digest(table), row_digest(table)), table
+
+    def _samples(self, first: int, end: int) -> Samples:
+        held, places = self._files, self._places[first:end]
+        starts, files = held.files_of(places)
+        counts = np.diff(starts)
+        offsets, sizes = held.offsets[files], held.sizes[files]
+        names = held.named(held.keys.take(pa.array(np.repeat(places, counts))), files)
+        if self.rename:
+            owners = np.repeat(np.arange(end - first), counts)
+            new_names = held.named(self._keys(first, end).take(pa.array(owners)), files)
+            blocks = header_sizes(pc.binary_length(new_names).to_numpy()) + padded(sizes)
+            new_offsets = np.cumsum(blocks) - padded(sizes)
+        else:
+            lengths = self._lengths[first:end]
+            new_names = names
+            new_offsets = offsets + np.repeat(np.cumsum(lengths) - lengths - self._firsts[places], counts)
+        shards = held.shards[places].astype(np.int64)
+        return Samples(
+            shards, self._firsts[places], self._ends[places], starts, names, offsets, sizes, new_names, new_offsets
+        )
+
+    def _keys(self, first: int, end: int) -> pa.LargeStringArray:
         if not self.rename:
-            return self.locations.keys.take(pa.array(self.order))
-        digits = pa.array(self.locations.rows[self.order]).cast(pa.large_string())
+            return self._files.keys.take(pa.array(self._places[first:end]))
+        digits = pa.array(self.rows[first:end]).cast(pa.large_string())
         return pc.utf8_lpad(digits, width=len(str(len(self.index) - 1)), padding="0")
 
-    @functools.cached_property
-    def first(self) -> Int64s:
-        """See the class."""
-        ends = np.cumsum(self._sample_sizes)
-        first, room = [0], self.maxsize - len(END)
-        while first[-1] < len(ends):
-            before = int(ends[first[-1] - 1]) if first[-1] else 0
-            first.append(max(int(np.searchsorted(ends, before + room, "right")), first[-1] + 1))
-        return np.array(first, np.int64)
-
-    @functools.cached_property
-    def content_sizes(self) -> Int64s:
-        """See the class."""
-        sizes: Int64s = np.add.reduceat(self.locations.sizes, self.locations.starts[:-1])[self.order]
-        return sizes
-
-    @functools.cached_property
-    def sizes(self) -> Int64s:
-        """See the class."""
-        sums: Int64s = np.add.reduceat(self._sample_sizes, self.first[:-1]) + len(END)
-        return sums
-
-    def digest(self, name: str) -> str:
-        """What a repeated run is recognised by: all that the bytes of the new shards, so named, depend on."""
+    def _digest(self, options: dict[str, object]) -> str:
         state = hashlib.sha256()
         for shard in self.index.records:
             state.update(shard.digest.encode())
         kept = None if self.coreset is None else content_digest({}, {"row": self.coreset.rows})
-        options: dict[str, object] = {
-            "maxsize": self.maxsize,
-            "shuffle": self.shuffle,
-            "seed": self.seed,
-            "rename": self.rename,
-        }
-        options |= {"format": _FORMAT, "index": state.hexdigest(), "kept": kept, "name": name}
+        options |= {"format": _FORMAT, "index": state.hexdigest(), "kept": kept, "name": self.name}
         return content_digest(options, {})
 
-    @functools.cached_property
-    def _sample_sizes(self) -> Int64s:
-        """(K,) bytes of each sample in the new tars, in the order written."""
-        held = self.locations
-        extensions = np.array([len(extension.encode()) for extension in held.extensions], np.int64)
-        lengths = np.empty(len(held), np.int64)
-        lengths[self.order] = pc.binary_length(self.keys).to_numpy()
-        names = np.repeat(lengths, np.diff(held.starts)) + 1 + extensions[held.codes]
-        sizes: Int64s = np.add.reduceat(header_sizes(names) + padded(held.sizes), held.starts[:-1])[self.order]
-        return sizes
+    def _check_seekable(self) -> None:
+        for number in np.unique(self._files.shards).tolist():
+            if not self.index.seekable(number):
+                raise UnsupportedError(
+                    f"{self.index.shards[number]} is compressed or the output of a command, so its samples cannot be "
+                    "shuffled: repack without shuffling first, then shuffle the new shards"
+                )
 
     def _check_keys(self) -> None:
-        keys = self.locations.keys
+        keys = self._files.keys.take(pa.array(np.sort(self._places)))
         if pc.count_distinct(keys).as_py() == len(keys):
             return
         counts = pc.value_counts(keys)
         key = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        places = np.flatnonzero(pc.equal(keys, key).to_numpy(zero_copy_only=False))
-        first, second = (self.index.shards[self.locations.shards[place]] for place in itertools.islice(places, 2))
+        twice = np.sort(self.rows)[np.flatnonzero(pc.equal(keys, key).to_numpy(zero_copy_only=False))[:2]]
+        first, second = (self.index.shards[self.index.shard_of(row)] for row in twice.tolist())
         raise UnsupportedError(
-            f"key {key!r} is in both {first} and {second}, which could meet in one shard: rename the samples by their "
-            "rows (rename=True, --rename)"
+            f"key {key!r} is in both {first} and {second}, and the samples could come into one shard: name samples by "
+            "their rows (rename=True, --rename)"
         )

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -19,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-import prunesampler
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError, UnsupportedError
-from prunesampler.shards import IndexedShards, ShardIndex, build_index, keep, output_folder, repack
+from prunesampler.shards import IndexedShards, ShardIndex, build_index, keep, repack
+from prunesampler.shards.output_folder import OutputFolder
 from prunesampler.tables.score_table import Coreset
 from tests.helpers.shardfiles import LEFT_OPEN, delivered, write_shards, write_tar
 
@@ -31,6 +32,8 @@ COUNTS = [7, 1, 5, 9]
 ROWS = sum(COUNTS)
 KEPT = [0, 3, 7, 8, 11, 20, 21]
 NAMED = ["index.parquet", "repack.json", "rows.parquet"]
+HALVES = [slice(0, 8), slice(8, None)]
+repacking = sys.modules["prunesampler.shards.repack"]  # the package has a function of this name
 
 
 @pytest.fixture
@@ -95,9 +98,47 @@ def test_the_same_samples_through_stage_reader_and_new_shards(
     assert all(size <= maxsize or len(fresh.rows_of(path)) == 1 for size, path in zip(sizes, fresh.shards, strict=True))
     if maxsize == 20_000:  # no shard could have held the first sample of the next
         for number, path in enumerate(fresh.shards[1:], 1):
-            files = fresh.members(fresh.rows_of(path).start)
-            sample = sum(512 + -(-file.size // 512) * 512 for file in files)
-            assert sizes[number - 1] + sample > maxsize
+            last = fresh.members(fresh.rows_of(path).start)[-1]
+            assert sizes[number - 1] + last.offset + -(-last.size // 512) * 512 > maxsize
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("most", [(1, 1024), (3000, 1024), (1 << 20, 2)])
+def test_new_shards_are_the_old_bytes_of_their_samples(
+    format: int, most: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repacking, "_BATCH_BYTES", most[0])
+    monkeypatch.setattr(repacking, "_BATCH_SAMPLES", most[1])
+    names = [f"{row}.{extension}" for row in range(9) for extension in ("jpg", "Seg.png")]
+    names += ["x" * 60 + "/" + "y" * 60 + ".txt", "é.txt", "empty.txt"]
+    files = [(name, name.encode() * 60 * (place % 7)) for place, name in enumerate(names)]
+    (tmp_path / "in").mkdir()
+    paths = [write_tar(tmp_path / "in" / f"{n}.tar", files[part], format) for n, part in enumerate(HALVES)]
+    expected = []
+    for path in paths:
+        content = Path(path).read_bytes()
+        with tarfile.open(path) as tar:
+            for _, group in itertools.groupby(tar, lambda info: info.name.partition(".")[0]):
+                infos = list(group)
+                size = -(-infos[-1].size // 512) * 512
+                expected.append(content[infos[0].offset : infos[-1].offset_data + size])
+    index = build_index(paths, label=None, progress=False)
+    fresh = repack(index, kept(index, [1, 2, 4, 8, 9, 11]), out(tmp_path), shuffle=True, progress=False)
+    assert Path(fresh.shards[0]).read_bytes() == b"".join(expected[row] for row in source_rows(tmp_path)) + bytes(1024)
+    listed = subprocess.run(["tar", "tf", fresh.shards[0]], capture_output=True, text=True, check=True)
+    assert listed.stderr == ""
+
+
+def test_folders_and_links_before_a_sample_come_along(tmp_path: Path) -> None:
+    folder, link = tarfile.TarInfo("b"), tarfile.TarInfo("b/link.txt")
+    folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "y" * 120
+    (tmp_path / "in").mkdir()
+    files = [("a/1.txt", b"1"), folder, link, ("b/2.txt", b"2"), ("b/3.txt", b"3"), link]
+    index = build_index(write_tar(tmp_path / "in" / "a.tar", files, tarfile.GNU_FORMAT), progress=False)
+    fresh = repack(index, kept(index, [1, 2]), out(tmp_path), progress=False)
+    with tarfile.open(fresh.shards[0]) as tar:
+        assert tar.getnames() == ["b", "b/link.txt", "b/2.txt", "b/3.txt"]
+    assert [sample["txt"] for sample in delivered(fresh.shards)] == [b"2", b"3"]
 
 
 def test_the_index_beside_is_that_of_the_new_shards(index: ShardIndex, tmp_path: Path) -> None:
@@ -144,15 +185,6 @@ def test_the_bytes_depend_on_nothing_else(index: ShardIndex, tmp_path: Path) -> 
     assert a != c
 
 
-def test_headers_hold_no_time_and_any_tar_reads_them(index: ShardIndex, tmp_path: Path) -> None:
-    fresh = repack(index, kept(index), out(tmp_path), progress=False)
-    with tarfile.open(fresh.shards[0], errorlevel=2) as tar:
-        assert {(info.mtime, info.uid, info.mode, info.isreg()) for info in tar} == {(0, 0, 0o444, True)}
-    listed = subprocess.run(["tar", "tf", fresh.shards[0]], capture_output=True, text=True, check=True)
-    assert listed.stderr == ""
-    assert listed.stdout.split() == [f"{row:06d}.{extension}" for row in KEPT for extension in ("cls", "png")]
-
-
 def test_names_of_all_kinds_stay_in_the_tar(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     names = ["../up.txt", "/abs.txt", "döt.JPG", "a.b/c.seg.png", "x" * 150 + ".txt", "empty.bin", "é" * 60 + ".txt"]
@@ -176,6 +208,9 @@ def test_names_of_all_kinds_stay_in_the_tar(tmp_path: Path) -> None:
     assert [sample[next(reversed(sample))] for sample in contents(delivered(renamed.shards))] == [
         content for _, content in files
     ]
+    assert build_index(renamed.shards, progress=False).records == renamed.records
+    with tarfile.open(renamed.shards[0], errorlevel=2) as tar:
+        assert {(info.mtime, info.uid, info.mode, info.isreg()) for info in tar} == {(0, 0, 0o444, True)}
 
 
 def test_repeated_keys(tmp_path: Path) -> None:
@@ -276,10 +311,10 @@ def test_repeating_it_writes_no_shard_again(index: ShardIndex, tmp_path: Path) -
     repack(index, kept(index), out(tmp_path), **options)
     assert {path: os.stat(path).st_ino for path in fresh.shards} == {path: each.st_ino for path, each in before.items()}
     Path(fresh.shards[1]).write_bytes(b"cut")
-    with pytest.raises(StateError, match=r"000001\.tar there is not what was written"):
+    with pytest.raises(StateError, match=r"000001\.tar has 3 bytes, not \d+"):
         repack(index, kept(index), out(tmp_path), **options)
     content = bytearray(Path(fresh.shards[0]).read_bytes())
-    content[2] ^= 1
+    content[fresh.members(0)[0].offset - 512] ^= 1
     repack(index, kept(index), out(tmp_path), overwrite=True, **options)
     Path(fresh.shards[0]).write_bytes(content)
     with pytest.raises(CorruptFileError):  # as long as it should be, but its headers tell
@@ -291,15 +326,15 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
 ) -> None:
     options: dict[str, Any] = {"maxsize": 20_000, "workers": 1, "progress": False}
     repack(index, kept(index), out(tmp_path / "whole"), **options)
-    write, written = output_folder.Written.write, []
+    check, checked = repacking.check_header, []
 
-    def fail(self: Any, data: bytes) -> None:
-        written.append(len(data))
-        if len(written) == 4:
+    def fail(*args: Any) -> None:
+        checked.append(args)
+        if len(checked) == 8:
             raise OSError(28, "No space left on device")
-        write(self, data)
+        check(*args)
 
-    monkeypatch.setattr(output_folder.Written, "write", fail)
+    monkeypatch.setattr(repacking, "check_header", fail)
     with pytest.raises(OSError, match="No space left"):
         repack(index, kept(index), out(tmp_path), **options)
     monkeypatch.undo()
@@ -310,20 +345,15 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
     assert digests(tmp_path / "out") == digests(tmp_path / "whole" / "out")
 
 
-KILLED = """
-import sys, time
-from prunesampler.shards import output_folder, repack
-write = output_folder.Written.write
-def slowly(self, data):
-    time.sleep(0.02)
-    write(self, data[: len(data) // 2])
-    self._file.flush()
-    time.sleep(0.02)
-    write(self, data[len(data) // 2 :])
-output_folder.Written.write = slowly
-print("ready", flush=True)
-repack(sys.argv[1], sys.argv[2], sys.argv[3], maxsize=12000, shuffle=True, workers=2, progress=False)
-"""
+def repacked_slowly(*args: Any) -> None:
+    check = repacking.check_header
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.02)
+        check(*given)
+
+    repacking.check_header, repacking._BATCH_BYTES = slowly, 1  # type: ignore[attr-defined]
+    repack(*args, maxsize=12_000, shuffle=True, workers=2, progress=False)
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(index: ShardIndex, tmp_path: Path) -> None:
@@ -333,22 +363,14 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(index: ShardIndex, tmp_p
     options: dict[str, Any] = {"maxsize": 12_000, "shuffle": True, "progress": False}
     repack(*args, out(tmp_path / "whole"), **options)
     whole = digests(tmp_path / "whole" / "out")
-    environment = {**os.environ, "PYTHONPATH": str(Path(prunesampler.__file__).parents[1])}
     halves = 0
     for wait in (1, 3, 6):  # shards that are complete when it dies
-        child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, *args, out(tmp_path)], stdout=subprocess.PIPE, env=environment
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and child.poll() is None:
-            if (tmp_path / "out").exists() and len(digests(tmp_path / "out")) >= wait:
-                break
+        child = multiprocessing.get_context("fork").Process(target=repacked_slowly, args=(*args, out(tmp_path)))
+        child.start()
+        while child.is_alive() and not ((tmp_path / "out").exists() and len(digests(tmp_path / "out")) >= wait):
             time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        child.kill()
+        child.join()
         found = digests(tmp_path / "out")
         halves += any(each.suffix == ".part" for each in (tmp_path / "out").iterdir())
         assert wait <= len(found) < len(whole)
@@ -363,7 +385,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(index: ShardIndex, tmp_p
 
 
 def test_two_at_once(index: ShardIndex, tmp_path: Path) -> None:
-    with output_folder.Folder(str(tmp_path / "out")).locked(), pytest.raises(StateError, match="by another process"):
+    with OutputFolder(str(tmp_path / "out")).locked(), pytest.raises(StateError, match="another process is writing"):
         repack(index, kept(index), out(tmp_path), progress=False)
 
 
