@@ -101,14 +101,9 @@ class Header:
 
 
 def content_digest(metadata: Mapping[str, Any], columns: Mapping[str, Column | Parts]) -> str:
-    """SHA-256 of the metadata and of every value, independent of how a file would encode them.
+    """``"sha256:…"`` of the metadata and of every value, independent of how a file would encode them.
 
-    Args:
-        metadata: JSON values; the order of its keys does not matter.
-        columns: name → column of N values, in memory or in parts; their order matters.
-
-    Returns:
-        ``"sha256:"`` and 64 hexadecimal digits.
+    The order of the columns matters, that of the metadata's keys does not.
     """
     state = hashlib.sha256(_canonical(metadata))
     for name, column in columns.items():
@@ -133,12 +128,7 @@ def seal(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
 
 
 def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None, kind: str) -> dict[str, Any]:
-    """What :func:`seal` was given and what it added.
-
-    Args:
-        path: the file, for messages.
-        metadata: its schema metadata.
-        kind: the kind of table that the caller wants.
+    """What :func:`seal` was given and what it added, from a file's schema metadata.
 
     Raises:
         CorruptFileError: damaged, edited, or not of ours.
@@ -164,10 +154,7 @@ def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None,
 def verify(header: Header, check: Callable[[str, Column], None] | None = None) -> None:
     """Prove the content of a file with one column of one row group in memory at a time.
 
-    Args:
-        header: of the file.
-        check: called with the name and the values of each part, row group by row group; what it raises makes the
-            file corrupt.
+    ``check`` is called with the name and the values of each such part; what it raises makes the file corrupt.
 
     Raises:
         OSError: the file cannot be opened.
@@ -207,8 +194,7 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
 
     Args:
         path: where to write; see :func:`~prunesampler.tables.atomic.atomic_write`.
-        metadata: JSON values with at least ``kind``. Added to them are ``format``, ``library`` (its version),
-            ``digest`` (of metadata and columns) and ``checksum`` (of all this JSON).
+        metadata: JSON values with at least ``kind``; a digest and what :func:`seal` adds come to it.
         columns: name → column, all of the same length.
 
     Raises:
@@ -225,16 +211,9 @@ def write_parts(
     """Write a table part by part, as :func:`write_columns` would write the whole.
 
     Args:
-        path: as there.
-        metadata: as there.
+        path, metadata: as there.
         digest: of metadata and columns, by :func:`content_digest`.
         parts: tables of :data:`ROW_GROUP` rows, the last one of the rest; at least one.
-
-    Returns:
-        The header of the file.
-
-    Raises:
-        WriteError: as there.
     """
     length, schema = 0, None
     with atomic_write(path) as file, ExitStack() as stack:
@@ -293,11 +272,7 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
 
 
 def read_header(path: str | os.PathLike[str], kind: str) -> Header:
-    """Read what a file says about itself, but not its values.
-
-    Args:
-        path: the file.
-        kind: the kind of table that the caller wants.
+    """Read what a file of this kind says about itself, but not its values.
 
     Raises:
         FileNotFoundError: no such file (and other ``OSError`` of opening it).
@@ -309,12 +284,7 @@ def read_header(path: str | os.PathLike[str], kind: str) -> Header:
 
 
 def read_group(header: Header, number: int, names: Sequence[str]) -> dict[str, Column]:
-    """Read some columns of one row group. Page checksums are verified, the digest is not: see :func:`verify`.
-
-    Raises:
-        OSError: the file cannot be opened.
-        CorruptFileError: a page is damaged.
-    """
+    """Read some columns of one row group. Page checksums are verified, the digest is not: see :func:`verify`."""
     with _opened(header.path, _footer(header.path)) as file:
         return _columns(file.read_row_group(number, columns=list(names), use_threads=False))
 
