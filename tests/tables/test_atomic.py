@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prunesampler.errors import WriteError
 from prunesampler.tables import atomic
 from prunesampler.tables.atomic import atomic_write, remove_unfinished
 from prunesampler.tables.parquet import write_columns
@@ -36,11 +37,16 @@ def test_what_killed_processes_left_is_taken_away_and_nothing_else(tmp_path: Pat
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
 
 
+def unchanged(path: Path, before: bytes) -> bool:
+    return path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
 class FullDisk(io.RawIOBase):
     """A file that takes ``room`` bytes, then fails as a full disk does."""
 
     def __init__(self, file: Any, room: int) -> None:
         self.file, self.room = file, room
+        self.tell, self.fileno = file.tell, file.fileno
 
     def writable(self) -> bool:
         return True
@@ -52,12 +58,6 @@ class FullDisk(io.RawIOBase):
             raise OSError(errno.ENOSPC, "No space left on device")
         self.file.write(data)
         return size
-
-    def tell(self) -> int:
-        return int(self.file.tell())
-
-    def fileno(self) -> int:
-        return int(self.file.fileno())
 
     def close(self) -> None:
         self.file.close()
@@ -72,14 +72,13 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     assert len(before) > 3000
     with monkeypatch.context() as patch:
         patch.setattr(atomic, "open", lambda *args: FullDisk(Path.open(*args), room), raising=False)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(WriteError, match=r"a\.parquet cannot be written: No space left"):
             write_columns(path, {"kind": "scores", "other": True}, COLUMNS)
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
+    assert unchanged(path, before)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_disk_that_is_full_at_the_flush(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_at_the_flush_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
     def full(name: Path, mode: str) -> Any:
@@ -88,14 +87,15 @@ def test_a_disk_that_is_full_at_the_flush(path: Path, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic, "open", full, raising=False)
-        with pytest.raises(OSError, match="No space left"), atomic_write(path) as file:
+        with pytest.raises(WriteError, match="No space left"), atomic_write(path) as file:
             file.write(b"x")
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
+    assert unchanged(path, before)
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])
-def test_a_failure_at_any_later_stage(path: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_at_any_later_stage_leaves_the_old_file(
+    path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
@@ -103,14 +103,13 @@ def test_a_failure_at_any_later_stage(path: Path, stage: str, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(os, stage, fail)
-        with pytest.raises(OSError, match="Input/output"):
+        with pytest.raises(WriteError, match="Input/output"):
             write_columns(path, {"kind": "scores", "other": True}, COLUMNS)
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
+    assert unchanged(path, before)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_exception_in_the_block(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_exception_in_the_block_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def half() -> None:
         with atomic_write(tmp_path / "new") as file:
             file.write(b"half")
@@ -157,17 +156,12 @@ def test_the_data_is_on_disk_before_the_name_and_the_name_before_the_return(
     assert calls == ["file", "replace", "folder"]
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_the_file_is_as_any_new_one_and_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
-    with atomic_write(tmp_path / "a") as file:
-        file.write(b"x")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
     with atomic_write(tmp_path / "link") as file:
         file.write(b"x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "a").read_bytes() == b"x"
+    assert (tmp_path / "real" / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode

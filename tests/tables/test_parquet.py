@@ -8,18 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import prunesampler
 from prunesampler.errors import ArgumentError, CorruptFileError, FileError, MismatchError, WriteError
 from prunesampler.tables import parquet as files
 from prunesampler.tables.parquet import (
     FORMAT,
+    Parts,
     content_digest,
     group_starts,
     read_columns,
@@ -48,6 +47,10 @@ def columns(n: int = 500) -> dict[str, Any]:
     }
 
 
+def strings(*values: str) -> pa.Array:
+    return pa.array(values, pa.large_string())
+
+
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     if list(left) != list(right):
         return False
@@ -66,18 +69,16 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_no_file_of_ours_is_a_pickle() -> None:
-    """Reading somebody's file must not run their code."""
+def test_reading_a_file_never_runs_code_in_it() -> None:
     packages = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    calls = {"torch.save", "torch.load", "np.save", "np.load", "np.savez", "np.fromfile"}
-    for source in Path(files.__file__).parent.rglob("*.py"):
+    for source in Path(prunesampler.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 named = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
                 assert not {name.partition(".")[0] for name in named} & packages, source
-            elif isinstance(node, ast.Attribute):
-                assert ast.unparse(node) not in calls, source
-                assert "pickle" not in node.attr, source
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert options.get("weights_only") == "True" or options.get("allow_pickle") == "False", source
 
 
 # -- reading what was written, and nothing else -------------------------------------------------------------------
@@ -113,7 +114,7 @@ def test_a_flipped_bit_anywhere_never_loads_as_something_else(path: Path) -> Non
     rng = np.random.default_rng(1)
     refused: dict[str, list[bool]] = {}
     for name, start, stop in regions(raw):
-        positions = range(start, stop) if stop - start < 900 else rng.choice(np.arange(start, stop), 900, replace=False)
+        positions = range(start, stop) if stop - start < 500 else rng.choice(np.arange(start, stop), 500, replace=False)
         for position in positions:
             damaged = bytearray(raw)
             damaged[position] ^= 1 << int(rng.integers(8))
@@ -135,28 +136,18 @@ def test_a_flipped_bit_anywhere_never_loads_as_something_else(path: Path) -> Non
     assert share["footer"] > 0.25
 
 
-def test_flipped_statistics_and_values_are_told_apart_by_page_checksums(path: Path) -> None:
-    raw = bytearray(path.read_bytes())
-    group = pq.ParquetFile(path).metadata.row_group(0)
-    column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "el2n")
-    raw[column.data_page_offset + column.total_compressed_size - 9] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(CorruptFileError, match=r"(?i)crc|checksum"):
-        read_columns(path, "scores")
-
-
-def test_truncated_anywhere(path: Path) -> None:
+def test_what_is_cut_short_longer_or_not_ours_is_refused(path: Path) -> None:
     raw = path.read_bytes()
     for size in [*range(0, len(raw), 53), *range(len(raw) - 12, len(raw))]:
         path.write_bytes(raw[:size])
         with pytest.raises(CorruptFileError, match="damaged or cut short"):
             read_columns(path, "scores")
-
-
-def test_appended_bytes_and_zeroed_pages(path: Path) -> None:
-    raw = path.read_bytes()
     for damaged in (raw + b"x", raw[:100] + bytes(400) + raw[500:], b"hello", raw + raw[:1000]):
         path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError):
+            read_columns(path, "scores")
+    for metadata in (None, {b"prunesampler": b"[1"}, {b"prunesampler": b"[1]"}):
+        pq.write_table(pa.table({"row": [0, 1]}).replace_schema_metadata(metadata), path)
         with pytest.raises(CorruptFileError):
             read_columns(path, "scores")
 
@@ -167,12 +158,7 @@ def rewritten(path: Path, table: pa.Table, **changes: object) -> None:
     pq.write_table(table.replace_schema_metadata({b"prunesampler": json.dumps(ours).encode()}), path)
 
 
-def test_rewriting_a_sound_file_keeps_it_sound(path: Path) -> None:
-    rewritten(path, pq.read_table(path))
-    assert same(read_columns(path, "scores")[1], columns())
-
-
-def test_edited_values_and_edited_metadata(path: Path) -> None:
+def test_edited_values_and_edited_metadata_are_refused(path: Path) -> None:
     table = pq.read_table(path)
     edits: list[tuple[pa.Table, dict[str, object]]] = [
         (table.slice(1), {}),
@@ -194,6 +180,8 @@ def test_edited_values_and_edited_metadata(path: Path) -> None:
         (table, {"format": 0}),
         (table, {"format": True}),
     ]
+    rewritten(path, table)
+    assert same(read_columns(path, "scores")[1], columns()), "the same content in another encoding is sound"
     for edited, changes in edits:
         write_columns(path, METADATA, columns())
         rewritten(path, edited, **changes)
@@ -207,16 +195,6 @@ def test_a_newer_format_is_refused_as_such(path: Path) -> None:
         read_columns(path, "scores")
 
 
-def test_foreign_files(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"row": [0, 1]}), tmp_path / "plain")
-    pq.write_table(pa.table({"row": [0]}).replace_schema_metadata({b"prunesampler": b"[1"}), tmp_path / "broken")
-    pq.write_table(pa.table({"row": [0]}).replace_schema_metadata({b"prunesampler": b"[1]"}), tmp_path / "list")
-    (tmp_path / "empty").write_bytes(b"")
-    for name in ("plain", "broken", "list", "empty"):
-        with pytest.raises(CorruptFileError):
-            read_columns(tmp_path / name, "scores")
-
-
 def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_columns(tmp_path / "none", "scores")
@@ -226,30 +204,7 @@ def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
         write_columns(tmp_path / "none" / "a", METADATA, columns(3))
 
 
-def test_another_kind_is_refused(path: Path) -> None:
-    with pytest.raises(MismatchError, match="'scores', not 'coreset'"):
-        read_columns(path, "coreset")
-
-
 # -- the form on disk ---------------------------------------------------------------------------------------------
-
-
-def test_nulls_and_types_as_others_see_them(path: Path) -> None:
-    expected = columns()
-    arrow, frame = pq.read_table(path), pl.read_parquet(path)
-    pandas = pd.read_parquet(path)
-    (counted,) = duckdb.sql(f"select count(*), count(label), count(el2n), sum(row) from '{path}'").fetchall()
-    labelled, scored = int((expected["label"] >= 0).sum()), int((~np.isnan(expected["el2n"])).sum())
-    assert counted == (500, labelled, scored, 499 * 250)
-    assert [str(t) for t in arrow.schema.types[:4]] == ["int64", "int32", "float", "bool"]
-    assert 500 - arrow["label"].null_count == labelled
-    assert frame["el2n"].null_count() == 500 - scored
-    assert frame["key"].to_list() == pandas["key"].tolist() == expected["key"].to_pylist()
-    assert frame["shard"].to_list() == pandas["shard"].tolist() == expected["shard"].to_pylist()
-    np.testing.assert_array_equal(pandas["el2n"], expected["el2n"])
-    np.testing.assert_array_equal(frame["learned"].to_numpy(), expected["learned"])
-    rows = duckdb.sql(f"select row from '{path}' where key = 'images/é00042.jpg'").fetchall()
-    assert rows == [(42,)]
 
 
 def test_encodings_checksums_and_index(path: Path) -> None:
@@ -307,24 +262,23 @@ def test_the_digest_is_fixed_for_ever() -> None:
 
 
 def test_the_digest_sees_order_names_types_and_bounds_but_not_storage() -> None:
-    base = content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "y": np.arange(4)})
-    assert content_digest({"b": 2, "a": 1}, {"x": np.arange(4), "y": np.arange(8)[::2] // 2}) == base
+    four = np.arange(4)
+    base = content_digest({"a": 1, "b": 2}, {"x": four, "y": four})
+    assert content_digest({"b": 2, "a": 1}, {"x": four, "y": np.arange(8)[::2] // 2}) == base
+    parts = Parts(4, lambda: iter([four[:3], four[3:]]))
+    assert content_digest({"a": 1, "b": 2}, {"x": parts, "y": four}) == base
     others = [
-        content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "y": np.arange(4)[::-1]}),
-        content_digest({"a": 1, "b": 2}, {"y": np.arange(4), "x": np.arange(4)}),
-        content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "z": np.arange(4)}),
-        content_digest({"a": 1, "b": 2}, {"x": np.arange(4), "y": np.arange(4, dtype=np.int32)}),
-        content_digest({"a": 1, "b": 3}, {"x": np.arange(4), "y": np.arange(4)}),
-        content_digest({"a": 1, "b": 2}, {"x": np.arange(4)}),
+        ({"a": 1, "b": 2}, {"x": four, "y": four[::-1]}),
+        ({"a": 1, "b": 2}, {"y": four, "x": four}),
+        ({"a": 1, "b": 2}, {"x": four, "z": four}),
+        ({"a": 1, "b": 2}, {"x": four, "y": four.astype(np.int32)}),
+        ({"a": 1, "b": 3}, {"x": four, "y": four}),
+        ({"a": 1, "b": 2}, {"x": four}),
     ]
-    assert len({base, *others}) == 7
-    text = pa.array(["zz", "ab", "c"], pa.large_string())
-    assert content_digest({}, {"k": text.slice(1)}) == content_digest(
-        {}, {"k": pa.array(["ab", "c"], pa.large_string())}
-    )
-    assert content_digest({}, {"k": text.slice(1)}) != content_digest(
-        {}, {"k": pa.array(["a", "bc"], pa.large_string())}
-    )
+    assert len({base, *(content_digest(*other) for other in others)}) == 7
+    text = pa.array(["zz", "ab", "c"], pa.large_string()).slice(1)
+    found = [content_digest({}, {"k": column}) for column in (text, strings("ab", "c"), strings("a", "bc"))]
+    assert found[0] == found[1] != found[2]
 
 
 # -- row group by row group ---------------------------------------------------------------------------------------
