@@ -28,9 +28,9 @@ import pyarrow.compute as pc
 from circumstances import circumstances
 
 from prunesampler.shards import ShardIndex, build_index
-from prunesampler.shards.headers import tar_members
+from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest, write_index
 from prunesampler.shards.sources import open_source
-from prunesampler.shards.store import SCHEMA, Shard, key_digest, row_digest, write_index
+from prunesampler.shards.tar import tar_members
 
 KINDS = {
     "webdataset, 20 kB": (20_000, 1.25, tarfile.PAX_FORMAT),

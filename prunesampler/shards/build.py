@@ -1,23 +1,44 @@
-"""Shards in, index out."""
+"""Shards in, index out: headers are scanned in several processes, because parsing them is bound by Python."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
+from multiprocessing.connection import Connection, wait
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, UnsupportedError
+from prunesampler.errors import (
+    ArgumentError,
+    MismatchError,
+    PruneSamplerWarning,
+    StateError,
+    UnsupportedError,
+    check_int,
+)
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.labels import Label
-from prunesampler.shards.store import MemoryRows, Shard
+from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest
+from prunesampler.shards.sources import Source, open_source
+from prunesampler.shards.tar import Members, split_name, split_names, tar_members
 from prunesampler.shards.urls import absolute_path, expand_urls, local_path
-from prunesampler.shards.workers import scan_shards
 
-__all__ = ["build_index"]
+__all__ = ["Label", "build_index", "scan_shard", "scan_shards"]
+
+_WORTH_FORKING = 0.2  # seconds of work left
+
+LabelFunction = Callable[[str, Mapping[str, bytes]], int | None]
+Label = str | LabelFunction | None
+"""Where labels come from: the extension of a file that holds an int, a function of key and files, or nowhere."""
 
 
 def build_index(
@@ -31,29 +52,29 @@ def build_index(
 ) -> ShardIndex:
     """Give every sample of tar shards a row, from the tars' headers.
 
-    Samples are grouped as webdataset groups them: neighbours with the same key. Plain tars are read by seeking over
-    the bodies; gzip, zstd, bz2 and xz ones, commands and remote ones by streaming each once.
+    Samples are grouped as webdataset groups them: neighbours with the same key. In plain local tars only the headers
+    are read; compressed shards, commands and remote shards are streamed once.
 
     Args:
         urls: shards in the order of their rows: local paths and globs, ``http:``, ``pipe:``, whatever fsspec knows;
             braces and ``::`` as in webdataset.
         label: the extension, in lower case, of a file that holds the class index as text; or a function of a key and
-            a mapping from extension in lower case to bytes (read when looked at) that returns the class index, or
-            None; or None for no labels. A sample without such a file, or with −1, has no label.
-        index: an older one, to which shards are added: its rows keep their numbers, those of new shards come after
-            them, and only new shards are read. A shard that is newer than the index is read again, and may stay if its
-            samples are where they were.
-        repeated_keys: allow a key in several shards; samples are then told by shard and key.
-        workers: shards read at once, each in a process; by default 2 for each processor, 32 at most.
+            a mapping from extension in lower case to bytes (read on access) that returns the class index, or None;
+            or None for no labels. A sample without such a file, or with −1, has no label.
+        index: an older index to add shards to: its rows keep their numbers, those of new shards follow, and only new
+            shards are read. A known shard with a newer modification time is read again and must be unchanged.
+        repeated_keys: allow a key in several shards; samples are then identified by shard and key.
+        workers: shards read at once, each in a process; by default 2 per processor, at most 32.
         progress: show a bar.
 
     Raises:
         ArgumentError: no shards, one given twice, a glob without matches, or a wrong option.
         OSError: a shard cannot be read.
-        CorruptFileError: a shard is no tar, damaged, or cut short.
+        CorruptFileError: a shard is not a tar, damaged, or cut short.
         MismatchError: a shard changed since ``index`` was made.
         UnsupportedError: a key is in several shards, the files of a sample are not neighbours or share an extension,
-            a sparse file, a label that is no int, or no sample at all. The message names shard and key.
+            a sparse file, a label that is not an int, or no sample at all. The message names shard and key.
+        StateError: a process that read shards was killed.
 
     Shards without samples are kept, with no rows, and warned about.
 
@@ -70,35 +91,30 @@ def build_index(
     """
     if not (label is None or callable(label) or (isinstance(label, str) and label and label == label.lower())):
         raise ArgumentError("label", "must be an extension in lower case, a function, or None", label)
-    if workers is None:
-        workers = min(32, 2 * (os.cpu_count() or 1))
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise ArgumentError("workers", "must be an int >= 1", workers)
+    workers = check_int("workers", min(32, 2 * (os.cpu_count() or 1)) if workers is None else workers, 1)
     given = expand_urls(urls)
     known = {} if index is None else {absolute_path(shard.url): shard for shard in index.records}
     new = [url for url in given if absolute_path(url) not in known]
-    touched = [url for url in given if absolute_path(url) in known and _touched(url, known[absolute_path(url)])]
-    scanned = _scan([*touched, *new], label, workers, progress)
-    for url, (shard, _) in zip(touched, scanned, strict=False):
+    newer = [url for url in given if absolute_path(url) in known and _is_newer(url, known[absolute_path(url)])]
+    scanned = _scan_all([*newer, *new], label, workers, progress)
+    for url, (shard, _) in zip(newer, scanned, strict=False):
         if shard.digest != known[absolute_path(url)].digest:
             raise _changed(url)
-    fresh = scanned[len(touched) :]
-    empty = [shard.url for shard, _ in fresh if not shard.rows]
-    older = None if index is None else index.store
-    rows = MemoryRows([shard for shard, _ in fresh], [table for _, table in fresh], older)
-    built = ShardIndex(rows)
+    fresh = scanned[len(newer) :]
+    built = ShardIndex.from_tables([shard for shard, _ in fresh], [table for _, table in fresh], index)
     if not len(built):
         raise UnsupportedError(f"no sample in any of {len(built.shards)} shards, the first of which is {given[0]}")
     if fresh and not repeated_keys:
         _check_keys(built)
+    empty = [shard.url for shard, _ in fresh if not shard.rows]
     if empty:
         shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
         warnings.warn(f"{len(empty)} of {len(new)} shards hold no sample: {shown}", PruneSamplerWarning, stacklevel=2)
     return built
 
 
-def _touched(url: str, shard: Shard) -> bool:
-    """Whether a local shard must be read again to know that it is as it was."""
+def _is_newer(url: str, shard: Shard) -> bool:
+    """Whether a local shard must be read again to know that it is unchanged."""
     path = local_path(url)
     if path is None or shard.modified < 0:
         return False
@@ -114,7 +130,7 @@ def _changed(url: str) -> MismatchError:
     )
 
 
-def _scan(urls: Sequence[str], label: Label, workers: int, progress: bool) -> list[tuple[Shard, pa.Table]]:
+def _scan_all(urls: Sequence[str], label: Label, workers: int, progress: bool) -> list[tuple[Shard, pa.Table]]:
     from tqdm import tqdm
 
     found: dict[int, tuple[Shard, pa.Table]] = {}
@@ -128,7 +144,7 @@ def _scan(urls: Sequence[str], label: Label, workers: int, progress: bool) -> li
 
 
 def _check_keys(index: ShardIndex) -> None:
-    """Refuse a key that is in two shards. Holds a number of 8 bytes for each key, never the keys."""
+    """Refuse a key that is in two shards. Holds 8 bytes a key, never the keys."""
     hashes = np.empty(len(index), np.int64)
     for number in range(len(index.shards)):
         rows = index.rows_of(number)
@@ -144,3 +160,195 @@ def _check_keys(index: ShardIndex) -> None:
                 f"key {index.key(first)!r} is in both {index.shards[index.shard_of(first)]} and "
                 f"{index.shards[index.shard_of(second)]}: rename samples, or allow repeated keys"
             )
+
+
+def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tuple[int, Shard, pa.Table], None, None]:
+    """Read shards, ``workers`` of them at once: position in ``urls``, shard and samples, as they are ready.
+
+    Processes are forked once the rest would take long enough; a label function need not be picklable.
+
+    Raises:
+        Exception: what :func:`scan_shard` raised for the first shard that failed.
+        StateError: a process was killed.
+    """
+    begun = time.perf_counter()
+    for place, url in enumerate(urls):
+        yield place, *scan_shard(url, label)
+        left = len(urls) - place - 1
+        if workers > 1 and left > 1 and (time.perf_counter() - begun) / (place + 1) * left > _WORTH_FORKING:
+            yield from _scan_in_processes(urls, range(place + 1, len(urls)), label, min(workers, left))
+            return
+
+
+def _scan_in_processes(
+    urls: Sequence[str], places: range, label: Label, workers: int
+) -> Generator[tuple[int, Shard, pa.Table], None, None]:
+    context = multiprocessing.get_context("fork")
+    processes, open_ends = [], []
+    try:
+        for worker in range(workers):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_scan_in_child, args=(sender, urls, places[worker::workers], label))
+            process.daemon = True
+            process.start()
+            sender.close()
+            processes.append(process)
+            open_ends.append(receiver)
+        missing = len(places)
+        while missing:
+            if not open_ends:
+                raise StateError(f"a process that read shards was killed; {missing} of {len(urls)} are not read")
+            for ready in wait(open_ends):
+                assert isinstance(ready, Connection)
+                try:
+                    result = ready.recv()
+                except EOFError:
+                    open_ends.remove(ready)
+                    continue
+                if isinstance(result, Exception):
+                    raise result
+                missing -= 1
+                yield result
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _scan_in_child(sender: Connection, urls: Sequence[str], places: Sequence[int], label: Label) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its processes
+    try:
+        for place in places:
+            sender.send((place, *scan_shard(urls[place], label)))
+    except BrokenPipeError:
+        return  # the parent is gone
+    except Exception as error:
+        sender.send(error)
+
+
+def scan_shard(url: str, label: Label = "cls") -> tuple[Shard, pa.Table]:
+    """The samples of one shard in the order of the tar. Of the files themselves only what labels need is read.
+
+    Raises:
+        OSError, CorruptFileError, UnsupportedError: as :func:`build_index`.
+    """
+    names: list[str] = []
+    small: list[bytes] = []
+    offsets, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    calls = _LabelCalls(label) if callable(label) else None
+    with open_source(url) as source:
+        for members in tar_members(source):
+            names += members.names
+            small += members.small
+            offsets.append(members.offsets)
+            sizes.append(members.sizes)
+            if calls is not None:
+                calls.add(source, members)
+        if calls is not None:
+            calls.end()
+    places, keys, extensions = split_names(pa.array(names, pa.large_string()))
+    changes = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    samples = np.cumsum(np.append([0], changes))[: len(keys)]  # of each file
+    starts = np.flatnonzero(np.append([True], changes)) if len(keys) else np.zeros(0, np.int64)
+    sample_keys = keys.take(pa.array(starts))
+    _check_samples(url, sample_keys, samples, extensions)
+    labels = np.full(len(starts), -1, np.int32)
+    if calls is not None:
+        labels = _class_indices(url, sample_keys, calls.labels)
+    elif label is not None:
+        kinds = [kind for kind, name in enumerate(extensions.dictionary.to_pylist()) if name.lower() == label]
+        labelled = np.flatnonzero(np.isin(extensions.indices.to_numpy(), kinds))
+        texts = [small[place] for place in places[labelled].tolist()]
+        owners = samples[labelled]
+        labels[owners] = _class_indices(url, sample_keys.take(pa.array(owners)), texts)
+    inside = {
+        "extension": extensions.dictionary.cast(pa.string()).take(extensions.indices),
+        "offset": pa.array(np.concatenate(offsets)[places]),
+        "size": pa.array(np.concatenate(sizes)[places]),
+    }
+    struct = pa.StructArray.from_arrays(list(inside.values()), list(inside))
+    listed = pa.ListArray.from_arrays(pa.array(np.append(starts, len(keys)), pa.int32()), struct)
+    columns = [sample_keys, listed, pa.array(labels, mask=labels < 0)]
+    table = pa.Table.from_arrays(columns, names=SCHEMA.names).cast(SCHEMA)
+    shard = Shard(url, len(table), source.size, source.modified, source.seekable, key_digest(table), row_digest(table))
+    return shard, table
+
+
+def _check_samples(
+    url: str, sample_keys: pa.LargeStringArray, samples: npt.NDArray[np.int64], extensions: pa.DictionaryArray
+) -> None:
+    if pc.count_distinct(sample_keys).as_py() < len(sample_keys):
+        key, _ = Counter(sample_keys.to_pylist()).most_common(1)[0]
+        raise UnsupportedError(
+            f"{url}: the files of sample {key!r} are not neighbours, so webdataset would take them for several samples"
+        )
+    names = [name.lower() for name in extensions.dictionary.to_pylist()]
+    lower = {name: kind for kind, name in enumerate(dict.fromkeys(names))}
+    kinds = np.array([lower[name] for name in names], np.int64)[extensions.indices.to_numpy()]
+    files = samples * len(lower) + kinds
+    found, counts = np.unique(files, return_counts=True)
+    if len(found) < len(files):
+        sample, kind = divmod(int(found[counts.argmax()]), len(lower))
+        raise UnsupportedError(
+            f"{url}: sample {sample_keys[sample].as_py()!r} has two files with the extension {list(lower)[kind]!r}"
+        )
+
+
+def _class_indices(url: str, keys: pa.LargeStringArray, values: Sequence[object]) -> npt.NDArray[np.int32]:
+    """Labels from ints or their decimal texts, −1 for None."""
+    labels = np.full(len(values), -1, np.int32)
+    for place, value in enumerate(values):
+        if value is None:
+            continue
+        try:
+            number = -2 if isinstance(value, float) else int(value)  # type: ignore[call-overload]
+        except (TypeError, ValueError):
+            number = -2
+        if not -1 <= number < 2**31:
+            raise UnsupportedError(
+                f"{url}: the label of sample {keys[place].as_py()!r} must be an int in [0, 2**31), got {value!r:.60}: "
+                "name the extension of another file, or give a function, or None"
+            )
+        labels[place] = number
+    return labels
+
+
+class _LabelCalls:
+    """Calls a label function with one sample of a shard after the other, while the shard is read."""
+
+    def __init__(self, function: LabelFunction) -> None:
+        self._function = function
+        self._key: str | None = None
+        self._files: dict[str, Callable[[], bytes]] = {}
+        self.labels: list[int | None] = []
+
+    def add(self, source: Source, members: Members) -> None:
+        for name, offset, size in zip(members.names, members.offsets.tolist(), members.sizes.tolist(), strict=True):
+            parts = split_name(name)
+            if parts is None:
+                continue
+            if parts[0] != self._key:
+                self.end()
+                self._key, self._files = parts[0], {}
+            read = partial(source.take, offset, size)
+            self._files[parts[1].lower()] = partial(bytes, read()) if source.streamed else read
+
+    def end(self) -> None:
+        if self._key is not None:
+            self.labels.append(self._function(self._key, _Files(self._files)))
+
+
+class _Files(Mapping[str, bytes]):
+    """The files of a sample, each read when it is looked at."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], bytes]]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, extension: str) -> bytes:
+        return self._readers[extension]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)

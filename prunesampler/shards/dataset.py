@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 
 from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError, check_int
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.locations import Locations
-from prunesampler.shards.ranges import RangeReader
+from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import matches
 

@@ -7,15 +7,15 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prunesampler.errors import ArgumentError
-from prunesampler.shards.store import FileRows, MemoryRows, Rows, Shard, write_index
-from prunesampler.shards.urls import absolute_path, file_name, find_shard
+from prunesampler.errors import ArgumentError, check_int
+from prunesampler.shards.index_file import FileRows, MemoryRows, Rows, Shard, write_index
+from prunesampler.shards.urls import ShardUrls
 from prunesampler.tables.columns import Int64s, row_numbers
 
 __all__ = ["Member", "ShardIndex"]
@@ -27,7 +27,7 @@ class Member(NamedTuple):
     """One file of a sample.
 
     Attributes:
-        extension: as the tar has it; webdataset's name for it is the same in lower case.
+        extension: as the tar has it; webdataset uses it in lower case.
         offset: of its first byte in the uncompressed tar.
         size: in bytes.
     """
@@ -40,25 +40,22 @@ class Member(NamedTuple):
 class ShardIndex:
     """The samples of tar shards: ``len(index)`` rows, those of one shard contiguous. Immutable.
 
-    Made by :func:`prunesampler.shards.build_index` or :meth:`load`. A loaded index reads and verifies only what is
-    asked for, a few thousand rows at a time, and pickles as the path of its file.
+    Made by :func:`prunesampler.shards.build_index` or :meth:`load`. A loaded index reads and verifies only the rows
+    that are asked for, a few thousand at a time, and pickles as the path of its file.
 
     Attributes:
-        store: what the rows are read from.
-        shards: (S,) URLs, as they were given when they were indexed; position in the list is the shard's number.
+        shards: (S,) URLs, as they were given when they were indexed; the position in the list is the shard's number.
         first_rows: (S + 1,) int64, read-only; shard ``s`` has the rows from ``first_rows[s]`` to below the next.
         fingerprint: of the keys in their order; moving, renaming or compressing shards does not change it.
 
-    Wherever a ``shard`` is asked for, its number does, or its URL as :meth:`shard_number` understands it.
+    Every ``shard`` argument is a number or a URL, as :meth:`shard_number` takes it.
     """
 
-    def __init__(self, store: Rows) -> None:
-        self.store = store
-        self.shards: list[str] = [shard.url for shard in store.shards]
-        self.first_rows: Int64s = np.zeros(len(self.shards) + 1, np.int64)
-        np.cumsum([shard.rows for shard in store.shards], out=self.first_rows[1:])
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.shards: list[str] = [shard.url for shard in rows.shards]
+        self.first_rows: Int64s = np.cumsum([0, *(shard.rows for shard in rows.shards)])
         self.first_rows.flags.writeable = False
-        self._numbers: dict[str, int] = {}
         self._lookups: OrderedDict[int, dict[str, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -68,15 +65,15 @@ class ShardIndex:
         return f"ShardIndex(rows={len(self)}, shards={len(self.shards)})"
 
     def __getstate__(self) -> Rows:
-        return self.store
+        return self._rows
 
-    def __setstate__(self, store: Rows) -> None:
-        self.__init__(store)  # type: ignore[misc]
+    def __setstate__(self, rows: Rows) -> None:
+        self.__init__(rows)  # type: ignore[misc]
 
     @property
     def records(self) -> Sequence[Shard]:
-        """(S,) what is known of each shard: url, rows, size in bytes, modification time, seekable, digest."""
-        return self.store.shards
+        """(S,) what is known of each shard: url, rows, size in bytes, modification time, seekable, digests."""
+        return self._rows.shards
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -89,7 +86,11 @@ class ShardIndex:
     @functools.cached_property
     def labels(self) -> npt.NDArray[np.int32] | None:
         """(N,) int32 class indices, read-only, −1 where a sample has none; None where no sample has one."""
-        return self.store.labels()
+        return self._rows.labels()
+
+    @functools.cached_property
+    def _urls(self) -> ShardUrls:
+        return ShardUrls(self.shards, [shard.size for shard in self.records])
 
     def shard_number(self, url: str | int) -> int:
         """The number of a shard.
@@ -101,16 +102,11 @@ class ShardIndex:
                 command, the word that names a shard.
 
         Raises:
-            ArgumentError: no shard of this index, or it cannot be told which.
+            ArgumentError: no shard of this index, or more than one.
         """
-        if not isinstance(url, str):
-            if not 0 <= url < len(self.shards):
-                raise ArgumentError("shard", f"must be in [0, {len(self.shards)})", url)
-            return int(url)
-        number = self._numbers.get(url)
-        if number is None:
-            number = self._numbers[url] = find_shard(url, self._by_url, self._by_name, self.records)
-        return number
+        if isinstance(url, str):
+            return self._urls.number(url)
+        return check_int("shard", url, 0, len(self.shards) - 1)
 
     def rows_of(self, shard: str | int) -> range:
         """The rows of one shard, ascending; empty for a shard without samples."""
@@ -118,17 +114,11 @@ class ShardIndex:
         return range(int(self.first_rows[number]), int(self.first_rows[number + 1]))
 
     def shard_of(self, row: int) -> int:
-        """The number of the shard that a row lies in.
-
-        Raises:
-            ArgumentError: not in [0, N).
-        """
-        if not 0 <= row < len(self):
-            raise ArgumentError("row", f"must be in [0, {len(self)})", row)
-        return int(np.searchsorted(self.first_rows, row, "right")) - 1
+        """The number of the shard that a row in [0, N) lies in; ArgumentError otherwise."""
+        return int(np.searchsorted(self.first_rows, check_int("row", row, 0, len(self) - 1), "right")) - 1
 
     def seekable(self, shard: str | int) -> bool:
-        """Whether members can be read at their offsets: an uncompressed tar that is not the output of a command."""
+        """Whether files can be read at their offsets: an uncompressed tar that is not the output of a command."""
         return self.records[self.shard_number(shard)].seekable
 
     def table(self, shard: str | int) -> pa.Table:
@@ -137,31 +127,26 @@ class ShardIndex:
         Raises:
             CorruptFileError: these rows of the index's file are damaged.
         """
-        return self.store.read(self.shard_number(shard))
+        return self._rows.read(self.shard_number(shard))
 
     def keys_of(self, shard: str | int) -> pa.LargeStringArray:
         """The keys of one shard in row order."""
         return pa.concat_arrays([*self.table(shard)["key"].chunks, pa.array([], pa.large_string())])
 
     def lookup(self, shard: str | int) -> dict[str, int]:
-        """Key → row, of one shard. Do not change it: those of the shards used last are kept, some 10⁵ keys in all."""
+        """Key → row of one shard. Do not change it: those used last are cached, about 10⁵ keys in all."""
         number = self.shard_number(shard)
-        rows = self._lookups.get(number)
-        if rows is None:
-            rows = dict(zip(self.keys_of(number).to_pylist(), self.rows_of(number), strict=True))
-            self._lookups[number] = rows
-            while len(self._lookups) > 1 and sum(map(len, self._lookups.values())) > _CACHED_KEYS:
-                self._lookups.popitem(last=False)
-        else:
+        if number in self._lookups:
             self._lookups.move_to_end(number)
+            return self._lookups[number]
+        rows = dict(zip(self.keys_of(number).to_pylist(), self.rows_of(number), strict=True))
+        self._lookups[number] = rows
+        while len(self._lookups) > 1 and sum(map(len, self._lookups.values())) > _CACHED_KEYS:
+            self._lookups.popitem(last=False)
         return rows
 
     def row(self, shard: str | int, key: str) -> int:
-        """The row of a sample.
-
-        Raises:
-            ArgumentError: no such shard, or no such key in it.
-        """
+        """The row of a sample; ArgumentError for a shard or key that is not here."""
         try:
             return self.lookup(shard)[key]
         except KeyError:
@@ -169,28 +154,26 @@ class ShardIndex:
 
     def key(self, row: int) -> str:
         """The key of a row."""
-        shard = self.shard_of(row)
-        text: str = self.table(shard)["key"][row - int(self.first_rows[shard])].as_py()
+        text: str = self._entry(row, "key")
         return text
 
     def members(self, row: int) -> list[Member]:
         """The files of a row in the order of the tar. For many rows, :meth:`take` is far cheaper."""
+        return [Member(**member) for member in self._entry(row, "members")]
+
+    def _entry(self, row: int, column: str) -> Any:
         shard = self.shard_of(row)
-        listed = self.table(shard)["members"][row - int(self.first_rows[shard])].as_py()
-        return [Member(**member) for member in listed]
+        return self.table(shard)[column][row - int(self.first_rows[shard])].as_py()
 
     def take(self, rows: npt.ArrayLike) -> pa.Table:
         """The given rows and no others in memory, each part of the file read once.
 
         Args:
-            rows: (K,) ascending int64 in [0, N).
+            rows: (K,) ascending int64 in [0, N), at least one.
 
         Returns:
             K rows: ``row`` int64, ``shard`` int32 (its number), ``key``, ``members``, and ``label`` (null where a
             sample has none).
-
-        Raises:
-            ArgumentError: none, out of range, or not ascending.
         """
         wanted = row_numbers("rows", rows, len(self))
         if (np.diff(wanted) <= 0).any():
@@ -213,7 +196,7 @@ class ShardIndex:
         Raises:
             OSError: the file cannot be written; an older one is then still intact.
         """
-        write_index(path, self.store, self.fingerprint, self.labels)
+        write_index(path, self._rows, self.fingerprint, self.labels)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ShardIndex:
@@ -227,19 +210,8 @@ class ShardIndex:
         return cls(FileRows(path))
 
     @classmethod
-    def from_tables(cls, shards: Sequence[Shard], tables: Sequence[pa.Table]) -> ShardIndex:
-        """An index in memory, of tables in the form that :meth:`table` gives."""
-        return cls(MemoryRows(shards, tables))
-
-    @functools.cached_property
-    def _by_url(self) -> dict[str, int]:
-        numbers = {absolute_path(url): number for number, url in enumerate(self.shards)}
-        return numbers | {url: number for number, url in enumerate(self.shards)}
-
-    @functools.cached_property
-    def _by_name(self) -> dict[str, int]:
-        numbers: dict[str, int] = {}
-        for number, url in enumerate(self.shards):
-            name = file_name(url)
-            numbers[name] = -1 if name in numbers else number
-        return numbers
+    def from_tables(
+        cls, shards: Sequence[Shard], tables: Sequence[pa.Table], older: ShardIndex | None = None
+    ) -> ShardIndex:
+        """An index in memory, of tables as :meth:`table` gives them, after the rows of an older index."""
+        return cls(MemoryRows(shards, tables, None if older is None else older._rows))

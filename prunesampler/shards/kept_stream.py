@@ -13,10 +13,9 @@ import torch
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_choice, check_int
 from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.locations import Locations
-from prunesampler.shards.portions import Portion, Remainder, Slice, portion
-from prunesampler.shards.ranges import RangeReader
+from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.shards.urls import absolute_path, local_path
+from prunesampler.shards.worker_split import Portion, Remainder, Slice, portion
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 

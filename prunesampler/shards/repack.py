@@ -20,15 +20,15 @@ import pyarrow as pa
 
 from prunesampler._version import __version__
 from prunesampler.errors import ArgumentError, CorruptFileError, StateError, check_choice, check_int
+from prunesampler.shards.build import scan_shard
 from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
+from prunesampler.shards.index_file import Shard
 from prunesampler.shards.output_folder import OutputFolder
 from prunesampler.shards.packing import BLOCK, END, check_header
-from prunesampler.shards.ranges import RangeReader
+from prunesampler.shards.range_reader import RangeReader
 from prunesampler.shards.repack_plan import RepackPlan, Samples, is_shard_name, split_pattern
-from prunesampler.shards.scan import scan_shard
 from prunesampler.shards.sources import Source, open_source
-from prunesampler.shards.store import Shard
 from prunesampler.shards.urls import local_path
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import write_columns

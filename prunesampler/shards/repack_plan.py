@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.locations import Locations
+from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest
 from prunesampler.shards.packing import END, header_sizes, padded
-from prunesampler.shards.store import SCHEMA, Shard, key_digest, row_digest
+from prunesampler.shards.range_reader import Locations
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import content_digest

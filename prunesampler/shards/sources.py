@@ -1,27 +1,30 @@
-"""The bytes of a shard, wherever it lies: read at offsets in a local file, else streamed once from front to back."""
+"""The bytes of a shard, local or remote: as a source that is read front to back, or a range of them."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import http.client
 import io
 import lzma
 import os
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO, Protocol, cast
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from prunesampler.errors import CorruptFileError
-from prunesampler.shards.streams import open_stream
-from prunesampler.shards.urls import local_path
+from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
+from prunesampler.shards.urls import local_path, url_kind
 
-__all__ = ["FileSource", "Source", "StreamSource", "open_source"]
+__all__ = ["FileSource", "Source", "StreamSource", "check_size", "open_source", "read_range"]
 
 _SHORT_HOP, _LONG_HOP = 2048, 4096
-_BLOCK = 1 << 20
+_BLOCK, _REMOTE_BLOCK = 1 << 20, 8 << 20
+_ATTEMPTS, _TIMEOUT = 5, 60
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "gzip": lambda stream: gzip.GzipFile(fileobj=stream),
@@ -29,73 +32,51 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
 }
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)  # and an OSError without a number
 
 
-class Source(Protocol):
-    """An uncompressed tar.
+class Source:
+    """An uncompressed tar, and the bytes of it that were read last.
 
     Attributes:
         url: of the shard.
-        length: in bytes; None until a stream has come to its end.
+        length: of the tar in bytes; None until a stream has come to its end.
         size: of the shard as it is stored, in bytes; −1 where unknown.
         modified: nanoseconds since 1970, of a local file; −1 elsewhere.
         seekable: whether a reader may read at an offset.
-        streamed: whether ``take`` only goes forward.
-        data: the bytes that were read last, which can be taken again.
-        base: their offset.
+        streamed: whether ``take`` only goes forward; then only ``data`` can be taken again.
+        data, base: the bytes that were read last, and their offset.
     """
 
-    url: str
-    length: int | None
-    size: int
-    modified: int
-    seekable: bool
-    streamed: bool
-    data: bytes
-    base: int
+    streamed = False
+    length: int | None = None
+    data, base = b"", 0
+
+    def __init__(self, url: str, size: int, modified: int, seekable: bool) -> None:
+        self.url, self.size, self.modified, self.seekable = url, size, modified, seekable
 
     def take(self, offset: int, count: int) -> bytes:
         """The bytes from ``offset``: ``count`` of them, fewer where the tar ends."""
-        ...
-
-    def fill(self, offset: int, count: int) -> None:
-        """Let ``data`` begin at ``offset``, with ``count`` bytes or more, fewer where the tar ends."""
-        ...
-
-    def drain(self) -> None:
-        """Nothing more is wanted after the end of the archive."""
-        ...
-
-
-class _Window:
-    """Bytes read last."""
-
-    data = b""
-    base = 0
-
-    def take(self, offset: int, count: int) -> bytes:
         start = offset - self.base
         if start < 0 or start + count > len(self.data):
             self.fill(offset, count)
-            start = offset - self.base
+            start = 0
         return self.data[start : start + count]
 
     def fill(self, offset: int, count: int) -> None:
+        """Let ``data`` begin at ``offset``, with at least ``count`` bytes, fewer where the tar ends."""
         raise NotImplementedError
 
+    def drain(self) -> None:
+        """Read to the end, where a codec compares its checksum and a command its exit status."""
 
-class FileSource(_Window):
+
+class FileSource(Source):
     """An uncompressed local file: a page at a time where members are large, large blocks where they are small."""
-
-    streamed = False
-    seekable = True
 
     def __init__(self, url: str, file: BinaryIO) -> None:
         status = os.fstat(file.fileno())
-        self.url, self._file = url, file.fileno()
-        self.length: int | None = status.st_size
-        self.size, self.modified = status.st_size, status.st_mtime_ns
+        super().__init__(url, status.st_size, status.st_mtime_ns, True)
+        self.length, self._file = status.st_size, file.fileno()
         self._hop = self._step = _SHORT_HOP
 
     def fill(self, offset: int, count: int) -> None:
@@ -112,34 +93,25 @@ class FileSource(_Window):
             data += block
         self.base, self.data = offset, data
 
-    def drain(self) -> None:
-        """Nothing is left to verify."""
 
-
-class StreamSource(_Window):
-    """What a stream gives, read once; only what it gave last can be taken again."""
+class StreamSource(Source):
+    """A stream, read once from front to back."""
 
     streamed = True
 
     def __init__(
         self, url: str, stream: Any, *, size: int = -1, modified: int = -1, seekable: bool = False, codec: bool = False
     ) -> None:
-        self.url, self._stream, self._codec = url, stream, codec
-        self.size, self.modified, self.seekable = size, modified, seekable
-        self.length: int | None = None
+        super().__init__(url, size, modified, seekable)
+        self._stream, self._codec = stream, codec
 
     def drain(self) -> None:
-        """Read to the end, where a codec compares its checksum and a command its exit status."""
+        """Read to the end."""
         while self._read():
             pass
 
     def fill(self, offset: int, count: int) -> None:
-        """Read on to there.
-
-        Raises:
-            ValueError: the stream is past it.
-            CorruptFileError: its codec finds it damaged or cut short.
-        """
+        """Read on to there; ValueError if the stream is past it."""
         if offset < self.base:
             raise ValueError(f"{self.url} was read past byte {offset} already")
         end = self.base + len(self.data)
@@ -154,60 +126,175 @@ class StreamSource(_Window):
     def _read(self) -> bytes:
         try:
             return cast(bytes, self._stream.read(_BLOCK))
-        except _DAMAGE as error:
+        except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
             raise CorruptFileError(f"{self.url} is damaged or cut short: {error}") from error
-        except OSError as error:
+        except OSError as error:  # codecs raise it without a number
             if self._codec and error.errno is None and not isinstance(error, ConnectionError):
                 raise CorruptFileError(f"{self.url} is damaged or cut short: {error}") from error
             raise
 
 
 @contextmanager
-def open_source(url: str) -> Iterator[FileSource | StreamSource]:
-    """Open a shard; gzip, zstd, bz2 and xz are told by their first bytes, not by the name.
+def open_source(url: str) -> Iterator[Source]:
+    """Open a shard, at its beginning. Codecs (gzip, zstd, bz2, xz) are told by the first bytes, not by the name.
 
     Args:
-        url: a local path, ``file:``, ``http:``, ``https:``, ``pipe:``, or what fsspec knows.
-
-    Yields:
-        The tar in it, at its beginning.
+        url: a local path, ``file:``, ``http:``, ``https:``, ``pipe:`` and a command, or what fsspec knows.
 
     Raises:
         OSError: it cannot be opened.
-        ImportError: fsspec, or webdataset for a pipe, is not installed.
+        ImportError: fsspec, or webdataset for a ``pipe:``, is not installed.
     """
-    path = local_path(url)
     with ExitStack() as stack:
-        if path is None:
-            raw, size, rangeable = stack.enter_context(open_stream(url))
-            modified = -1
-        else:
-            raw = stack.enter_context(open(path, "rb", buffering=0))
-            status, rangeable = os.fstat(raw.fileno()), True
-            size, modified = status.st_size, status.st_mtime_ns
+        path, size, modified = local_path(url), -1, -1
+        if path is not None:
+            raw: Any = stack.enter_context(open(path, "rb", buffering=0))
             if _codec(os.pread(raw.fileno(), 6, 0)) is None:
                 yield FileSource(url, raw)
                 return
-        stream = io.BufferedReader(_Raw(raw), _BLOCK)
+            status = os.fstat(raw.fileno())
+            size, modified = status.st_size, status.st_mtime_ns
+        elif url_kind(url) == "http":
+            raw = stack.enter_context(_HttpFile(url))
+            size = raw.size
+        elif url_kind(url) == "pipe":
+            from webdataset import gopen
+
+            raw = _Pipe(stack.enter_context(closing(gopen(url))))
+        else:
+            system, place = _file_system(url)
+            raw = stack.enter_context(system.open(place, "rb", block_size=_REMOTE_BLOCK))
+            size = int(getattr(raw, "size", None) or -1)
+        stream = io.BufferedReader(raw, _BLOCK)
         codec = _codec(stream.peek(6))
+        seekable = codec is None and url_kind(url) != "pipe"
         decoded = stack.enter_context(_DECODERS[codec](stream)) if codec else stream
-        seekable = rangeable and codec is None
         yield StreamSource(url, decoded, size=size, modified=modified, seekable=seekable, codec=codec is not None)
 
 
-class _Raw(io.RawIOBase):
-    """What has only a ``read``, as a file."""
+def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
+    """The bytes from ``first`` to below ``end`` of a remote shard.
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    Args:
+        url: ``http:``, ``https:``, or what fsspec knows.
+        first, end: offsets.
+        size: that the shard had when it was indexed, −1 if unknown.
+
+    Raises:
+        OSError: they cannot be read, also after several attempts where a connection breaks.
+        MismatchError: the shard has another size.
+        UnsupportedError: the server sends only whole files.
+    """
+    if url_kind(url) != "http":
+        system, place = _file_system(url)
+        data: bytes = system.cat_file(place, first, end)
+        return data
+    buffer, position = bytearray(end - first), 0
+    with _HttpFile(url, first, end, size) as file:
+        while count := file.readinto(memoryview(buffer)[position:]):
+            position += count
+    return bytes(buffer[:position])
+
+
+def check_size(url: str, size: int, found: int) -> None:
+    """Refuse a shard of another size than the one that was indexed; ``size`` is −1 where that is unknown.
+
+    Raises:
+        MismatchError: naming the shard.
+    """
+    if size not in (-1, found):
+        raise MismatchError(f"{url} has changed since it was indexed, from {size} to {found} bytes: index it anew")
+
+
+class _HttpFile(io.RawIOBase):
+    """The body of a URL, or a range of it. A transfer that breaks off is resumed where it broke."""
+
+    def __init__(self, url: str, first: int = 0, end: int | None = None, size: int = -1) -> None:
+        self._url, self._position, self._end, self.size = url, first, end, size
+        self._response: Any = None
+        if end is None:
+            self._retry(self._open)
+            self._end = None if self.size < 0 else self.size
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        block = self._stream.read(len(buffer))
+        def read() -> int:
+            if self._response is None:
+                self._open()
+            count: int = self._response.readinto(buffer)
+            if not count and len(buffer) and self._end is not None:
+                raise ConnectionError(f"it broke off at byte {self._position} of {self._end}")
+            return count
+
+        if self._position == self._end:
+            return 0
+        count: int = self._retry(read)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        super().close()
+
+    def _retry(self, action: Callable[[], Any]) -> Any:
+        for attempt in range(1, _ATTEMPTS + 1):
+            if attempt > 1 and self._response is not None:
+                self._response.close()
+                self._response = None
+            try:
+                return action()
+            except urllib.error.HTTPError:
+                raise  # the server's answer
+            except (http.client.HTTPException, OSError) as error:
+                if attempt == _ATTEMPTS:
+                    raise ConnectionError(f"{self._url} cannot be read, in {attempt} attempts: {error}") from error
+
+    def _open(self) -> None:
+        request = urllib.request.Request(self._url, headers={"Accept-Encoding": "identity"})
+        part = bool(self._position) or self._end not in (None, self.size)
+        if part:
+            request.add_header("Range", f"bytes={self._position}-{'' if self._end is None else self._end - 1}")
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        try:
+            if part and response.status != http.client.PARTIAL_CONTENT:
+                rule = "the server sends whole files only: stream the shards, or repack them"
+                raise UnsupportedError(f"{self._url}: {rule}")
+            span, _, total = response.headers.get("Content-Range", "").partition("/")
+            if part and not span.startswith(f"bytes {self._position}-"):
+                raise CorruptFileError(f"{self._url}: expected the bytes from {self._position}, got {span!r}")
+            total = total if part else response.headers.get("Content-Length", "")
+            if total.isdigit():
+                check_size(self._url, self.size, int(total))
+                self.size = int(total)
+        except BaseException:
+            response.close()
+            raise
+        self._response = response
+
+
+class _Pipe(io.RawIOBase):
+    """The output of a command, as a file."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._pipe.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    system, place = fsspec.core.url_to_fs(url)
+    return system, place
 
 
 def _codec(head: bytes) -> str | None:

@@ -1,47 +1,32 @@
-"""The URLs of shards: what a pattern stands for, and which shard a URL means."""
+"""The URLs of shards: what a pattern stands for, how a URL is opened, and which indexed shard a URL means."""
 
 from __future__ import annotations
 
 import glob
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from prunesampler.errors import ArgumentError
-from prunesampler.shards.store import Shard
 
-__all__ = ["expand_urls", "find_shard", "local_path"]
+__all__ = ["ShardUrls", "absolute_path", "expand_urls", "local_path", "url_kind"]
 
 
-def expand_urls(urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
-    """The shards that patterns stand for, in their order.
+def url_kind(url: str) -> Literal["file", "http", "pipe", "fsspec"]:
+    """How a shard is opened. Everything that opens a URL asks here.
 
-    Braces and ``::`` mean what they mean to webdataset, ``*``, ``?`` and ``[…]`` what a shell gives for local files,
-    sorted. A name that exists is never taken for a pattern.
-
-    Raises:
-        ArgumentError: no shard at all, one twice, or a pattern that matches nothing.
-        ImportError: braces without the package ``braceexpand``, which comes with webdataset.
-
-    >>> expand_urls("http://host/{00..02}.tar")
-    ['http://host/00.tar', 'http://host/01.tar', 'http://host/02.tar']
+    >>> url_kind("a.tar"), url_kind("https://host/a.tar"), url_kind("pipe:cat a.tar"), url_kind("s3://bucket/a.tar")
+    ('file', 'http', 'pipe', 'fsspec')
     """
-    given = [urls] if isinstance(urls, str | os.PathLike) else list(urls)
-    found: list[str] = []
-    for text in [os.fspath(url) for url in given]:
-        for pattern in [text] if text.startswith("pipe:") else text.split("::"):
-            for url in [pattern] if os.path.exists(pattern) else _braces(pattern):
-                found += _matches(url)
-    if not found:
-        raise ArgumentError("urls", "must name at least one shard", urls)
-    seen: set[str] = set()
-    for url in found:
-        if url in seen:
-            raise ArgumentError("urls", "must name each shard once", url)
-        seen.add(url)
-    return found
+    scheme = url.partition(":")[0]
+    if scheme == "pipe":
+        return "pipe"
+    if scheme == "file" or "://" not in url:
+        return "file"
+    return "http" if scheme in ("http", "https") else "fsspec"
 
 
 def local_path(url: str) -> str | None:
@@ -50,48 +35,41 @@ def local_path(url: str) -> str | None:
     >>> local_path("file:///data/a.tar"), local_path("a.tar"), local_path("http://host/a.tar")
     ('/data/a.tar', 'a.tar', None)
     """
-    scheme = url.partition(":")[0]
-    if scheme == "file":
-        return url2pathname(urlsplit(url).path)
-    return None if scheme == "pipe" or "://" in url else url
-
-
-def find_shard(url: str, by_url: Mapping[str, int], by_name: Mapping[str, int], shards: Sequence[Shard]) -> int:
-    """The number of the shard that a URL means.
-
-    Args:
-        url: as webdataset spells it.
-        by_url: URL, and absolute path of a local shard → number.
-        by_name: file name → number, −1 where several shards have it.
-        shards: all of them.
-
-    Raises:
-        ArgumentError: it is none of them, or could be several.
-    """
-    for spelled in (url, absolute_path(url)):
-        if spelled in by_url:
-            return by_url[spelled]
-    words = shlex.split(url[5:]) if url.startswith("pipe:") else [url]
-    named = {by_name[name] for word in words if (name := file_name(word)) in by_name}
-    if len(named) != 1 or -1 in named:
-        several = "its file name is that of several shards, so it must be spelled as in" if named else "must be of"
-        raise ArgumentError("url", f"{several} the index, which has {len(shards)} shards like {shards[0].url}", url)
-    number = named.pop()
-    path = local_path(url)
-    if path is not None and os.path.exists(path) and shards[number].size not in (-1, os.path.getsize(path)):
-        raise ArgumentError("url", f"has another size than {shards[number].url} had when it was indexed", url)
-    return number
+    if url_kind(url) != "file":
+        return None
+    return url2pathname(urlsplit(url).path) if url.startswith("file:") else url
 
 
 def absolute_path(url: str) -> str:
-    """The path of a local shard from the root, other URLs as they are."""
+    """The absolute path of a local shard, other URLs as they are."""
     path = local_path(url)
     return url if path is None else os.path.abspath(path)
 
 
-def file_name(url: str) -> str:
-    """The last part of a URL or path, without a query."""
-    return os.path.basename(urlsplit(url).path if "://" in url else url)
+def expand_urls(urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """The shards that patterns stand for, in their order.
+
+    Braces and ``::`` mean what they mean to webdataset; ``*``, ``?`` and ``[…]`` match local files, sorted. A name that
+    exists is never taken for a pattern.
+
+    Raises:
+        ArgumentError: no shard at all, a shard twice, or a pattern that matches nothing.
+        ImportError: braces, and the package ``braceexpand`` (it comes with webdataset) is not installed.
+
+    >>> expand_urls("http://host/{00..02}.tar")
+    ['http://host/00.tar', 'http://host/01.tar', 'http://host/02.tar']
+    """
+    given = [urls] if isinstance(urls, str | os.PathLike) else list(urls)
+    found: list[str] = []
+    for text in [os.fspath(url) for url in given]:
+        for pattern in [text] if url_kind(text) == "pipe" else text.split("::"):
+            for url in [pattern] if os.path.exists(pattern) else _braces(pattern):
+                found += _matches(url)
+    if not found:
+        raise ArgumentError("urls", "must name at least one shard", urls)
+    if len(set(found)) < len(found):
+        raise ArgumentError("urls", "must name each shard once", next(url for url in found if found.count(url) > 1))
+    return found
 
 
 def _braces(pattern: str) -> list[str]:
@@ -110,3 +88,45 @@ def _matches(url: str) -> list[str]:
     if not found:
         raise ArgumentError("urls", "must match at least one file", url)
     return found
+
+
+class ShardUrls:
+    """Finds the indexed shard that a URL means.
+
+    Args:
+        urls: of the shards, as they were indexed.
+        sizes: of the shards in bytes, −1 where unknown.
+    """
+
+    def __init__(self, urls: Sequence[str], sizes: Sequence[int]) -> None:
+        self._urls, self._sizes = urls, sizes
+        self._by_path = {absolute_path(url): number for number, url in enumerate(urls)}
+        self._by_name: dict[str, int] = {}  # -1 where several shards have the name
+        for number, url in enumerate(urls):
+            name = _file_name(url)
+            self._by_name[name] = -1 if name in self._by_name else number
+        self._found = {url: number for number, url in enumerate(urls)}
+
+    def number(self, url: str) -> int:
+        """The position of the shard; see :meth:`prunesampler.shards.ShardIndex.shard_number`."""
+        if url not in self._found:
+            number = self._by_path.get(absolute_path(url))
+            self._found[url] = self._named(url) if number is None else number
+        return self._found[url]
+
+    def _named(self, url: str) -> int:
+        words = shlex.split(url[5:]) if url_kind(url) == "pipe" else [url]
+        named = {self._by_name[name] for word in words if (name := _file_name(word)) in self._by_name}
+        if len(named) != 1 or -1 in named:
+            several = "has the file name of several shards, so it must be written as in" if named else "must be in"
+            rule = f"{several} the index, which has {len(self._urls)} shards like {self._urls[0]}"
+            raise ArgumentError("url", rule, url)
+        number, path = named.pop(), local_path(url)
+        if path is not None and os.path.exists(path) and self._sizes[number] not in (-1, os.path.getsize(path)):
+            raise ArgumentError("url", f"has another size than {self._urls[number]} had when it was indexed", url)
+        return number
+
+
+def _file_name(url: str) -> str:
+    """The last part of a URL or path, without a query."""
+    return os.path.basename(urlsplit(url).path if "://" in url else url)

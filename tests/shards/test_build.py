@@ -1,21 +1,31 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, PruneSamplerWarning, UnsupportedError
+from prunesampler.errors import (
+    ArgumentError,
+    CorruptFileError,
+    MismatchError,
+    PruneSamplerWarning,
+    StateError,
+    UnsupportedError,
+)
 from prunesampler.shards import ShardIndex, build, build_index
-from prunesampler.shards.scan import scan_shard
+from prunesampler.shards.build import scan_shard, scan_shards
+from prunesampler.shards.index_file import SCHEMA, key_digest, row_digest
 from tests.helpers.shardfiles import delivered, write_shards, write_tar
 
 
@@ -89,7 +99,7 @@ def test_a_shard_that_changed_is_refused(tmp_path: Path) -> None:
     assert content(build_quietly(paths[:1], index=index)) == content(index)  # and its own shards stay
 
 
-def test_a_key_in_two_shards(tmp_path: Path) -> None:
+def test_a_key_in_two_shards_is_refused_unless_allowed(tmp_path: Path) -> None:
     first = write_shards(tmp_path / "a", [3, 3])
     second = write_shards(tmp_path / "b", [2, 2], first_key=4)
     message = r"key '000004' is in both .*a/000001.tar and .*b/000000.tar"
@@ -116,24 +126,6 @@ def test_empty_shards_are_kept_and_reported(tmp_path: Path) -> None:
         build_quietly([paths[0], paths[2]])
 
 
-def test_compressed_shards_are_indexed_and_marked(tmp_path: Path) -> None:
-    paths = write_shards(tmp_path, [3, 4])
-    plain = build_quietly(paths)
-    Path(paths[1]).write_bytes(gzip.compress(Path(paths[1]).read_bytes()))
-    index = build_quietly(paths)
-    assert [index.seekable(number) for number in range(2)] == [True, False]
-    assert content(index) == content(plain)
-
-
-def test_labels_of_a_function(tmp_path: Path) -> None:
-    paths = write_shards(tmp_path, [3, 4])
-    index = build_quietly(paths, label=lambda key, files: len(files["png"]) if int(key) % 2 else None)
-    sizes = [len(sample["png"]) if int(sample["__key__"]) % 2 else -1 for sample in delivered(paths)]
-    assert index.labels is not None
-    assert index.labels.tolist() == sizes
-    assert build_quietly(paths, label=None).labels is None
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -146,12 +138,12 @@ def test_labels_of_a_function(tmp_path: Path) -> None:
         ({"urls": []}, "urls must name at least one shard"),
     ],
 )
-def test_arguments(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         build_quietly(**{"urls": str(tmp_path / "none.tar"), **options})
 
 
-def test_a_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_unless_it_is_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_index(write_shards(tmp_path, [1, 1]))
     assert "2/2" in capsys.readouterr().err
     build_index(str(tmp_path / "*.tar"), progress=False)
@@ -169,6 +161,177 @@ def test_hostile_names_are_only_names(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [index.key(row) + "." + index.members(row)[0].extension for row in range(len(names))] == names
     assert sorted(os.listdir(folder)) == ["a.tar", "index.parquet"]
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def as_delivered(path: str, table: Any) -> list[dict[str, Any]]:
+    """What webdataset should deliver, by the table alone."""
+    content = Path(path).read_bytes()
+    return [
+        {
+            "__key__": row["key"],
+            "__url__": path,
+            **{
+                member["extension"].lower(): content[member["offset"] : member["offset"] + member["size"]]
+                for member in row["members"]
+            },
+        }
+        for row in table.to_pylist()
+    ]
+
+
+def test_the_samples_are_those_of_webdataset(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, [50])
+    shard, table = scan_shard(path)
+    assert as_delivered(path, table) == delivered(path)
+    assert table["label"].to_pylist() == [place % 10 for place in range(50)]
+    assert table.schema == SCHEMA
+    status = Path(path).stat()
+    assert shard == (path, 50, status.st_size, status.st_mtime_ns, True, key_digest(table), row_digest(table))
+    Path(path).write_bytes(gzip.compress(Path(path).read_bytes()))
+    compressed, rows = scan_shard(path)
+    assert rows.equals(table)
+    assert (compressed.seekable, compressed.keys, compressed.digest) == (False, shard.keys, shard.digest)
+
+
+def test_odd_names_make_the_samples_of_webdataset(tmp_path: Path) -> None:
+    files = [("../a.JPG", b"1"), ("../a.cls", b"1"), ("/b.seg.png", b""), ("README", b""), ("__meta__/c.txt", b"")]
+    files += [("é/d.txt", b"d"), ("e.cls", b"-1"), ("e.txt", b""), (".hidden", b""), ("f.x.y.Z", b"f"), ("f.x.y", b"")]
+    path = write_tar(tmp_path / "a.tar", files)
+    _, table = scan_shard(path)
+    assert as_delivered(path, table) == delivered(path)
+    assert table["key"].to_pylist() == ["../a", "/b", "é/d", "e", "f"]
+    assert table["label"].to_pylist() == [1, None, None, None, None]
+
+
+@pytest.mark.parametrize("files", [[], [("README", b"?")]])
+def test_a_shard_without_samples_has_no_rows(tmp_path: Path, files: list[tuple[str, bytes]]) -> None:
+    shard, table = scan_shard(write_tar(tmp_path / "a.tar", files))
+    assert (shard.rows, len(table)) == (0, 0)
+    assert table.schema == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.jpg", "b.jpg", "a.cls"], r"a.tar: the files of sample 'a' are not neighbours"),
+        (["a.jpg", "a.JPG"], r"a.tar: sample 'a' has two files with the extension '(jpg|JPG)'"),
+        (["a.jpg", "b.jpg", "b.cls", "b.jpg"], r"a.tar: sample 'b' has two files with the extension 'jpg'"),
+    ],
+)
+def test_files_that_are_not_one_sample_to_webdataset_are_refused(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    path = write_tar(tmp_path / "a.tar", [(name, b"1") for name in names])
+    with pytest.raises(UnsupportedError, match=message):
+        scan_shard(path)
+
+
+def test_labels_are_the_content_of_the_named_file(tmp_path: Path) -> None:
+    files = [
+        ("a.jpg", b"1"),
+        ("a.CLS", b" 7\n"),
+        ("b.jpg", b"2"),
+        ("b.class.txt", b"8"),
+        ("c.jpg", b"3"),
+        ("c.cls", b"-1"),
+    ]
+    path = write_tar(tmp_path / "a.tar", files)
+    for label, expected in (("cls", [7, None, None]), ("class.txt", [None, 8, None]), (None, [None] * 3)):
+        assert scan_shard(path, label)[1]["label"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("value", [b"1.5", b"cat", b"", b"-2", b"2147483648", b"1" * 40, 1.0, "1.0", -2, 2**31])
+def test_a_label_that_is_no_class_index_is_refused(tmp_path: Path, value: Any) -> None:
+    path = write_tar(tmp_path / "a.tar", [("6.cls", b"0"), ("7.cls", value if isinstance(value, bytes) else b"0")])
+    for label in ["cls"] * isinstance(value, bytes) + [lambda key, files: value if key == "7" else 0]:
+        with pytest.raises(UnsupportedError, match=r"a.tar: the label of sample '7' must be an int in \[0, 2\*\*31\)"):
+            scan_shard(path, label)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_label_function_sees_every_sample_once(tmp_path: Path, compressed: bool) -> None:
+    big = b"p" * 3_000_000
+    files = [("a.PNG", big), ("a.json", b"1"), ("README", b"?"), ("b.png", b"q" * 700), ("c.json", b"3")]
+    path = Path(write_tar(tmp_path / "a.tar", files))
+    if compressed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    seen = []
+
+    def label(key: str, files: Mapping[str, bytes]) -> int | None:
+        seen.append((key, dict(files)))
+        assert "jpg" not in files
+        return {"1": np.int64(1), "3": "3"}[files["json"].decode()] if "json" in files else None
+
+    assert scan_shard(str(path), label)[1]["label"].to_pylist() == [1, None, 3]
+    assert seen == [("a", {"png": big, "json": b"1"}), ("b", {"png": b"q" * 700}), ("c", {"json": b"3"})]
+
+
+@pytest.fixture
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_WORTH_FORKING", -1)
+
+
+def test_little_work_needs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_shards(tmp_path, [1, 1, 1])
+    for worth, processes in ((-1, 3), (1e9, 1)):
+        monkeypatch.setattr(build, "_WORTH_FORKING", worth)
+        scanned = scan_shards(paths, lambda key, files: os.getpid(), 3)
+        assert len({table["label"].to_pylist()[0] for *_, table in scanned}) == processes
+
+
+@pytest.mark.usefixtures("forking")
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+def test_every_shard_is_scanned_once(tmp_path: Path, workers: int) -> None:
+    paths = write_shards(tmp_path, [3, 0, 5, 1, 2])
+    found = sorted(scan_shards(paths, "cls", workers), key=lambda result: result[0])
+    assert [place for place, *_ in found] == list(range(5))
+    for path, (_, shard, table) in zip(paths, found, strict=True):
+        expected = scan_shard(path)
+        assert (shard, table.to_pydict()) == (expected[0], expected[1].to_pydict())
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("forking")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_ends_all_processes(tmp_path: Path, workers: int) -> None:
+    paths = write_shards(tmp_path, [2] * 6)
+    Path(paths[3]).write_bytes(b"")
+    with pytest.raises(CorruptFileError, match=r"000003.tar is empty"):
+        list(scan_shards(paths, "cls", workers))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("forking")
+def test_a_failure_ends_processes_with_much_to_do(tmp_path: Path) -> None:
+    def label(key: str, files: Mapping[str, bytes]) -> int:
+        if key == "000002":
+            raise ValueError("this one")
+        if int(key) > 2:
+            time.sleep(1000)
+        return 0
+
+    with pytest.raises(ValueError, match="this one"):
+        list(scan_shards(write_shards(tmp_path, [2, 1, 1, 1]), label, 3))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("forking")
+def test_a_caller_that_stops_early_leaves_no_process(tmp_path: Path) -> None:
+    results = scan_shards(write_shards(tmp_path, [2] * 6), "cls", 2)
+    next(results)
+    results.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("forking")
+def test_a_process_that_is_killed_is_noticed(tmp_path: Path) -> None:
+    def label(key: str, files: Mapping[str, bytes]) -> int:
+        if key == "000003":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    with pytest.raises(StateError, match="was killed"):
+        list(scan_shards(write_shards(tmp_path, [1, 2, 2]), label, 2))
 
 
 KILLED = """

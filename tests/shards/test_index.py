@@ -74,11 +74,11 @@ def test_take(index: ShardIndex) -> None:
 
 def test_refusals(index: ShardIndex) -> None:
     for row in (-1, 24):
-        with pytest.raises(ArgumentError, match=r"row must be in \[0, 24\)"):
+        with pytest.raises(ArgumentError, match=r"row must be an int in \[0, 23\]"):
             index.key(row)
-    with pytest.raises(ArgumentError, match=r"shard must be in \[0, 4\), got 4"):
+    with pytest.raises(ArgumentError, match=r"shard must be an int in \[0, 3\], got 4"):
         index.rows_of(4)
-    with pytest.raises(ArgumentError, match=r"url must be of the index, which has 4 shards like .*, got 'x.tar'"):
+    with pytest.raises(ArgumentError, match=r"url must be in the index, which has 4 shards like .*, got 'x.tar'"):
         index.row("x.tar", "000000")
     with pytest.raises(ArgumentError, match=r"key must be one of shard .*000002.tar, got '000000'"):
         index.row(2, "000000")
@@ -125,9 +125,10 @@ def test_the_fingerprint_is_of_the_keys(shards: list[str], tmp_path: Path) -> No
     assert ShardIndex.load(tmp_path / "index.parquet").fingerprint == index.fingerprint
 
 
-def test_a_loaded_index_pickles_as_its_path(index: ShardIndex) -> None:
-    size = len(pickle.dumps(index))
-    assert size < (50_000 if isinstance(index.store, module.MemoryRows) else 400)
+def test_a_loaded_index_pickles_as_its_path(shards: list[str], tmp_path: Path) -> None:
+    built = build_index(shards, progress=False)
+    built.save(tmp_path / "index.parquet")
+    assert len(pickle.dumps(ShardIndex.load(tmp_path / "index.parquet"))) < 400
 
 
 def test_forked_and_spawned_workers_read_it(shards: list[str], tmp_path: Path) -> None:

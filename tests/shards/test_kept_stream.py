@@ -23,7 +23,7 @@ from prunesampler.shards import kept_stream
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.kept_stream import Keep, keep
-from prunesampler.shards.portions import Slice
+from prunesampler.shards.worker_split import Slice
 from prunesampler.tables.coreset import Coreset
 from tests.helpers.shardfiles import LEFT_OPEN, write_shards, write_split
 from tests.helpers.shardfiles import delivered as delivered_samples

@@ -1,14 +1,13 @@
-"""The rows of a shard index, in memory or in a Parquet file of which only what is needed is read.
+"""The rows of a shard index: in memory, or in a Parquet file that is read shard by shard.
 
-Row groups hold whole shards, so that a worker reads those of its own shards. Every shard has a digest of its rows,
-and the list of shards one of its own in the file's metadata; so opening verifies the list, and reading a shard
-verifies its rows, beside the page checksums.
+A row group holds whole shards. Every shard has a digest of its rows, and the file's metadata one of the list of
+shards. So opening a file verifies the list, and reading a shard verifies its rows, besides the page checksums.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -28,8 +27,8 @@ _MEMBER = pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.
 SCHEMA = pa.schema({"key": pa.large_string(), "members": pa.list_(_MEMBER), "label": pa.int32()})
 """Columns of the rows of one shard."""
 
-_ROWS_READ = 16_384  # at least, in one row group
-_CACHED_ROWS = 131_072
+_GROUP_ROWS = 16_384  # at least, in one row group
+_CACHED_GROUPS = 8
 
 
 class Shard(NamedTuple):
@@ -38,11 +37,11 @@ class Shard(NamedTuple):
     Attributes:
         url: as it was given when it was indexed.
         rows: samples in it.
-        size: in bytes, compressed as it is; −1 where unknown.
+        size: of the file, in bytes; −1 where unknown.
         modified: nanoseconds since 1970, of a local file; −1 elsewhere.
         seekable: an uncompressed tar that is not the output of a command.
         keys: digest of its keys.
-        digest: of its rows, labels apart.
+        digest: of its rows without labels.
     """
 
     url: str
@@ -64,7 +63,7 @@ class Rows(Protocol):
         ...
 
     def labels(self) -> npt.NDArray[np.int32] | None:
-        """The labels of all rows."""
+        """The labels of all rows, −1 where a row has none; None where no row has one."""
         ...
 
 
@@ -91,31 +90,28 @@ class MemoryRows:
     """Rows in memory: those of an older index, if any, and those of new shards after them."""
 
     def __init__(self, shards: Sequence[Shard], tables: Sequence[pa.Table], older: Rows | None = None) -> None:
-        self._older = older
-        self._first = 0 if older is None else len(older.shards)
-        self._tables = list(tables)
-        self.shards: Sequence[Shard] = [*(older.shards if older else ()), *shards]
+        self._older, self._tables = older, list(tables)
+        self._old_shards = [] if older is None else list(older.shards)
+        self.shards: Sequence[Shard] = [*self._old_shards, *shards]
 
     def read(self, number: int) -> pa.Table:
         """The rows of one shard."""
-        if number < self._first:
-            assert self._older is not None
+        if self._older is not None and number < len(self._old_shards):
             return self._older.read(number)
-        return self._tables[number - self._first]
+        return self._tables[number - len(self._old_shards)]
 
     def labels(self) -> npt.NDArray[np.int32] | None:
         """The labels of all rows."""
         older = None if self._older is None else self._older.labels()
         if older is None:
-            older = np.full(sum(shard.rows for shard in self.shards[: self._first]), -1, np.int32)
-        parts = [_labels(table["label"]) for table in self._tables]
-        labels = np.concatenate([older, *parts])
+            older = np.full(sum(shard.rows for shard in self._old_shards), -1, np.int32)
+        labels = np.concatenate([older, *(_labels(table["label"]) for table in self._tables)])
         labels.flags.writeable = False
         return labels if (labels >= 0).any() else None
 
 
 class FileRows:
-    """Rows in a file, read a row group at a time; pickles as its path."""
+    """Rows in a file, read and verified a row group at a time. Pickles as its path."""
 
     def __init__(self, path: str | os.PathLike[str], checksum: str | None = None) -> None:
         self._path = os.path.abspath(path)
@@ -125,59 +121,34 @@ class FileRows:
             self._file = pq.ParquetFile(pa.memory_map(self._path), page_checksum_verification=True)
             metadata = unseal(path, self._file.metadata.metadata, "shards")
             groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-            self.shards: Sequence[Shard] = [
-                Shard(*shard) for shard in zip(*map(metadata["shards"].get, Shard._fields), strict=True)
-            ]
+            columns = map(metadata["shards"].get, Shard._fields)
+            self.shards: Sequence[Shard] = [Shard(*shard) for shard in zip(*columns, strict=True)]
         except (CorruptFileError, MismatchError):
             raise
         except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
             raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
-        self._checksum = metadata["checksum"]
+        self._checksum, self._label_digest = metadata["checksum"], metadata["labels"]
         if checksum not in (None, self._checksum):
             raise MismatchError(f"{path} was written anew since this index was opened: open it again")
-        self._label_digest = metadata["labels"]
-        self._first_rows = np.concatenate([[0], np.cumsum([shard.rows for shard in self.shards])]).astype(np.int64)
-        self._group_rows = np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
+        self._first_rows = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        self._group_rows = np.cumsum([0, *groups])
         if self._group_rows[-1] != self._first_rows[-1]:
             raise CorruptFileError(f"{path} is damaged: its rows are not those of its shards")
-        self._group: tuple[int, pa.Table] | None = None
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-        self._cached = 0
+        self._group = functools.lru_cache(_CACHED_GROUPS)(self._read_group)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FileRows, (self._path, self._checksum)
 
     def read(self, number: int) -> pa.Table:
-        """The rows of one shard, verified; the tables used last are kept.
-
-        Raises:
-            CorruptFileError: they are damaged.
-        """
-        table = self._cache.get(number)
-        if table is not None:
-            self._cache.move_to_end(number)
-            return table
+        """The rows of one shard; CorruptFileError if they, or others of their row group, are damaged."""
         shard, first = self.shards[number], int(self._first_rows[number])
         if not shard.rows:
             return SCHEMA.empty_table()
         group = int(np.searchsorted(self._group_rows, first, "right")) - 1
-        if self._group is None or self._group[0] != group:
-            self._group = group, self._read_group(group)
-        table = self._group[1].slice(first - int(self._group_rows[group]), shard.rows)
-        if not _is_of(shard, table):
-            raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
-        self._cache[number] = table
-        self._cached += len(table)
-        while len(self._cache) > 1 and self._cached > _CACHED_ROWS:
-            self._cached -= len(self._cache.popitem(last=False)[1])
-        return table
+        return self._group(group)[number]
 
     def labels(self) -> npt.NDArray[np.int32] | None:
-        """The labels of all rows, verified.
-
-        Raises:
-            CorruptFileError: they are damaged.
-        """
+        """The labels of all rows; CorruptFileError if they are damaged."""
         if self._label_digest is None:
             return None
         try:
@@ -189,12 +160,22 @@ class FileRows:
         labels.flags.writeable = False
         return labels
 
-    def _read_group(self, group: int) -> pa.Table:
+    def _read_group(self, group: int) -> dict[int, pa.Table]:
+        """The tables of the shards in a row group, by the shards' numbers."""
+        start, end = self._group_rows[group : group + 2].tolist()
         try:
             table = self._file.read_row_group(group, list(SCHEMA.names), use_threads=False)
-            return table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+            table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         except Exception as error:
             raise CorruptFileError(f"{self._path} is damaged: {error}") from error
+        found = {}
+        first, stop = np.searchsorted(self._first_rows, [start, end]).tolist()
+        for number in range(first, stop):
+            shard = self.shards[number]
+            found[number] = table.slice(int(self._first_rows[number]) - start, shard.rows)
+            if not _is_of(shard, found[number]):
+                raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
+        return found
 
 
 def write_index(
@@ -209,6 +190,7 @@ def write_index(
     label_digest = None if labels is None else content_digest({}, {"label": labels})
     metadata = {"kind": "shards", "fingerprint": fingerprint, "shards": shards, "labels": label_digest}
     schema = pa.schema([("row", pa.int64()), ("shard", pa.large_string()), *SCHEMA], metadata=seal(metadata))
+    delta = ("row", "members.list.element.offset", "members.list.element.size", "label")
     with (
         atomic_write(path) as file,
         pq.ParquetWriter(
@@ -216,19 +198,13 @@ def write_index(
             schema,
             compression="zstd",
             use_dictionary=["shard", "members.list.element.extension"],
-            column_encoding={
-                "row": "DELTA_BINARY_PACKED",
-                "key": "DELTA_BYTE_ARRAY",
-                "members.list.element.offset": "DELTA_BINARY_PACKED",
-                "members.list.element.size": "DELTA_BINARY_PACKED",
-                "label": "DELTA_BINARY_PACKED",
-            },
+            column_encoding={"key": "DELTA_BYTE_ARRAY", **dict.fromkeys(delta, "DELTA_BINARY_PACKED")},
             write_page_index=True,
             write_page_checksum=True,
         ) as writer,
     ):
         for table in _groups(rows):
-            writer.write_table(table.cast(schema), row_group_size=max(1, len(table)))
+            writer.write_table(table.cast(schema), row_group_size=len(table))
 
 
 def _groups(rows: Rows) -> Iterator[pa.Table]:
@@ -237,13 +213,10 @@ def _groups(rows: Rows) -> Iterator[pa.Table]:
         table = rows.read(number)
         table = table.add_column(0, "shard", pa.repeat(pa.scalar(shard.url, pa.large_string()), shard.rows))
         pending.append(table.add_column(0, "row", pa.array(np.arange(first, first + shard.rows))))
-        first += shard.rows
-        count += shard.rows
-        if count >= _ROWS_READ:
+        first, count = first + shard.rows, count + shard.rows
+        if count >= _GROUP_ROWS or (count and number == len(rows.shards) - 1):
             yield pa.concat_tables(pending).combine_chunks()
             pending, count = [], 0
-    if count:
-        yield pa.concat_tables(pending).combine_chunks()
 
 
 def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prunesampler.shards.portions import Remainder, portion
+from prunesampler.shards.worker_split import Remainder, portion
 
 
 def dealt(counts: list[int], ranks: int, workers: int, remainder: Remainder) -> list[list[list[tuple[int, int]]]]:

@@ -1,0 +1,245 @@
+"""Samples read at their offsets: few files open, neighbours in one read."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunesampler.errors import ArgumentError, CorruptFileError
+from prunesampler.shards.index import ShardIndex
+from prunesampler.shards.packing import BLOCK, check_header
+from prunesampler.shards.sources import check_size, read_range
+from prunesampler.shards.urls import local_path
+from prunesampler.tables.columns import Int64s
+
+__all__ = ["ByteRange", "Locations", "OpenFiles", "RangeReader", "merged_ranges"]
+
+_LOCAL_GAP, _REMOTE_GAP = 16 << 10, 1 << 20
+_LONGEST = 8 << 20
+_CONNECTIONS = 16
+
+
+class Locations:
+    """Where the files of some rows lie: about 40 bytes a row, 20 a file, and the keys.
+
+    Args:
+        index: of N rows.
+        rows: (K,) ascending; None: all.
+
+    Attributes:
+        rows: (K,) int64.
+        shards: (K,) int32, numbers.
+        keys: (K,) strings.
+        starts: (K + 1,) int64; row ``rows[i]`` has the files from ``starts[i]`` to below the next.
+        extensions: the distinct ones, as the tars have them.
+        codes: (M,) int32, positions in ``extensions``, of each file.
+        offsets: (M,) int64, of its first byte.
+        sizes: (M,) int64, in bytes.
+    """
+
+    def __init__(self, index: ShardIndex, rows: Int64s | None = None) -> None:
+        self._all = rows is None
+        self.rows = np.arange(len(index)) if rows is None else rows
+        table = index.take(self.rows)
+        self.shards = table["shard"].to_numpy()
+        self.keys = pa.concat_arrays(table["key"].chunks)
+        members = pa.concat_arrays(table["members"].chunks)
+        files = members.flatten()
+        self.starts = members.offsets.to_numpy().astype(np.int64) - members.offsets[0].as_py()
+        encoded = files.field("extension").dictionary_encode()
+        self.extensions: list[str] = encoded.dictionary.to_pylist()
+        self.codes = encoded.indices.to_numpy()
+        self.offsets = files.field("offset").to_numpy()
+        self.sizes = files.field("size").to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def places(self, rows: Int64s) -> Int64s:
+        """The positions of rows, in any order; ArgumentError for one that is not held."""
+        if self._all:
+            return rows
+        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        missing = self.rows[places] != rows
+        if missing.any():
+            rule = "must be of the coreset: give the loader sampler=PrunedSampler(dataset, coreset=coreset)"
+            raise ArgumentError("row", rule, int(rows[missing][0]))
+        return places
+
+    def files_of(self, places: Int64s) -> tuple[Int64s, Int64s]:
+        """The files of several rows: where those of each begin, (P + 1,), and their numbers, (M,)."""
+        counts = self.starts[places + 1] - self.starts[places]
+        starts = np.append(0, np.cumsum(counts))
+        return starts, np.arange(starts[-1]) + np.repeat(self.starts[places] - starts[:-1], counts)
+
+    def named(self, keys: pa.LargeStringArray, files: Int64s) -> pa.LargeStringArray:
+        """(M,) names of files, if these are the keys of their rows."""
+        extensions = pa.array(self.extensions, pa.large_string()).take(pa.array(self.codes[files]))
+        return pc.binary_join_element_wise(keys, extensions, pa.scalar(".", pa.large_string()))
+
+
+class ByteRange(NamedTuple):
+    """Bytes of a shard from ``first`` to below ``end``, and the positions in the request of what lies in it."""
+
+    shard: int
+    first: int
+    end: int
+    wanted: list[int]
+
+
+def merged_ranges(
+    shards: Int64s, firsts: Int64s, ends: Int64s, gaps: Int64s, longest: int = _LONGEST
+) -> list[ByteRange]:
+    """Ranges that cover what is wanted, in the order of shards and offsets.
+
+    Args:
+        shards, firsts, ends: (W,) int64, what is wanted.
+        gaps: (W,) int64; a gap of so many bytes before it is read too.
+        longest: neighbours are not joined to more than so many bytes.
+
+    >>> merged_ranges(np.array([1, 0, 1]), np.array([50, 0, 0]), np.array([60, 9, 40]), np.array([10, 10, 10]))
+    [ByteRange(shard=0, first=0, end=9, wanted=[1]), ByteRange(shard=1, first=0, end=60, wanted=[2, 0])]
+    """
+    ranges: list[ByteRange] = []
+    for place in np.lexsort((firsts, shards)).tolist():
+        shard, first, end, gap = (int(column[place]) for column in (shards, firsts, ends, gaps))
+        last = ranges[-1] if ranges else None
+        if last and last.shard == shard and first <= last.end + gap and max(end, last.end) - last.first <= longest:
+            ranges[-1] = ByteRange(shard, last.first, max(end, last.end), [*last.wanted, place])
+        else:
+            ranges.append(ByteRange(shard, first, end, [place]))
+    return ranges
+
+
+class OpenFiles:
+    """Descriptors of local shards, at most ``limit`` of them. Usable after a fork; not by several threads at once."""
+
+    def __init__(self, index: ShardIndex, limit: int) -> None:
+        self._index, self._limit = index, limit
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def of(self, number: int) -> int:
+        """The descriptor of a shard, valid until the next call.
+
+        Raises:
+            OSError: it cannot be opened.
+            MismatchError: it has another size than when it was indexed.
+        """
+        if self._process != os.getpid():  # a child does not share file positions and limits with its parent
+            self.close()
+            self._process = os.getpid()
+        if number in self._files:
+            self._files.move_to_end(number)
+            return self._files[number]
+        while len(self._files) >= self._limit:
+            os.close(self._files.popitem(last=False)[1])
+        record = self._index.records[number]
+        file = os.open(str(local_path(record.url)), os.O_RDONLY | os.O_CLOEXEC)
+        self._files[number] = file
+        try:
+            check_size(record.url, record.size, os.fstat(file).st_size)
+        except BaseException:
+            os.close(self._files.pop(number))
+            raise
+        return file
+
+
+class RangeReader:
+    """The contents of files in seekable shards. Usable after a fork; not by several threads at once.
+
+    Args:
+        index: of the shards.
+        open_files: local files that stay open, at least 1.
+    """
+
+    def __init__(self, index: ShardIndex, open_files: int) -> None:
+        self._index, self._open = index, OpenFiles(index, open_files)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._open.close()
+
+    def read(self, shards: Int64s, firsts: Int64s, ends: Int64s) -> list[memoryview]:
+        """Bytes of shards, in the order in which they are asked for.
+
+        Args:
+            shards, firsts, ends: (W,) int64, number of the shard, and offsets of what is wanted of it.
+
+        Raises:
+            OSError: a shard cannot be read.
+            MismatchError: a shard has changed since it was indexed.
+            CorruptFileError: a shard is cut short.
+            UnsupportedError: a server sends only whole files.
+        """
+        numbers, inverse = np.unique(shards, return_inverse=True)
+        paths = [local_path(self._index.shards[number]) for number in numbers.tolist()]
+        gaps = np.array([_REMOTE_GAP if path is None else _LOCAL_GAP for path in paths], np.int64)[inverse]
+        ranges, found = merged_ranges(shards, firsts, ends, gaps), [memoryview(b"")] * len(shards)
+        for part, data in zip(ranges, self._read(ranges), strict=True):
+            if len(data) != part.end - part.first:
+                raise CorruptFileError(f"{self._index.shards[part.shard]} is cut short")
+            for wanted in part.wanted:
+                found[wanted] = memoryview(data)[firsts[wanted] - part.first : ends[wanted] - part.first]
+        return found
+
+    def samples(self, locations: Locations, places: Int64s) -> list[dict[str, Any]]:
+        """Samples as raw webdataset gives them: ``__key__``, ``__url__``, extension in lower case → bytes.
+
+        Args:
+            locations: of rows in seekable shards.
+            places: (P,) positions in ``locations``, in any order.
+
+        Raises:
+            OSError, MismatchError, CorruptFileError, UnsupportedError: as :meth:`read`.
+        """
+        starts, ends = locations.starts[places], locations.starts[places + 1]
+        firsts = locations.offsets[starts] - BLOCK
+        stops = locations.offsets[ends - 1] + locations.sizes[ends - 1]
+        shards = locations.shards[places].astype(np.int64)
+        parts, samples = self.read(shards, firsts, stops), []
+        columns = (places, shards, starts, ends, firsts)
+        for data, place, shard, start, end, first in zip(parts, *(column.tolist() for column in columns), strict=True):
+            url, key = self._index.shards[shard], locations.keys[place].as_py()
+            sample = {"__key__": key, "__url__": url}
+            files = (locations.codes, locations.offsets, locations.sizes)
+            for code, offset, size in zip(*(column[start:end].tolist() for column in files), strict=True):
+                extension, at = locations.extensions[code], offset - first
+                check_header(url, bytes(data[at - BLOCK : at]), f"{key}.{extension}", size)
+                sample[extension.lower()] = bytes(data[at : at + size])
+            samples.append(sample)
+        return samples
+
+    def _read(self, ranges: list[ByteRange]) -> list[bytes]:
+        def fetch(part: ByteRange) -> bytes:
+            record = self._index.records[part.shard]
+            return read_range(record.url, part.first, part.end, record.size)
+
+        local = [local_path(self._index.shards[part.shard]) is not None for part in ranges]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # a thread is started only for what is submitted
+            remote = pool.map(fetch, [part for part, is_local in zip(ranges, local, strict=True) if not is_local])
+            return [
+                _pread(self._open.of(part.shard), part.first, part.end) if is_local else next(remote)
+                for part, is_local in zip(ranges, local, strict=True)
+            ]
+
+
+def _pread(file: int, first: int, end: int) -> bytes:
+    data = os.pread(file, end - first, first)
+    while len(data) < end - first and (more := os.pread(file, end - first - len(data), first + len(data))):
+        data += more  # one call gives 2 GiB at most
+    return data
