@@ -26,15 +26,13 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
         return results(world_size, folder)
 
 
-def outlive(
-    world_size: int, function: Callable[..., Any], *args: Any, dies: int, timeout: float, wait: float = 60
-) -> list[Any]:
+def outlive(world_size: int, function: Callable[..., Any], *args: Any, dies: int, wait: float = 240) -> list[Any]:
     """The results of the others where the rank ``dies`` does.
 
-    No collective waits longer than ``timeout`` seconds, and no rank is waited for longer than ``wait``.
+    No rank is waited for longer than ``wait`` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = start(world_size, folder, function, args, timeout=timeout, meet=False)
+        context = start(world_size, folder, function, args, meet=False)
         others = [process for rank, process in enumerate(context.processes) if rank != dies]
         for process in others:
             process.join(wait)
@@ -46,7 +44,9 @@ def outlive(
 
 def start(world_size: int, folder: str, function: Callable[..., Any], args: Any, **options: Any) -> Any:
     # Forked from one process that has imported what every rank needs; an optimizer imports torch._dynamo.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "pytest", "rankruns"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["torch._dynamo", "pytest", "tests.helpers.rankruns"]
+    )
     given = (world_size, folder, function, args, options)
     return mp.start_processes(_rank, given, nprocs=world_size, join=False, start_method="forkserver")
 
@@ -66,8 +66,7 @@ def _rank(
 ) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world_size)
-    timeout = timedelta(seconds=options.get("timeout", 300))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     result = function(rank, world_size, *args)
     torch.save(result, f"{folder}/{rank}.part")
     Path(f"{folder}/{rank}.part").rename(f"{folder}/{rank}.pt")

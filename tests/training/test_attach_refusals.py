@@ -214,7 +214,7 @@ OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "value"), OPTIONS)
 def test_wrong_arguments(folder: Path, name: str, value: Any) -> None:
     loader = make_loader()
     model = value if name == "model" else Net()
@@ -244,7 +244,7 @@ AUTO_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), AUTO_OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "value"), AUTO_OPTIONS)
 def test_what_auto_cannot_work_with_is_known_at_once(folder: Path, name: str, value: Any) -> None:
     scores = ("el2n", "margin", "forgetting")
     if name in ("rescore", "score_fn"):
