@@ -1,8 +1,8 @@
 """Run the tests of the compatibility table, and write it where all of its claims hold:
 
-    python tests/compatibility.py
+    python -m tests.helpers.compatibility
 
-It goes between the markers of docs/compatibility.md, and of README.md where that has them.
+It goes between the markers of docs/compatibility.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLAIMS = [
     for column in COLUMNS
     if column != "several processes" or framework.several is not None
 ]
-PAGES = [Path(__file__).parents[2] / name for name in ("docs/compatibility.md", "README.md")]
+PAGE = Path(__file__).parents[2] / "docs/compatibility.md"
 
 
 def cells(framework: Any) -> dict[str, str]:
@@ -70,16 +70,13 @@ def without_versions(text: str) -> str:
     return re.sub(r"(?<=[a-z]) \d[\w.+]*(?=[,| ])", "", text)
 
 
-def write(pages: list[Path], passed: set[str]) -> None:
-    """Put the table into those pages that have markers; nothing where a claim's test has not passed."""
+def write(page: Path, passed: set[str]) -> None:
+    """Put the table between the page's markers; nothing where a claim's test has not passed."""
     if missing := sorted(wanted() - passed):
         sys.exit(f"not written, for these have not passed: {'; '.join(missing)}")
     text = table({package: version(package) for package in packages()})
-    for page in pages:
-        before = page.read_text(encoding="utf-8") if page.exists() else ""
-        if BEGIN in before:
-            head, rest = before.split(BEGIN, 1)
-            page.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    head, rest = page.read_text(encoding="utf-8").split(BEGIN, 1)
+    page.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
 
 
 class Passed:
@@ -95,6 +92,6 @@ class Passed:
 
 if __name__ == "__main__":
     passed = Passed()
-    here = Path(__file__).with_name("test_compatibility.py")
-    pytest.main(["-q", "-p", "no:cacheprovider", str(here), "-k", "test_claim or test_refusal"], plugins=[passed])
-    write(PAGES, passed.claims)
+    tests = PAGE.parents[1] / "tests/integrations/test_compatibility.py"
+    pytest.main(["-q", "-p", "no:cacheprovider", str(tests), "-k", "test_claim or test_refusal"], plugins=[passed])
+    write(PAGE, passed.claims)

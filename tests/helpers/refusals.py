@@ -194,14 +194,14 @@ REFUSALS = [
         ("lightning", "torchdata"),
         lambda: lightning(stateful()),
         Unsupported,
-        "give a plain DataLoader, whose place this callback keeps",
+        "give a plain DataLoader, and this callback saves the place",
     ),
     Refusal(
         "Lightning: several train loaders",
         ("lightning",),
         lambda: lightning([plain(), plain()]),
         Unsupported,
-        "there are 2 train loaders, and rows are followed in one",
+        "there are 2 train loaders, and rows are followed in one only",
     ),
     Refusal(
         "Lightning: `reload_dataloaders_every_n_epochs`",

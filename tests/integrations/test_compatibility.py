@@ -188,21 +188,19 @@ def test_refusal(refusal: Any, record_property: Any) -> None:
 # -- the table -------------------------------------------------------------------------------------------------------
 
 
-def test_the_committed_tables_make_these_claims() -> None:
+def test_the_committed_table_makes_these_claims() -> None:
     expected = compatibility.without_versions(compatibility.table(dict.fromkeys(compatibility.packages(), "0")))
-    pages = [page.read_text(encoding="utf-8") for page in compatibility.PAGES]
-    assert compatibility.BEGIN in pages[0]
-    for page in filter(lambda page: compatibility.BEGIN in page, pages):
-        assert compatibility.without_versions(compatibility.between_markers(page)) == expected
+    page = compatibility.PAGE.read_text(encoding="utf-8")
+    assert compatibility.without_versions(compatibility.between_markers(page)) == expected
 
 
 def test_a_claim_whose_test_has_not_passed_is_not_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{compatibility.BEGIN}\n{compatibility.END}\nafter\n")
     with pytest.raises(SystemExit, match="PyTorch, resume"):
-        compatibility.write([page], passed=compatibility.wanted() - {"PyTorch, resume"})
+        compatibility.write(page, passed=compatibility.wanted() - {"PyTorch, resume"})
     assert compatibility.between_markers(page.read_text()) == ""
-    compatibility.write([page, tmp_path / "absent.md"], passed=compatibility.wanted())
+    compatibility.write(page, passed=compatibility.wanted())
     assert "| Accelerate |" in compatibility.between_markers(page.read_text())
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")

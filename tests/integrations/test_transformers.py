@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tests.helpers.training import Journal, check_scores, hardest
 
@@ -21,8 +21,14 @@ import datasets
 import transformers
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from prunesampler import attach
-from prunesampler.errors import ArgumentError, BindingError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.errors import (
+    ArgumentError,
+    BindingError,
+    CorruptFileError,
+    PruneSamplerWarning,
+    StateError,
+    UnsupportedError,
+)
 from prunesampler.integrations.transformers import PruningCallback
 
 N, BATCH, LENGTH, VOCABULARY = 22, 4, 6, 40
@@ -261,6 +267,19 @@ def test_a_checkpoint_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
     assert len(run.pruning.coreset) == 14
 
 
+def test_a_state_that_is_damaged_or_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    Run(tmp_path, save_strategy="steps", save_steps=8).train()
+    checkpoint = tmp_path / "checkpoint-8"
+    state = checkpoint / "prunesampler_0.pt"
+    for content in (state.read_bytes()[:-40], b"not at all", b""):
+        state.write_bytes(content)
+        with pytest.raises(CorruptFileError, match="is damaged"):
+            Run(tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    state.rename(checkpoint / "prunesampler_0.safetensors")
+    with pytest.raises(StateError, match="older version of prunesampler"):
+        Run(tmp_path).train(resume_from_checkpoint=str(checkpoint))
+
+
 def test_data_that_is_not_skipped_starts_the_epoch_again(tmp_path: Path) -> None:
     Run(tmp_path, save_strategy="steps", save_steps=8).train()
     resumed = Run(tmp_path, ignore_data_skip=True).train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
@@ -285,31 +304,16 @@ def test_scores_alone(tmp_path: Path) -> None:
     assert run.pruning.coreset is None
 
 
-@pytest.mark.parametrize("as_loader", [False, True])
-def test_a_dataset_of_hugging_face_as_torch(as_loader: bool, tmp_path: Path) -> None:
+def test_a_dataset_of_hugging_face_as_torch(tmp_path: Path) -> None:
     texts = Texts()
     columns = {name: [np.asarray(texts[i][name]).tolist() for i in range(N)] for name in texts[0]}
     data = datasets.Dataset.from_dict(columns)
     data.set_format("torch")
-    if not as_loader:
-        run = Run(tmp_path, dataset=data, num_train_epochs=3).train()
-        check_scores(run.pruning.table, run.record.journal, N)
-        return
-    model, journal = model_of(), Journal()
-    with pytest.warns(PruneSamplerWarning, match="once pruned"):
-        loader = attach(DataLoader(data, batch_size=BATCH, shuffle=True), model, **KEEP)  # type: ignore[arg-type]
-    for epoch in range(3):
-        journal.recording = epoch < 2
-        for batch in loader:
-            journal.write(batch["input_ids"], model(**batch).logits, batch["labels"])
-        journal.end_epoch()
-    check_scores(loader.pruning.table, journal, N)
-    assert sorted(journal.epochs[2]) == sorted(hardest(journal, N, 14)) == loader.pruning.coreset.rows.tolist()
+    run = Run(tmp_path, dataset=data, num_train_epochs=3).train()
+    check_scores(run.pruning.table, run.record.journal, N)
 
 
 def test_what_cannot_be_followed_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnsupportedError, match="LengthGroupedSampler is unknown"):
-        Run(tmp_path, train_sampling_strategy="group_by_length").train()
     with pytest.raises(UnsupportedError, match="fetches all 100 batches"):
         Run(tmp_path, gradient_accumulation_steps=100).train()
     run = Run(tmp_path)

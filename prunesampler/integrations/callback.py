@@ -1,0 +1,35 @@
+"""What the callbacks for Lightning and Transformers have in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from prunesampler.errors import ArgumentError
+from prunesampler.training.attach import attach
+from prunesampler.training.handle import Pruning
+
+__all__ = ["check_options", "quantiles"]
+
+
+def check_options(options: Mapping[str, Any], own: Collection[str]) -> None:
+    """Refuse what attach does not have, or the callback sets its ``own``, before training starts."""
+    known = [name for name in inspect.signature(attach).parameters if name not in own]
+    for name, value in options.items():
+        if name not in known:
+            raise ArgumentError(name, f"must be one of the options of prunesampler.attach, {known},", value)
+
+
+def quantiles(pruning: Pruning, by: str) -> dict[str, float]:
+    """``prune/<by>_p10``, ``_p50`` and ``_p90`` of the scores so far; empty while no row has one, and on ranks > 0."""
+    if pruning.table is not None:
+        values = pruning.table.scores.get(by)
+    elif pruning.tracker is not None and by in pruning.tracker.merged:
+        values = pruning.tracker.value(by).numpy()
+    else:
+        values = None
+    seen = np.empty(0) if values is None else values[~np.isnan(values)]
+    return {f"prune/{by}_p{percent}": float(np.percentile(seen, percent)) for percent in (10, 50, 90) if len(seen)}

@@ -1,0 +1,39 @@
+"""The scripts of examples/ run as their pages say, and what they print is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunesampler import Coreset
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_an_example_runs(script: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    if script.stem == "wrong_labels":
+        found, wrong = map(int, re.findall(r"\d+", done.stdout)[:2])
+        assert wrong * 0.7 < found <= wrong
+    elif script.stem == "training_loop":
+        assert float(re.findall(r"accuracy ([\d.]+)", last)[0]) > 0.8
+        assert len(Coreset.load(tmp_path / "runs/training_loop/coreset.parquet")) == 650
+    else:
+        assert script.stem == "tar_shards"
+        assert len(Coreset.load(tmp_path / "runs/tar_shards/run/coreset.parquet")) == 800
+        assert (tmp_path / "runs/tar_shards/kept/000000.tar").stat().st_size > 0
+
+
+def test_the_page_of_examples_names_each() -> None:
+    page = (ROOT / "examples/README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| \[([\w.]+)\]\(\1\)", page, re.MULTILINE)) == {script.name for script in SCRIPTS}
