@@ -15,6 +15,14 @@ settings.register_profile("prunesampler", deadline=None)
 settings.load_profile("prunesampler")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In parallel, the tests of a file run in one process, as they share fixtures; so do all that start Ray."""
+    for item in items:
+        ray = item.path.name in ("test_ray.py", "test_compatibility.py")
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.location[0]))
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Ray on two nodes, both on this machine."""

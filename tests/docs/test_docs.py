@@ -267,7 +267,7 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     ("choosing.md", ""): choosing,
     ("when-not-to-prune.md", "The controls"): controls,
     ("mixup.md", ""): mixup,
-    ("mixup.md", "Soft labels of a row's own"): soft_labels,
+    ("mixup.md", "Soft labels without mixing"): soft_labels,
     ("imbalance.md", ""): imbalance,
     ("other-tasks.md", "Multi-label"): several_labels,
     ("other-tasks.md", "Segmentation"): segmentation,
@@ -471,7 +471,7 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("schedules.md", "The same number of steps"): lambda names: cosine(names, pruned=False),
     ("mixup.md", "Mixup in the loop"): rescored,
     ("mixup.md", "CutMix in the loader"): rescored,
-    ("mixup.md", "Soft labels of a row's own"): soft,
+    ("mixup.md", "Soft labels without mixing"): soft,
     ("imbalance.md", "What a selection does to the classes"): classes,
     ("imbalance.md", "A sampler with weights"): weighted,
     ("imbalance.md", "The worst class"): worst,
@@ -541,7 +541,7 @@ def test_the_script_of_several_processes_runs_under_torchrun(tmp_path: Path) -> 
     assert len(prunesampler.Coreset.load(tmp_path / "runs/a/coreset.parquet")) == 200
 
 
-@pytest.mark.parametrize("title", ["Mixup in the loop", "CutMix in the loader", "Soft labels of a row's own"])
+@pytest.mark.parametrize("title", ["Mixup in the loop", "CutMix in the loader", "Soft labels without mixing"])
 def test_mixed_batches_need_what_the_page_says(title: str) -> None:
     (_, setup), *rest = sections("mixup.md")
     names = given("mixup.md", title)

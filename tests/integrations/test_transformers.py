@@ -233,8 +233,7 @@ def test_max_steps_ends_where_it_says(tmp_path: Path) -> None:
     assert early.pruning.coreset is None
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 4}], ids=str)
-@pytest.mark.parametrize("kind", ["classes", "tokens"])
+@pytest.mark.parametrize(("kind", "options"), [("classes", {}), ("tokens", {"gradient_accumulation_steps": 4})])
 def test_a_run_resumes_exactly_from_any_checkpoint(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4, **options}
     folder = tmp_path / "run"
@@ -242,7 +241,7 @@ def test_a_run_resumes_exactly_from_any_checkpoint(kind: str, options: dict[str,
     batches, last = [row for epoch in whole.epochs for row in epoch], whole.trainer.state.global_step
     accumulation = options.get("gradient_accumulation_steps", 1)
     per_epoch = -(-6 // accumulation)
-    for step in (1, 3, 6, 7, 11, 12, 13, 17, 18, 19, 23) if accumulation == 1 else range(1, last):
+    for step in (1, 6, 7, 12, 13, 19) if accumulation == 1 else range(1, last):
         again = tmp_path / f"again-{step}"
         shutil.copytree(folder / f"checkpoint-{step}", again / f"checkpoint-{step}")
         resumed = Run(again, kind, pruning={"save_dir": tmp_path / "scores"}, **saving)
@@ -255,7 +254,7 @@ def test_a_run_resumes_exactly_from_any_checkpoint(kind: str, options: dict[str,
 
 
 def test_a_checkpoint_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 5}
+    saving = {"save_strategy": "steps", "save_steps": 5, "num_train_epochs": 3}
     for name in ("a", "b"):
         Run(tmp_path / name, learning_rate=0.02 if name == "a" else 0.01, **saving).train()
     with pytest.raises(StateError, match=r"there is no .*PruningCallback\(checkpoint=folder\)"):
@@ -328,7 +327,9 @@ def test_the_largest_accumulation_is_followed(tmp_path: Path) -> None:
     columns = [Texts()[i % N] for i in range(130)]
     for i, column in enumerate(columns):
         column["input_ids"] = torch.tensor([i, 3, 5, 7, 9, i % 7])
-    run = Run(tmp_path, dataset=columns, gradient_accumulation_steps=62, per_device_train_batch_size=1)
+    run = Run(
+        tmp_path, dataset=columns, gradient_accumulation_steps=62, per_device_train_batch_size=1, num_train_epochs=3
+    )
     run.model.resize_token_embeddings(130)
     run.train()
     check_scores(run.pruning.table, run.record.journal, 130)
