@@ -14,8 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
 import prunesampler as ps
-from tests.helpers.loaders import Pictures
-from tests.helpers.loops import BATCH, OPTIONS, N
+from tests.helpers.frameworks import BATCH, OPTIONS, N, Pictures, Texts
 from tests.helpers.training import Leaky, Net
 
 
@@ -24,8 +23,8 @@ class Refusal:
     case: str
     packages: tuple[str, ...]
     run: Callable[[], Any]
-    error: type[Exception]
     message: str
+    error: type[Exception] = ps.UnsupportedError
 
     def __str__(self) -> str:
         return self.case
@@ -146,7 +145,6 @@ def grouped() -> None:
     import transformers
 
     from prunesampler.integrations.transformers import PruningCallback
-    from tests.helpers.trainers import Texts
 
     accelerator()
     settings = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "train_sampling_strategy": "group_by_length"}
@@ -159,86 +157,65 @@ def grouped() -> None:
         ).train()
 
 
-Unsupported = ps.UnsupportedError
 REFUSALS = [
     Refusal(
-        "several processes without a process group",
-        (),
-        without_a_process_group,
-        Unsupported,
-        "torch.distributed is not initialised",
+        "several processes without a process group", (), without_a_process_group, "torch.distributed is not initialised"
     ),
     Refusal(
         "Accelerate: attached before `prepare`",
         ("accelerate",),
         attached_before_prepare,
-        ps.BindingError,
         "call attach after the framework has prepared the loader",
+        ps.BindingError,
     ),
     Refusal(
         "Accelerate: `prepare` on a loader whose sampler splits rows already",
         ("accelerate",),
         split_twice,
-        Unsupported,
         "Accelerate splits them once more",
     ),
     Refusal(
         "Accelerate: `even_batches` turned off in several processes",
         ("accelerate",),
         uneven,
-        Unsupported,
         "processes have different numbers of batches",
     ),
     Refusal(
-        "Lightning: a loader that keeps its own place",
+        "Lightning: a loader that saves its own place",
         ("lightning", "torchdata"),
         lambda: lightning(stateful()),
-        Unsupported,
         "give a plain DataLoader, and this callback saves the place",
     ),
     Refusal(
         "Lightning: several train loaders",
         ("lightning",),
         lambda: lightning([plain(), plain()]),
-        Unsupported,
         "there are 2 train loaders, and rows are followed in one only",
     ),
     Refusal(
         "Lightning: `reload_dataloaders_every_n_epochs`",
         ("lightning",),
         lambda: lightning(plain(), reload_dataloaders_every_n_epochs=1),
-        Unsupported,
         "makes a new loader, perhaps of other rows",
     ),
     Refusal(
         "Transformers: batches grouped by length",
         ("transformers",),
         grouped,
-        Unsupported,
         "the sampler LengthGroupedSampler is unknown",
     ),
-    Refusal(
-        "timm: `num_aug_repeats`",
-        ("timm",),
-        repeated,
-        Unsupported,
-        "the sampler RepeatAugSampler is unknown",
-    ),
+    Refusal("timm: `num_aug_repeats`", ("timm",), repeated, "the sampler RepeatAugSampler is unknown"),
     Refusal(
         "timm: `use_multi_epochs_loader`",
         ("timm",),
         lambda: timm_loader(use_multi_epochs_loader=True),
-        Unsupported,
         "makes up batches in a way of its own",
     ),
-    Refusal(
-        "datasets: an `IterableDataset`", ("datasets",), streamed, Unsupported, "has no positions to name samples by"
-    ),
+    Refusal("datasets: an `IterableDataset`", ("datasets",), streamed, "has no positions to name samples by"),
     Refusal(
         "WebDataset: without `shards.track`",
         ("webdataset",),
         untracked,
-        Unsupported,
         "a webdataset pipeline under prunesampler.shards.track(pipeline, index)",
     ),
 ]
@@ -247,6 +224,5 @@ DISPATCHED = Refusal(
     "Accelerate: `dispatch_batches` in several processes",
     ("accelerate",),
     lambda: None,
-    Unsupported,
     "one process reads the batches of all, and their rows would not reach the others",
 )

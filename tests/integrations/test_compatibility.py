@@ -12,9 +12,18 @@ import pytest
 
 from tests.helpers import compatibility
 from tests.helpers.compatibility import CLAIMS, COLUMNS
-from tests.helpers.frameworks import BY_NAME, FRAMEWORKS, marks, train, train_all, train_on_ray
-from tests.helpers.loaders import write_shards
-from tests.helpers.loops import BATCH, EPOCHS, SCORED
+from tests.helpers.frameworks import (
+    BATCH,
+    BY_NAME,
+    EPOCHS,
+    FRAMEWORKS,
+    SCORED,
+    marks,
+    train,
+    train_all,
+    train_on_ray,
+    write_shards,
+)
 from tests.helpers.ranks import run_ranks
 from tests.helpers.refusals import DISPATCHED, REFUSALS
 from tests.helpers.training import Journal, hardest
