@@ -54,14 +54,18 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(images, dtype=torch.float32).div(8).sub(1).reshape(-1, 1, 8, 8), torch.tensor(labels)
 
 
+def some(rows: Any = slice(1200)) -> TensorDataset:
+    images, labels = digits()
+    return TensorDataset(images[rows], labels[rows])
+
+
 def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def given(page: str, title: str) -> Names:
-    images, labels = digits()
     names: Names = {
-        "dataset": TensorDataset(images[:1200], labels[:1200]),
+        "dataset": some(),
         "model": network(),
         "epochs": 4,
         **OWN.get((page, title), OWN.get((page, ""), dict))(),
@@ -73,14 +77,8 @@ def given(page: str, title: str) -> Names:
 
 
 def newcomer() -> Names:
-    images, labels = digits()
     libraries = {"torch": torch, "DataLoader": DataLoader, "cross_entropy": nn.functional.cross_entropy}
-    return {**libraries, "dataset": TensorDataset(images[:1000], labels[:1000]), "epochs": 12}
-
-
-def mixup() -> Names:
-    images, labels = digits()
-    return {"plain_dataset": TensorDataset(images[:1200], labels[:1200])}
+    return {**libraries, "dataset": some(slice(1000)), "epochs": 12}
 
 
 def soft_labels() -> Names:
@@ -89,12 +87,9 @@ def soft_labels() -> Names:
 
 
 def imbalance() -> Names:
-    images, labels = digits()
+    labels = digits()[1]
     rows = torch.cat([(labels[:1200] == c).nonzero()[:, 0][: 120 - 10 * c] for c in range(10)])
-    return {
-        "dataset": TensorDataset(images[rows], labels[rows]),
-        "test_dataset": TensorDataset(images[1200:], labels[1200:]),
-    }
+    return {"dataset": some(rows), "test_dataset": some(slice(1200, None))}
 
 
 def several_labels() -> Names:
@@ -191,18 +186,9 @@ def language() -> Names:
 
 
 def growing() -> Names:
-    images, labels = digits()
     old, new = torch.arange(1000), torch.randperm(1200)[:1150]
-    return {
-        "dataset": TensorDataset(images[old], labels[old]),
-        "names": [f"images/{i:04}.png" for i in old.tolist()],
-        "new_dataset": TensorDataset(images[new], labels[new]),
-        "new_names": [f"images/{i:04}.png" for i in new.tolist()],
-    }
-
-
-def choosing() -> Names:
-    return {"epochs": 8}
+    names, new_names = ([f"images/{i:04}.png" for i in rows.tolist()] for rows in (old, new))
+    return {"dataset": some(old), "names": names, "new_dataset": some(new), "new_names": new_names}
 
 
 def controls() -> Names:
@@ -264,9 +250,9 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     (README, "Tar shards"): tar_shards,
     ("lightning.md", "The one line"): lightning_module,
     ("shards.md", ""): tar_shards,
-    ("choosing.md", ""): choosing,
+    ("choosing.md", ""): lambda: {"epochs": 8},
     ("when-not-to-prune.md", "The controls"): controls,
-    ("mixup.md", ""): mixup,
+    ("mixup.md", ""): lambda: {"plain_dataset": some()},
     ("mixup.md", "Soft labels without mixing"): soft_labels,
     ("imbalance.md", ""): imbalance,
     ("other-tasks.md", "Multi-label"): several_labels,
@@ -362,9 +348,11 @@ def what_comes_out(names: Names) -> None:
     assert len(names["pruned"].pruning.coreset) == 700
 
 
-def resumed(names: Names) -> None:
-    assert names["loader"].pruning.phase == "pruned"
-    assert names["loader"].pruning.coreset == prunesampler.Coreset.load("runs/a/coreset.parquet")
+def kept(names: Names, rows: int, file: str | None = None) -> None:
+    pruning = names["loader"].pruning
+    assert pruning.phase == "pruned"
+    assert len(pruning.coreset) == rows
+    assert file is None or pruning.coreset == prunesampler.Coreset.load(file)
 
 
 def from_shards(names: Names) -> None:
@@ -442,11 +430,6 @@ def by_lightning(names: Names) -> None:
     assert len(names["prune"].pruning.coreset) == 600
 
 
-def prepared(names: Names) -> None:
-    assert len(names["loader"].pruning.coreset) == 600
-    assert next(Path("checkpoint").glob("custom_checkpoint_0*")).stat().st_size > 0
-
-
 def on_one_rank(names: Names) -> None:
     assert len(names["loader"].pruning.coreset) == 600
     assert names["state"]["pruning"]["phase"] == "pruned"
@@ -456,11 +439,11 @@ def on_one_rank(names: Names) -> None:
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     (README, "One line"): one_line,
     (README, "What comes out"): what_comes_out,
-    (README, "Resume"): resumed,
+    (README, "Resume"): lambda names: kept(names, 500, "runs/a/coreset.parquet"),
     (README, "Tar shards"): from_shards,
     ("parts.md", "Score and prune"): by_hand,
     ("distributed.md", "The script"): on_one_rank,
-    ("accelerate.md", "The one line"): prepared,
+    ("accelerate.md", "The one line"): lambda names: kept(names, 600),
     ("lightning.md", "The one line"): by_lightning,
     ("choosing.md", "How much"): chosen,
     ("when-not-to-prune.md", "The controls"): compared,
