@@ -1,6 +1,6 @@
 """The README's picture: the CIFAR-10 images with the highest and the lowest EL2N.
 
-python docs/hard_and_easy.py SCORES DATA OUT.png, after `prunesampler demo --data cifar10 --root DATA`. DATA holds
+python docs/hard_and_easy.py SCORES DATA OUT, after `prunesampler demo --data cifar10 --root DATA`. DATA holds
 Parquet files with image and label, or torchvision's cifar-10-batches-py.
 """
 
@@ -42,12 +42,12 @@ def main(scores: str, data: str, out: str) -> None:
     draw = ImageDraw.Draw(picture)
     for left, kind, chosen in ((0, "hardest", order[::-1][:count]), (half + GAP, "easiest", order[:count])):
         values = table.scores["el2n"][chosen]
-        draw.text((left, 3), f"{kind}: EL2N {values.min():.2f} to {values.max():.2f}", "black", font=title)
+        draw.text((left, 3), f"{kind}: EL2N {values.min():.3f} to {values.max():.3f}", "black", font=title)
         for place, (at, image) in enumerate(zip(chosen, load(Path(data), table.rows[chosen].tolist()), strict=True)):
             x, y = left + place % COLUMNS * (SIDE + 4), 26 + place // COLUMNS * (SIDE + TEXT)
             picture.paste(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (x, y))
             draw.text((x, y + SIDE), NAMES[table.labels[at]], "black", font=font)
-    picture.save(out, optimize=True)
+    picture.save(out, quality=88, optimize=True)
 
 
 if __name__ == "__main__":
