@@ -158,6 +158,16 @@ class Distributed(PyTorch):
         self.sampler.set_epoch(epoch)
 
 
+def accelerator(accumulation: int = 1, **settings: Any) -> Any:
+    import accelerate
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    config = accelerate.DataLoaderConfiguration(**settings)
+    return accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulation, dataloader_config=config)
+
+
 class Accelerate(PyTorch):
     name = "Accelerate"
     packages = ("accelerate",)
@@ -170,16 +180,7 @@ class Accelerate(PyTorch):
         return DataLoader(Leaky(self.rows), batch_size=self.batch_size, shuffle=True)
 
     def prepare(self) -> None:
-        import accelerate
-        from accelerate.state import AcceleratorState, GradientState
-
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        self.accelerator = accelerate.Accelerator(
-            cpu=True,
-            gradient_accumulation_steps=self.accumulation,
-            dataloader_config=accelerate.DataLoaderConfiguration(**self.settings),
-        )
+        self.accelerator = accelerator(self.accumulation, **self.settings)
         found = self.accelerator.prepare(self.model, self.optimizer, self.loader)
         self.model, self.optimizer, self.loader = found
 
@@ -320,6 +321,13 @@ class OnPictures(Net):
         return super().forward(torch.cat([images[:, :1, 0, 0], images[:, :, 1, 1]], dim=1))  # type: ignore[no-any-return]
 
 
+def timm_loader(rows: int, **options: Any) -> Any:
+    from timm.data import create_loader
+
+    settings = {"batch_size": BATCH, "is_training": True, "no_aug": True, "num_workers": 0, "persistent_workers": False}
+    return create_loader(Pictures(rows), input_size=(3, 2, 2), device=torch.device("cpu"), **settings, **options)
+
+
 class Timm(PyTorch):
     name = "timm `create_loader`, with its prefetcher"
     packages = ("timm",)
@@ -327,19 +335,7 @@ class Timm(PyTorch):
     several = "yes"
 
     def make_loader(self) -> Any:
-        from timm.data import create_loader
-
-        loader = create_loader(
-            Pictures(self.rows),
-            input_size=(3, 2, 2),
-            batch_size=BATCH,
-            is_training=True,
-            no_aug=True,
-            num_workers=0,
-            persistent_workers=False,
-            device=torch.device("cpu"),
-            distributed=self.plan.world > 1,
-        )
+        loader = timm_loader(self.rows, distributed=self.plan.world > 1)
         self.sampler = loader.sampler
         return loader
 
@@ -410,7 +406,7 @@ class Lightning:
     full = False
     several: str | None = "yes"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, **settings: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import lightning.pytorch as pl
@@ -455,6 +451,7 @@ class Lightning:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            **settings,
         )
 
     def run(self) -> dict[str, Any]:
@@ -490,15 +487,13 @@ class Transformers:
     full = True
     several: str | None = "yes"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, **settings: Any) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         import transformers
-        from accelerate.state import AcceleratorState, GradientState
 
         from prunesampler.integrations.transformers import PruningCallback
 
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        accelerator()  # forgets what an earlier test has set
         record = self.record = Record()
 
         class Save(transformers.TrainerCallback):
@@ -532,6 +527,7 @@ class Transformers:
                 ddp_backend="gloo" if plan.world > 1 else None,
                 disable_tqdm=True,
                 dataloader_pin_memory=False,
+                **settings,
             ),
             train_dataset=Texts(self.rows),
             callbacks=[self.callback, Save()],

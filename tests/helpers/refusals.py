@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
 import prunesampler as ps
-from tests.helpers.frameworks import BATCH, OPTIONS, N, Pictures, Texts
+from tests.helpers.frameworks import BATCH, OPTIONS, Lightning, N, Plan, Transformers, accelerator, timm_loader
 from tests.helpers.training import Leaky, Net
 
 
@@ -38,15 +39,6 @@ def attach(loader: Any, model: Any = None) -> Any:
 
 def plain(**options: Any) -> Any:
     return DataLoader(Leaky(N), batch_size=BATCH, **{"shuffle": True, **options})
-
-
-def accelerator(**settings: Any) -> Any:
-    import accelerate
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return accelerate.Accelerator(cpu=True, dataloader_config=accelerate.DataLoaderConfiguration(**settings))
 
 
 def without_a_process_group() -> None:
@@ -81,13 +73,6 @@ def uneven() -> None:
     attach(prepare_data_loader(plain(), num_processes=2, process_index=0, even_batches=False))
 
 
-def timm_loader(**options: Any) -> None:
-    from timm.data import create_loader
-
-    settings = {"batch_size": BATCH, "is_training": True, "no_aug": True, "num_workers": 0, "persistent_workers": False}
-    attach(create_loader(Pictures(40), input_size=(3, 2, 2), device=torch.device("cpu"), **settings, **options))
-
-
 def repeated() -> None:
     from timm.data.distributed_sampler import RepeatAugSampler
 
@@ -95,29 +80,8 @@ def repeated() -> None:
 
 
 def lightning(data: Any, **settings: Any) -> None:
-    import lightning.pytorch as pl
-
-    from prunesampler.integrations.lightning import PruningCallback
-
-    class Module(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Net()
-
-        def forward(self, x: Any) -> Any:
-            return self.net(x)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return cross_entropy(self(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = pl.Trainer(
-        callbacks=[PruningCallback(**OPTIONS)], accelerator="cpu", devices=1, **dict.fromkeys(quiet, False), **settings
-    )
-    trainer.fit(Module(), data)
+    run = Lightning(Plan(Path(), Path()), **settings)
+    run.trainer.fit(run.module, data)
 
 
 def stateful() -> Any:
@@ -140,21 +104,8 @@ def untracked() -> None:
 
 
 def grouped() -> None:
-    import tempfile
-
-    import transformers
-
-    from prunesampler.integrations.transformers import PruningCallback
-
-    accelerator()
-    settings = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "train_sampling_strategy": "group_by_length"}
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FileNotFoundError):
-        transformers.Trainer(
-            torch.nn.Linear(1, 1),
-            transformers.TrainingArguments(folder, **settings),  # type: ignore[arg-type]
-            train_dataset=Texts(N),
-            callbacks=[PruningCallback(**OPTIONS)],  # type: ignore[arg-type]
-        ).train()
+        Transformers(Plan(Path(), Path(folder)), train_sampling_strategy="group_by_length").run()
 
 
 REFUSALS = [
@@ -208,7 +159,7 @@ REFUSALS = [
     Refusal(
         "timm: `use_multi_epochs_loader`",
         ("timm",),
-        lambda: timm_loader(use_multi_epochs_loader=True),
+        lambda: attach(timm_loader(40, use_multi_epochs_loader=True)),
         "makes up batches in a way of its own",
     ),
     Refusal("datasets: an `IterableDataset`", ("datasets",), streamed, "has no positions to name samples by"),
