@@ -29,17 +29,10 @@ _FIRST_CHUNK, _CHUNK = 4096, 16_384
 
 @dataclass(frozen=True)
 class RowStream:
-    """An endless stream of rows, entered at any position; epoch e is its positions [e * length, (e + 1) * length).
+    """An endless stream of rows, entered at any position; epoch e is its positions [e * length, (e + 1) * length)."""
 
-    Args:
-        numbers: from int64 positions to numbers in [0, count).
-        rows: the row of each number, int64 (count,); None: the number itself.
-        count: how many rows can be drawn.
-        length: positions of an epoch.
-    """
-
-    numbers: Callable[[Int64s], Int64s]
-    rows: Int64s | None
+    numbers: Callable[[Int64s], Int64s]  # from positions to numbers in [0, count)
+    rows: Int64s | None  # the row of each number; None: the number itself
     count: int
     length: int
 
@@ -50,15 +43,7 @@ class RowStream:
 
 
 class EligibleRows:
-    """The rows of a dataset that can be drawn, and how; arguments as of ``PrunedSampler``.
-
-    Raises:
-        ArgumentError: an argument breaks its rule.
-
-    >>> eligible = EligibleRows(10, rows=[7, 5, 3, 1], shuffle=False)
-    >>> eligible.stream(Coreset([3, 7], num_rows=10))(np.arange(3)).tolist()
-    [7, 3, 7]
-    """
+    """The rows of a dataset that can be drawn, and how; arguments as of ``PrunedSampler``."""
 
     def __init__(
         self,
@@ -89,12 +74,7 @@ class EligibleRows:
         return kept[self.weights[kept] > 0]
 
     def stream(self, coreset: Coreset | None) -> RowStream:
-        """The stream of a coreset's rows; None: of all eligible rows.
-
-        Raises:
-            ArgumentError: the coreset belongs to another number of rows, keeps one that is not eligible, or has no
-                row with a weight above 0.
-        """
+        """The stream of a coreset's rows; None: of all eligible rows."""
         kept = self._kept(coreset)
         count = self.num_rows if kept is None else len(kept)
         if self.epoch_length == "full":
@@ -169,14 +149,6 @@ def _weights(values: npt.ArrayLike, num_rows: int) -> npt.NDArray[np.float64]:
 class EpochReader:
     """One rank's part of one epoch from a position on, evaluated in chunks as it is read.
 
-    Args:
-        stream: where the rows come from.
-        rank: in [0, num_replicas).
-        num_replicas: ranks that split the epoch.
-        drop_last: leave the uneven tail out instead of padding it.
-        epoch: at least 0.
-        start: the first position of the epoch that is unread, all ranks together.
-
     >>> stream = RowStream(lambda positions: positions, rows=None, count=9, length=5)
     >>> reader = EpochReader(stream, rank=0, num_replicas=2, drop_last=False, epoch=1, start=0)
     >>> iterator = reader.iterator()
@@ -189,7 +161,7 @@ class EpochReader:
     num_replicas: int
     drop_last: bool
     epoch: int
-    start: int
+    start: int  # the first position of the epoch that is unread, all ranks together
     _evaluated: int = field(default=0, init=False)
     _chunk: Iterator[int] = field(default_factory=lambda: iter([]), init=False)
 
@@ -211,11 +183,7 @@ class EpochReader:
         return iterator
 
     def go_to(self, epoch: int, position: int) -> None:
-        """Read from there; only before the first row.
-
-        Raises:
-            StateError: rows were already taken.
-        """
+        """Read from there; StateError if rows were already taken."""
         if self.position != self.start:
             raise StateError("an iterator's state can be loaded only before its first row is taken")
         self.epoch, self.start = epoch, position
@@ -251,11 +219,7 @@ class RowIterator(itertools.chain):  # type: ignore[type-arg]
         return {"epoch": self.reader.epoch, "position": self.reader.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; the sampler goes on to the epoch after it.
-
-        Raises:
-            StateError: rows were already taken, or the state is not one of :meth:`state_dict`.
-        """
+        """Go on from there; the sampler goes on to the epoch after it."""
         if set(state) != {"epoch", "position"}:
             raise StateError(f"an iterator's state holds epoch and position, got {sorted(state)}")
         self.reader.go_to(state["epoch"], state["position"])

@@ -86,16 +86,7 @@ _permutation = functools.lru_cache(maxsize=8)(Permutation)
 
 
 def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool) -> Int64s:
-    """The numbers at these positions of an endless stream of passes over range(size).
-
-    Args:
-        positions: non-negative int64 (P,).
-        size: how many numbers one pass holds, at least 1.
-        seed: any int; each pass has an order of its own.
-        shuffle: without it every pass is 0, 1, ..., size - 1.
-
-    Returns:
-        int64 (P,), each in [0, size).
+    """The numbers at these positions of an endless stream of passes over range(size), each in an order of its own.
 
     >>> stream_rows(np.arange(7), size=3, seed=0, shuffle=False).tolist()
     [0, 1, 2, 0, 1, 2, 0]
@@ -126,11 +117,7 @@ def by_pass(positions: Int64s, size: int, order_of: Callable[[int], Callable[[In
 def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int = 0) -> int:
     """How many positions of [start, length) each rank reads; the same for all ranks.
 
-    Args:
-        length: positions of an epoch.
-        num_replicas: ranks that split them, at least 1.
-        drop_last: leave the uneven tail out instead of padding it.
-        start: the first position that is unread.
+    ``drop_last`` leaves the uneven tail out instead of padding it.
 
     >>> rank_length(10, num_replicas=4, drop_last=False), rank_length(10, num_replicas=4, drop_last=True)
     (3, 2)
@@ -142,15 +129,8 @@ def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int =
 def rank_positions(first: int, last: int, *, start: int, length: int, rank: int, num_replicas: int) -> Int64s:
     """The epoch positions of one rank's steps first, ..., last - 1.
 
-    Ranks take the unread positions in turn, as in torch's DistributedSampler, and a tail that is too short for all is
-    padded from the beginning of the same epoch.
-
-    Args:
-        first, last: steps of this rank, 0 to :func:`rank_length`.
-        start: the first position that was unread before step 0.
-        length: positions of the epoch.
-        rank: in [0, num_replicas).
-        num_replicas: ranks that split the epoch.
+    Ranks take the unread positions from ``start`` on in turn, as in torch's DistributedSampler, and a tail that is too
+    short for all is padded from the beginning of the same epoch of ``length`` positions.
 
     >>> [rank_positions(0, 3, start=0, length=7, rank=r, num_replicas=3).tolist() for r in range(3)]
     [[0, 3, 6], [1, 4, 0], [2, 5, 1]]

@@ -178,11 +178,7 @@ class PrunedSampler(Sampler[int]):
         return (self._epoch, self._start) if self._began is None else self._began
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iterator reads. The epoch of a loaded state keeps its position.
-
-        Args:
-            epoch: 0 to 2**30 - 1.
-        """
+        """Say which epoch the next iterator reads, 0 to 2**30 - 1. The epoch of a loaded state keeps its position."""
         epoch = check_int("epoch", epoch, 0, MAX_EPOCHS - 1)
         if self._reader is not None or epoch != self._epoch:
             self._go_to(epoch, 0)

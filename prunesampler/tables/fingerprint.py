@@ -1,4 +1,4 @@
-"""What a dataset is recognised by, without reading a sample."""
+"""Recognising a dataset without reading a sample."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ _LISTS = ("samples", "targets", "labels", "indices")
 def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
     """A short text that is equal for equal datasets and differs when one was re-sorted, cut or relabelled.
 
-    It covers the length, the type's name, and at most 65,536 evenly spaced entries of what a dataset lists in
-    memory: ``.samples`` (paths below ``.root`` without it, so a copy elsewhere is the same), ``.targets``,
-    ``.labels``, the ``.indices`` of a Subset, integer tensors of a TensorDataset, a Hugging Face ``_fingerprint``;
-    and the same of ``.dataset`` and ``.datasets`` inside. A dataset's own ``.fingerprint``, a text, is returned as it
-    is. No sample is ever loaded. A change between the entries
-    that are looked at goes unnoticed.
+    It covers the length, the type's name, and at most 65,536 evenly spaced entries of what a dataset lists in memory:
+    ``.samples`` (paths relative to ``.root``, so a copy elsewhere is the same), ``.targets``, ``.labels``, the
+    ``.indices`` of a Subset, integer tensors of a TensorDataset, a Hugging Face ``_fingerprint``; and the same of the
+    ``.dataset`` and ``.datasets`` inside. A dataset's own ``.fingerprint``, a str, is returned as it is. No sample is
+    ever loaded. A change between the entries that are looked at goes unnoticed.
 
     Args:
         dataset: any map-style dataset.
-        keys: str or int, one per row, to go by instead of the dataset.
+        keys: str or int, one per row, to be used instead of the dataset.
 
     Returns:
         ``"sha256:…"``; ``"size:…"`` when nothing but the length is known, which is logged; None without a length.
@@ -69,21 +68,17 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
         return "sha256:" + state.hexdigest()
     if length is None:
         return None
-    _log.info("%s lists nothing in memory that it could be recognised by: size only", type(dataset).__name__)
+    _log.info("%s lists nothing in memory to recognise it by: the fingerprint is its size only", type(dataset).__name__)
     return f"size:{length}"
 
 
 def matches(first: str | None, second: str | None) -> bool:
-    """Whether two fingerprints may be of the same dataset: they are equal, or one is unknown (None).
-
-    >>> matches("size:10", "size:10"), matches("size:10", "sha256:00"), matches("size:10", None)
-    (True, False, True)
-    """
+    """Whether two fingerprints may be of the same dataset: they are equal, or one is unknown (None)."""
     return first is None or second is None or first == second
 
 
 def _describe(state: Any, dataset: object, depth: int) -> bool:
-    """Add a dataset and those inside it; whether there was more than a type and a length."""
+    """Add a dataset and those inside it; tell whether there was more than a type and a length."""
     length = _length(dataset)
     state.update(_encode(["dataset", type(dataset).__qualname__, length], ""))
     if depth == _MAX_DEPTH:  # one that holds itself has no end

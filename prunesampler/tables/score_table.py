@@ -101,9 +101,8 @@ class ScoreTable(Stored):
             rows = np.arange(len(measured[0]))
             num_rows = len(rows) if num_rows is None else num_rows
             if len(rows) != num_rows:
-                raise ArgumentError(
-                    "rows", "must be given where scores do not cover num_rows", f"{len(rows)} of {num_rows}"
-                )
+                found = f"{len(rows)} scores for {num_rows} rows"
+                raise ArgumentError("rows", "must be given unless there is one score per row of the dataset", found)
         self.num_rows = check_int("num_rows", num_rows, 1)
         self.fingerprint = optional_text("fingerprint", fingerprint)
         self.protocols = json_object("protocols", protocols)
@@ -128,7 +127,7 @@ class ScoreTable(Stored):
             known["forgetting"] = "higher"
         for name, direction in given.items():
             if name not in known or direction not in ("higher", "lower"):
-                raise ArgumentError("directions", f'must say "higher" or "lower" of any of {list(known)}', given)
+                raise ArgumentError("directions", f'must map names in {list(known)} to "higher" or "lower"', given)
         return known | given
 
     def __repr__(self) -> str:
@@ -177,17 +176,17 @@ class ScoreTable(Stored):
         array([ nan, 0.25, 0.5 ], dtype=float32)
         """
         if self.key_column is None:
-            raise ArgumentError("keys", "can be matched only where the table holds keys", None)
+            raise ArgumentError("keys", "can be matched only if the table has keys", "a table without keys")
         wanted = identities("keys", keys, None)
         for held, column in (("given", wanted), ("of the table", self.key_column)):
             if pc.count_distinct(pa.array(column)).as_py() != len(column):
                 raise ArgumentError("keys", f"{held} must not repeat", "a repeated key")
         if type(wanted) is not type(self.key_column):
-            raise ArgumentError("keys", "must be of the type of the table's", keys)
+            raise ArgumentError("keys", "must be str or int as the table's keys are", keys)
         source = pc.fill_null(pc.index_in(pa.array(wanted), value_set=pa.array(self.key_column)), -1).to_numpy()
         known = source >= 0
         if not known.any():
-            raise ArgumentError("keys", "must hold at least one key of the table", keys)
+            raise ArgumentError("keys", "must contain at least one key of the table", keys)
 
         def moved(column: npt.NDArray[Any] | None, missing: object) -> Any:
             return None if column is None else np.where(known, column[source], np.asarray(missing, column.dtype))

@@ -73,13 +73,10 @@ def test_a_short_pass_starts_anew():
     assert_even(counts[DRAWABLE], 15_000 * WEIGHTS[DRAWABLE] / WEIGHTS.sum())
 
 
-@pytest.mark.parametrize("weights", [[], [[1.0]], [0.0, 0.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf]])
-def test_weights_that_nothing_can_be_drawn_by_are_refused(weights):
-    with pytest.raises(ArgumentError, match="weights must be"):
-        Weighted(weights, seed=0, replacement=True)
-
-
-@pytest.mark.parametrize("pass_length", [0, 5])
-def test_pass_length_outside_the_rows_with_a_weight_is_refused(pass_length):
-    with pytest.raises(ArgumentError, match="pass_length must be"):
-        Weighted(WEIGHTS, seed=0, replacement=False, pass_length=pass_length)
+def test_weights_and_pass_lengths_that_cannot_be_drawn_by_are_refused():
+    for weights in ([], [[1.0]], [0.0, 0.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf]):
+        with pytest.raises(ArgumentError, match="weights must be"):
+            Weighted(weights, seed=0, replacement=True)
+    for pass_length in (0, 5):
+        with pytest.raises(ArgumentError, match="pass_length must be"):
+            Weighted(WEIGHTS, seed=0, replacement=False, pass_length=pass_length)

@@ -101,7 +101,7 @@ def test_align_refuses(keys: Any) -> None:
 
 
 def test_align_refuses_a_table_without_distinct_keys() -> None:
-    with pytest.raises(ArgumentError, match="only where the table holds keys"):
+    with pytest.raises(ArgumentError, match="only if the table has keys"):
         ScoreTable({"el2n": [1.0]}).align(["a"])
     with pytest.raises(ArgumentError, match="of the table must not repeat"):
         ScoreTable({"el2n": [1.0, 2.0]}, keys=["a", "a"]).align(["a"])
