@@ -96,7 +96,7 @@ def build_index(
     known = {} if index is None else {absolute_path(shard.url): shard for shard in index.records}
     new = [url for url in given if absolute_path(url) not in known]
     newer = [url for url in given if absolute_path(url) in known and _is_newer(url, known[absolute_path(url)])]
-    scanned = _scan_all([*newer, *new], label, workers, progress)
+    scanned = scan_shards([*newer, *new], label, workers, progress)
     for url, (shard, _) in zip(newer, scanned, strict=False):
         if shard.digest != known[absolute_path(url)].digest:
             raise _changed(url)
@@ -130,19 +130,6 @@ def _changed(url: str) -> MismatchError:
     )
 
 
-def _scan_all(urls: Sequence[str], label: Label, workers: int, progress: bool) -> list[tuple[Shard, pa.Table]]:
-    from tqdm import tqdm
-
-    found: dict[int, tuple[Shard, pa.Table]] = {}
-    with (
-        closing(scan_shards(urls, label, workers)) as scanned,
-        tqdm(scanned, "indexing", len(urls), unit=" shards", disable=not (progress and urls)) as bar,
-    ):
-        for place, shard, table in bar:
-            found[place] = shard, table
-    return [found[place] for place in range(len(urls))]
-
-
 def _check_keys(index: ShardIndex) -> None:
     """Refuse a key that is in two shards. Holds 8 bytes a key, never the keys."""
     hashes = np.empty(len(index), np.int64)
@@ -162,22 +149,31 @@ def _check_keys(index: ShardIndex) -> None:
             )
 
 
-def scan_shards(urls: Sequence[str], label: Label, workers: int) -> Generator[tuple[int, Shard, pa.Table], None, None]:
-    """Read shards, ``workers`` of them at once: position in ``urls``, shard and samples, as they are ready.
-
-    Processes are forked once the rest would take long enough; a label function need not be picklable.
+def scan_shards(
+    urls: Sequence[str], label: Label, workers: int, progress: bool = False
+) -> list[tuple[Shard, pa.Table]]:
+    """Read shards, ``workers`` of them at once. Processes are forked once the rest would take long enough.
 
     Raises:
         Exception: what :func:`scan_shard` raised for the first shard that failed.
         StateError: a process was killed.
     """
-    begun = time.perf_counter()
-    for place, url in enumerate(urls):
-        yield place, *scan_shard(url, label)
-        left = len(urls) - place - 1
-        if workers > 1 and left > 1 and (time.perf_counter() - begun) / (place + 1) * left > _WORTH_FORKING:
-            yield from _scan_in_processes(urls, range(place + 1, len(urls)), label, min(workers, left))
-            return
+    from tqdm import tqdm
+
+    begun, found = time.perf_counter(), {}
+    with tqdm(desc="indexing", total=len(urls), unit=" shards", disable=not (progress and urls)) as bar:
+        for place, url in enumerate(urls):
+            found[place] = scan_shard(url, label)
+            bar.update()
+            left = range(place + 1, len(urls))
+            seconds_left = (time.perf_counter() - begun) / left.start * len(left)
+            if workers > 1 and len(left) > 1 and seconds_left > _WORTH_FORKING:
+                with closing(_scan_in_processes(urls, left, label, min(workers, len(left)))) as scanned:
+                    for later, shard, table in scanned:
+                        found[later] = shard, table
+                        bar.update()
+                break
+    return [found[place] for place in range(len(urls))]
 
 
 def _scan_in_processes(
@@ -317,29 +313,29 @@ class _LabelCalls:
     """Calls a label function with one sample of a shard after the other, while the shard is read."""
 
     def __init__(self, function: LabelFunction) -> None:
-        self._function = function
-        self._key: str | None = None
+        self._function, self._key = function, ""
         self._files: dict[str, Callable[[], bytes]] = {}
         self.labels: list[int | None] = []
 
     def add(self, source: Source, members: Members) -> None:
         for name, offset, size in zip(members.names, members.offsets.tolist(), members.sizes.tolist(), strict=True):
-            parts = split_name(name)
-            if parts is None:
+            key, extension = split_name(name) or ("", "")
+            if not key:
                 continue
-            if parts[0] != self._key:
+            if key != self._key:
                 self.end()
-                self._key, self._files = parts[0], {}
+                self._key = key
             read = partial(source.take, offset, size)
-            self._files[parts[1].lower()] = partial(bytes, read()) if source.streamed else read
+            self._files[extension.lower()] = partial(bytes, read()) if source.streamed else read
 
     def end(self) -> None:
-        if self._key is not None:
+        if self._key:
             self.labels.append(self._function(self._key, _Files(self._files)))
+        self._files = {}
 
 
 class _Files(Mapping[str, bytes]):
-    """The files of a sample, each read when it is looked at."""
+    """The files of a sample by extension, each read on access."""
 
     def __init__(self, readers: Mapping[str, Callable[[], bytes]]) -> None:
         self._readers = readers

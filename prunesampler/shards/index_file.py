@@ -59,7 +59,7 @@ class Rows(Protocol):
     shards: Sequence[Shard]
 
     def read(self, number: int) -> pa.Table:
-        """The rows of one shard, as :data:`SCHEMA`."""
+        """The rows of one shard, as :data:`SCHEMA`, verified if they come from a file."""
         ...
 
     def labels(self) -> npt.NDArray[np.int32] | None:

@@ -15,7 +15,7 @@ from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.shards.urls import absolute_path, local_path
-from prunesampler.shards.worker_split import Portion, Remainder, Slice, portion
+from prunesampler.shards.worker_split import Remainder, Slice, WorkerSamples, split_samples
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 
@@ -45,7 +45,7 @@ class Keep:
         self._bits = torch.zeros(-(-len(index) // 8) + 1, dtype=torch.uint8).share_memory_()
         self._counts = torch.zeros(len(index.shards), dtype=torch.int64).share_memory_()
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, whether a coreset is in force
-        self._portion: Portion | None = None
+        self._assigned: WorkerSamples | None = None
         self.switch(None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Keep:
                 repeated = item
                 break
             listed[number] = item
-        self._portion = mine = self.portion(None if repeated else list(listed))
+        self._assigned = mine = self.assigned(None if repeated else list(listed))
         if repeated is None:
             yield from (item for number, item in listed.items() if number in mine)
             return
@@ -163,7 +163,7 @@ class Keep:
 
     def begin(self) -> None:
         """A pass of this process begins."""
-        self._portion = None
+        self._assigned = None
 
     def takes(self, shard: int, row: int) -> bool:
         """Whether a sample is kept and assigned to this worker."""
@@ -175,16 +175,16 @@ class Keep:
         Raises:
             StateError: not all samples that were assigned to this worker have come.
         """
-        if self._portion is not None:
-            self._portion.check()
+        if self._assigned is not None:
+            self._assigned.check()
 
     @property
-    def _present(self) -> Portion:
-        if self._portion is None:
-            self._portion = self.portion(None)
-        return self._portion
+    def _present(self) -> WorkerSamples:
+        if self._assigned is None:
+            self._assigned = self.assigned(None)
+        return self._assigned
 
-    def portion(self, listed: list[int] | None) -> Portion:
+    def assigned(self, listed: list[int] | None) -> WorkerSamples:
         """The kept samples of the listed shards that this worker delivers; None: those of all shards, not split.
 
         Raises:
@@ -193,13 +193,14 @@ class Keep:
         counts = self._counts.numpy().copy()
         bits = self._bits.numpy()
         if listed is None:
-            return Portion(self.index, bits, [Slice(i, 0, int(count)) for i, count in enumerate(counts) if count], None)
+            whole = [Slice(shard, 0, int(count)) for shard, count in enumerate(counts) if count]
+            return WorkerSamples(self.index, bits, whole, None)
         if not counts[listed].sum():
             raise StateError(f"none of the {len(listed)} shards listed holds a kept sample")
         epoch = int(self._state[0])
         order = np.random.default_rng([self._seed, epoch]).permutation(np.sort(listed))
         rank, num_replicas, worker, num_workers = _worker_of(self._rank, self._num_replicas)
-        slices = portion(
+        slices = split_samples(
             order,
             counts[order],
             rank=rank,
@@ -208,7 +209,7 @@ class Keep:
             num_workers=num_workers,
             remainder=self._remainder,
         )
-        return Portion(self.index, bits, slices, sum(one.stop - one.start for one in slices))
+        return WorkerSamples(self.index, bits, slices, sum(one.stop - one.start for one in slices))
 
     def _can_seek(self, url: str, shard: int) -> bool:
         """Whether a URL is that of the index for this shard, a local tar that is not compressed."""

@@ -18,7 +18,7 @@ from prunesampler.shards.sources import check_size, read_range
 from prunesampler.shards.urls import local_path
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["ByteRange", "Locations", "OpenFiles", "RangeReader", "merged_ranges"]
+__all__ = ["ByteRange", "Locations", "RangeReader", "merged_ranges"]
 
 _LOCAL_GAP, _REMOTE_GAP = 16 << 10, 1 << 20
 _LONGEST = 8 << 20
@@ -96,12 +96,10 @@ class ByteRange(NamedTuple):
 def merged_ranges(
     shards: Int64s, firsts: Int64s, ends: Int64s, gaps: Int64s, longest: int = _LONGEST
 ) -> list[ByteRange]:
-    """Ranges that cover what is wanted, in the order of shards and offsets.
+    """Ranges that cover (W,) wanted ones, in the order of shards and offsets.
 
-    Args:
-        shards, firsts, ends: (W,) int64, what is wanted.
-        gaps: (W,) int64; a gap of so many bytes before it is read too.
-        longest: neighbours are not joined to more than so many bytes.
+    A wanted range is joined to the one before it if no more than ``gaps`` bytes lie between them, and both together
+    have no more than ``longest``.
 
     >>> merged_ranges(np.array([1, 0, 1]), np.array([50, 0, 0]), np.array([60, 9, 40]), np.array([10, 10, 10]))
     [ByteRange(shard=0, first=0, end=9, wanted=[1]), ByteRange(shard=1, first=0, end=60, wanted=[2, 0])]
@@ -117,13 +115,17 @@ def merged_ranges(
     return ranges
 
 
-class OpenFiles:
-    """Descriptors of local shards, at most ``limit`` of them. Usable after a fork; not by several threads at once."""
+class RangeReader:
+    """Reads seekable shards at offsets. Usable after a fork; not by several threads at once.
 
-    def __init__(self, index: ShardIndex, limit: int) -> None:
-        self._index, self._limit = index, limit
-        self._files: OrderedDict[int, int] = OrderedDict()
-        self._process = os.getpid()
+    Args:
+        index: of the shards.
+        open_files: local files that stay open, at least 1.
+    """
+
+    def __init__(self, index: ShardIndex, open_files: int) -> None:
+        self._index, self._limit = index, open_files
+        self._files: OrderedDict[int, int] = OrderedDict()  # shard → descriptor, the one used last at the end
 
     def __del__(self) -> None:
         self.close()
@@ -132,47 +134,6 @@ class OpenFiles:
         """Close all files."""
         while self._files:
             os.close(self._files.popitem()[1])
-
-    def of(self, number: int) -> int:
-        """The descriptor of a shard, valid until the next call.
-
-        Raises:
-            OSError: it cannot be opened.
-            MismatchError: it has another size than when it was indexed.
-        """
-        if self._process != os.getpid():  # a child does not share file positions and limits with its parent
-            self.close()
-            self._process = os.getpid()
-        if number in self._files:
-            self._files.move_to_end(number)
-            return self._files[number]
-        while len(self._files) >= self._limit:
-            os.close(self._files.popitem(last=False)[1])
-        record = self._index.records[number]
-        file = os.open(str(local_path(record.url)), os.O_RDONLY | os.O_CLOEXEC)
-        self._files[number] = file
-        try:
-            check_size(record.url, record.size, os.fstat(file).st_size)
-        except BaseException:
-            os.close(self._files.pop(number))
-            raise
-        return file
-
-
-class RangeReader:
-    """The contents of files in seekable shards. Usable after a fork; not by several threads at once.
-
-    Args:
-        index: of the shards.
-        open_files: local files that stay open, at least 1.
-    """
-
-    def __init__(self, index: ShardIndex, open_files: int) -> None:
-        self._index, self._open = index, OpenFiles(index, open_files)
-
-    def close(self) -> None:
-        """Close all files."""
-        self._open.close()
 
     def read(self, shards: Int64s, firsts: Int64s, ends: Int64s) -> list[memoryview]:
         """Bytes of shards, in the order in which they are asked for.
@@ -229,17 +190,30 @@ class RangeReader:
             record = self._index.records[part.shard]
             return read_range(record.url, part.first, part.end, record.size)
 
-        local = [local_path(self._index.shards[part.shard]) is not None for part in ranges]
+        paths = [local_path(self._index.shards[part.shard]) for part in ranges]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:  # a thread is started only for what is submitted
-            remote = pool.map(fetch, [part for part, is_local in zip(ranges, local, strict=True) if not is_local])
+            remote = pool.map(fetch, [part for part, path in zip(ranges, paths, strict=True) if path is None])
             return [
-                _pread(self._open.of(part.shard), part.first, part.end) if is_local else next(remote)
-                for part, is_local in zip(ranges, local, strict=True)
+                next(remote) if path is None else self._read_file(part, path)
+                for part, path in zip(ranges, paths, strict=True)
             ]
 
-
-def _pread(file: int, first: int, end: int) -> bytes:
-    data = os.pread(file, end - first, first)
-    while len(data) < end - first and (more := os.pread(file, end - first - len(data), first + len(data))):
-        data += more  # one call gives 2 GiB at most
-    return data
+    def _read_file(self, part: ByteRange, path: str) -> bytes:
+        if part.shard not in self._files:
+            while len(self._files) >= self._limit:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[part.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            record = self._index.records[part.shard]
+            try:
+                check_size(record.url, record.size, os.fstat(self._files[part.shard]).st_size)
+            except BaseException:
+                os.close(self._files.pop(part.shard))
+                raise
+        self._files.move_to_end(part.shard)
+        data = b""
+        while (missing := part.end - part.first - len(data)) > 0:
+            block = os.pread(self._files[part.shard], missing, part.first + len(data))
+            if not block:
+                break
+            data += block  # one call gives 2 GiB at most
+        return data

@@ -35,16 +35,14 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 class Source:
-    """An uncompressed tar, and the bytes of it that were read last.
+    """An uncompressed tar, and the bytes of it that were read last: ``data``, from offset ``base``.
 
     Attributes:
-        url: of the shard.
         length: of the tar in bytes; None until a stream has come to its end.
         size: of the shard as it is stored, in bytes; −1 where unknown.
         modified: nanoseconds since 1970, of a local file; −1 elsewhere.
         seekable: whether a reader may read at an offset.
         streamed: whether ``take`` only goes forward; then only ``data`` can be taken again.
-        data, base: the bytes that were read last, and their offset.
     """
 
     streamed = False
@@ -162,8 +160,9 @@ def open_source(url: str) -> Iterator[Source]:
 
             raw = _Pipe(stack.enter_context(closing(gopen(url))))
         else:
-            system, place = _file_system(url)
-            raw = stack.enter_context(system.open(place, "rb", block_size=_REMOTE_BLOCK))
+            import fsspec
+
+            raw = stack.enter_context(fsspec.open(url, "rb", block_size=_REMOTE_BLOCK))
             size = int(getattr(raw, "size", None) or -1)
         stream = io.BufferedReader(raw, _BLOCK)
         codec = _codec(stream.peek(6))
@@ -186,7 +185,9 @@ def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
         UnsupportedError: the server sends only whole files.
     """
     if url_kind(url) != "http":
-        system, place = _file_system(url)
+        import fsspec
+
+        system, place = fsspec.core.url_to_fs(url)
         data: bytes = system.cat_file(place, first, end)
         return data
     buffer, position = bytearray(end - first), 0
@@ -235,15 +236,18 @@ class _HttpFile(io.RawIOBase):
         return count
 
     def close(self) -> None:
+        self._disconnect()
+        super().close()
+
+    def _disconnect(self) -> None:
         if self._response is not None:
             self._response.close()
-        super().close()
+        self._response = None
 
     def _retry(self, action: Callable[[], Any]) -> Any:
         for attempt in range(1, _ATTEMPTS + 1):
-            if attempt > 1 and self._response is not None:
-                self._response.close()
-                self._response = None
+            if attempt > 1:
+                self._disconnect()
             try:
                 return action()
             except urllib.error.HTTPError:
@@ -257,22 +261,16 @@ class _HttpFile(io.RawIOBase):
         part = bool(self._position) or self._end not in (None, self.size)
         if part:
             request.add_header("Range", f"bytes={self._position}-{'' if self._end is None else self._end - 1}")
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-        try:
-            if part and response.status != http.client.PARTIAL_CONTENT:
-                rule = "the server sends whole files only: stream the shards, or repack them"
-                raise UnsupportedError(f"{self._url}: {rule}")
-            span, _, total = response.headers.get("Content-Range", "").partition("/")
-            if part and not span.startswith(f"bytes {self._position}-"):
-                raise CorruptFileError(f"{self._url}: expected the bytes from {self._position}, got {span!r}")
-            total = total if part else response.headers.get("Content-Length", "")
-            if total.isdigit():
-                check_size(self._url, self.size, int(total))
-                self.size = int(total)
-        except BaseException:
-            response.close()
-            raise
-        self._response = response
+        self._response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        if part and self._response.status != http.client.PARTIAL_CONTENT:
+            raise UnsupportedError(f"{self._url}: the server sends whole files only: stream the shards, or repack them")
+        span, _, total = self._response.headers.get("Content-Range", "").partition("/")
+        if part and not span.startswith(f"bytes {self._position}-"):
+            raise CorruptFileError(f"{self._url}: expected the bytes from {self._position}, got {span!r}")
+        total = total if part else self._response.headers.get("Content-Length", "")
+        if total.isdigit():
+            check_size(self._url, self.size, int(total))
+            self.size = int(total)
 
 
 class _Pipe(io.RawIOBase):
@@ -288,13 +286,6 @@ class _Pipe(io.RawIOBase):
         block = self._pipe.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    system, place = fsspec.core.url_to_fs(url)
-    return system, place
 
 
 def _codec(head: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""Which kept samples of which shards fall to one worker of one rank."""
+"""Which kept samples of which shards one worker of one rank delivers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunesampler.errors import StateError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Portion", "Remainder", "Slice", "portion"]
+__all__ = ["Remainder", "Slice", "WorkerSamples", "split_samples"]
 
 Remainder = Literal["pad", "drop", "exact"]
 
@@ -24,9 +24,9 @@ class Slice(NamedTuple):
     stop: int
 
 
-def portion(
-    shards: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.int64],
+def split_samples(
+    shards: Int64s,
+    counts: Int64s,
     *,
     rank: int = 0,
     num_replicas: int = 1,
@@ -34,21 +34,21 @@ def portion(
     num_workers: int = 1,
     remainder: Remainder = "pad",
 ) -> list[Slice]:
-    """The share of one worker: the kept samples, put in a row shard after shard, are cut into equal lengths.
+    """The samples of one worker: the kept samples of all shards, one shard after the other, are cut into equal lengths.
 
-    The ranks' lengths are equal, ``"pad"`` (the first samples come again at the end) or ``"drop"``, or they differ by
-    one at most, ``"exact"``; those of the workers of a rank differ by one at most. So no sample is left out or comes
-    twice but for the remainder, however few the shards are; a shard that is cut is read by two workers or more.
+    The lengths of ranks are equal with ``"pad"`` (the first samples come again at the end) and ``"drop"``, and differ
+    by at most one with ``"exact"``, as those of a rank's workers do. Apart from the remainder no sample is left out or
+    comes twice, however few the shards are; a shard that is cut is read by several workers.
 
     Args:
-        shards: (S,) int64 shard numbers, in the order in which they are put.
-        counts: (S,) int64 kept samples in each, at least 0.
+        shards: (S,) shard numbers, in the order in which they are read.
+        counts: (S,) kept samples in each, at least 0.
 
     Returns:
-        Slices of at least one sample, disjoint.
+        Disjoint slices of at least one sample.
 
     >>> two, five = np.array([0, 1]), np.array([3, 2])
-    >>> [portion(two, five, rank=rank, num_replicas=2) for rank in (0, 1)]
+    >>> [split_samples(two, five, rank=rank, num_replicas=2) for rank in (0, 1)]
     [[Slice(shard=0, start=0, stop=3)], [Slice(shard=1, start=0, stop=2), Slice(shard=0, start=0, stop=1)]]
     """
     ends = np.cumsum(counts)
@@ -62,71 +62,69 @@ def portion(
     first, last = first + length * worker // num_workers, first + length * (worker + 1) // num_workers
     if first == last:
         return []
-    turn = first // total * total
-    pieces = [(first - turn, min(last - turn, total)), (0, last - turn - total)]
+    turn = first // total * total  # padding wraps around
     slices = []
-    for start, stop in pieces:
+    for start, stop in ((first - turn, min(last - turn, total)), (0, last - turn - total)):
         for i in range(int(np.searchsorted(ends, start, "right")), len(shards)):
             begin = int(ends[i] - counts[i])
+            low, high = max(start - begin, 0), min(stop - begin, int(counts[i]))
             if begin >= stop:
                 break
-            low, high = max(start - begin, 0), min(stop - begin, int(counts[i]))
             if low < high:
                 slices.append(Slice(int(shards[i]), low, high))
     return slices
 
 
-class Portion:
-    """What one worker is to deliver in one pass; memory for a shard is taken when its first sample comes."""
+class WorkerSamples:
+    """What one worker delivers in one pass.
+
+    Args:
+        index: of N rows.
+        bits: (N / 8,) uint8, little-endian, of the kept rows.
+        slices: of the worker.
+        count: samples that must have come at the end of the pass; None: not checked.
+    """
 
     def __init__(self, index: ShardIndex, bits: npt.NDArray[np.uint8], slices: list[Slice], count: int | None) -> None:
         self.slices = slices
         self._index, self._bits, self._count, self._delivered = index, bits, count, 0
         self._slices: dict[int, list[Slice]] = {}
-        for one in slices:
-            self._slices.setdefault(one.shard, []).append(one)
-        self._masks: dict[int, npt.NDArray[np.bool_]] = {}
+        for part in slices:
+            self._slices.setdefault(part.shard, []).append(part)
+        self._masks: dict[int, npt.NDArray[np.bool_]] = {}  # of a shard's rows, made when its first sample comes
 
     def __contains__(self, shard: int) -> bool:
         return shard in self._slices
 
     def takes(self, shard: int, row: int) -> bool:
-        """Whether a sample falls to this worker, which counts it as delivered."""
-        if shard not in self._slices:
-            return False
-        taken = bool(self._mask(shard)[row - int(self._index.first_rows[shard])])
+        """Whether a sample is this worker's; if so, it counts as delivered."""
+        taken = shard in self and bool(self._mask(shard)[row - int(self._index.first_rows[shard])])
         self._delivered += taken
         return taken
 
     def take(self, shard: int) -> Int64s:
-        """The rows of a shard that fall to this worker, ascending; they count as delivered."""
-        if shard not in self._slices:
+        """The rows of a shard that are this worker's, ascending; they count as delivered."""
+        if shard not in self:
             return np.zeros(0, np.int64)
         rows: Int64s = np.flatnonzero(self._mask(shard)) + self._index.first_rows[shard]
         self._delivered += len(rows)
         return rows
 
     def _mask(self, shard: int) -> npt.NDArray[np.bool_]:
-        if shard in self._masks:
-            return self._masks[shard]
-        rows = self._index.rows_of(shard)
-        around = np.unpackbits(self._bits[rows.start // 8 : rows.stop // 8 + 1], bitorder="little")
-        kept = np.flatnonzero(around[rows.start % 8 :][: len(rows)])
-        mask = np.zeros(len(rows), dtype=bool)
-        for one in self._slices[shard]:
-            mask[kept[one.start : one.stop]] = True
-        self._masks[shard] = mask
-        return mask
+        if shard not in self._masks:
+            rows = self._index.rows_of(shard)
+            around = np.unpackbits(self._bits[rows.start // 8 : rows.stop // 8 + 1], bitorder="little")
+            kept = np.flatnonzero(around[rows.start % 8 :][: len(rows)])
+            self._masks[shard] = np.zeros(len(rows), dtype=bool)
+            for part in self._slices[shard]:
+                self._masks[shard][kept[part.start : part.stop]] = True
+        return self._masks[shard]
 
     def check(self) -> None:
-        """At the end of a pass.
-
-        Raises:
-            StateError: not all has come.
-        """
+        """Refuse the end of a pass in which not all samples came."""
         if self._count is not None and self._delivered != self._count:
             raise StateError(
-                f"{self._count} kept samples fell to this worker and {self._delivered} came: shards were split once "
-                "more behind kept.shards (leave out split_by_node and split_by_worker, and give WebDataset "
+                f"expected {self._count} kept samples in this worker; got {self._delivered}: shards were split once "
+                "more after kept.shards (leave out split_by_node and split_by_worker, and give WebDataset "
                 "workersplitter=None), or a handler skipped some that could not be read"
             )

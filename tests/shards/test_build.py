@@ -57,7 +57,7 @@ def test_new_shards_come_last_and_alone_are_read(tmp_path: Path, monkeypatch: py
 
     def scan_and_note(urls: list[str], *options: Any) -> Any:
         read.extend(urls)
-        return ((place, *scan_shard(url)) for place, url in enumerate(urls))
+        return [scan_shard(url) for url in urls]
 
     monkeypatch.setattr(build, "scan_shards", scan_and_note)
     for older in (before, ShardIndex.load(tmp_path / "index.parquet")):
@@ -276,18 +276,17 @@ def test_little_work_needs_no_process(tmp_path: Path, monkeypatch: pytest.Monkey
     for worth, processes in ((-1, 3), (1e9, 1)):
         monkeypatch.setattr(build, "_WORTH_FORKING", worth)
         scanned = scan_shards(paths, lambda key, files: os.getpid(), 3)
-        assert len({table["label"].to_pylist()[0] for *_, table in scanned}) == processes
+        assert len({table["label"].to_pylist()[0] for _, table in scanned}) == processes
 
 
 @pytest.mark.usefixtures("forking")
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 def test_every_shard_is_scanned_once(tmp_path: Path, workers: int) -> None:
     paths = write_shards(tmp_path, [3, 0, 5, 1, 2])
-    found = sorted(scan_shards(paths, "cls", workers), key=lambda result: result[0])
-    assert [place for place, *_ in found] == list(range(5))
-    for path, (_, shard, table) in zip(paths, found, strict=True):
-        expected = scan_shard(path)
-        assert (shard, table.to_pydict()) == (expected[0], expected[1].to_pydict())
+    found = scan_shards(paths, "cls", workers)
+    assert [(shard, table.to_pydict()) for shard, table in found] == [
+        (shard, table.to_pydict()) for shard, table in map(scan_shard, paths)
+    ]
     assert not multiprocessing.active_children()
 
 
@@ -297,46 +296,43 @@ def test_a_failure_ends_all_processes(tmp_path: Path, workers: int) -> None:
     paths = write_shards(tmp_path, [2] * 6)
     Path(paths[3]).write_bytes(b"")
     with pytest.raises(CorruptFileError, match=r"000003.tar is empty"):
-        list(scan_shards(paths, "cls", workers))
+        scan_shards(paths, "cls", workers)
     assert not multiprocessing.active_children()
+
+
+def busy(key: str, files: Mapping[str, bytes]) -> int:
+    """A label function that fails or dies at once in one process, while the others have much to do."""
+    if key == "000002":
+        raise ValueError("this one")
+    if key == "000006":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if int(key) in (3, 4):
+        time.sleep(1000)
+    return 0
 
 
 @pytest.mark.usefixtures("forking")
 def test_a_failure_ends_processes_with_much_to_do(tmp_path: Path) -> None:
-    def label(key: str, files: Mapping[str, bytes]) -> int:
-        if key == "000002":
-            raise ValueError("this one")
-        if int(key) > 2:
-            time.sleep(1000)
-        return 0
-
     with pytest.raises(ValueError, match="this one"):
-        list(scan_shards(write_shards(tmp_path, [2, 1, 1, 1]), label, 3))
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.usefixtures("forking")
-def test_a_caller_that_stops_early_leaves_no_process(tmp_path: Path) -> None:
-    results = scan_shards(write_shards(tmp_path, [2] * 6), "cls", 2)
-    next(results)
-    results.close()
+        scan_shards(write_shards(tmp_path, [2, 1, 1, 1]), busy, 3)
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.usefixtures("forking")
 def test_a_process_that_is_killed_is_noticed(tmp_path: Path) -> None:
-    def label(key: str, files: Mapping[str, bytes]) -> int:
-        if key == "000003":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return 0
+    with pytest.raises(StateError, match=r"was killed; 1 of 3 are not read"):
+        scan_shards(write_shards(tmp_path, [1, 1, 2], first_key=5), busy, 2)
 
-    with pytest.raises(StateError, match="was killed"):
-        list(scan_shards(write_shards(tmp_path, [1, 2, 2]), label, 2))
+
+def test_a_caller_that_stops_early_leaves_no_process(tmp_path: Path) -> None:
+    results = build._scan_in_processes(write_shards(tmp_path, [2] * 6), range(6), "cls", 2)
+    next(results)
+    results.close()
+    assert not multiprocessing.active_children()
 
 
 KILLED = """
 import os, sys, time
-from prunesampler.tables import parquet as files
 from prunesampler.shards import build_index
 if sys.argv[3] == "writing":
     write = os.replace
@@ -346,13 +342,13 @@ if sys.argv[3] == "writing":
     os.replace = wait
 else:
     from prunesampler.shards import build
-    scan = build.scan_shards
+    scan = build._scan_in_processes
     def slow(*options):
         for result in scan(*options):
             print("ready", flush=True)
             yield result
             time.sleep(60)
-    build.scan_shards = slow
+    build._scan_in_processes, build._WORTH_FORKING = slow, -1
 def label(key, members):
     return 0
 build_index(sys.argv[1], label=label, workers=2, progress=False).save(sys.argv[2])

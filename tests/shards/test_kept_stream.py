@@ -330,8 +330,8 @@ def test_a_worker_knows_the_rank_of_the_process_that_started_it(
     monkeypatch.setenv("WORLD_SIZE", "2")
     sent = copy.copy(kept)
     monkeypatch.delenv("RANK")
-    assert sent.portion([0]).slices == [Slice(0, 2, 4)]
-    assert kept.portion([0]).slices == [Slice(0, 0, 4)]
+    assert sent.assigned([0]).slices == [Slice(0, 2, 4)]
+    assert kept.assigned([0]).slices == [Slice(0, 0, 4)]
 
 
 class Fluid(wds.DataPipeline, wds.FluidInterface):

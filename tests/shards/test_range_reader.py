@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.shards import build_index, range_reader
-from prunesampler.shards.range_reader import Locations, OpenFiles, RangeReader, merged_ranges
+from prunesampler.shards.range_reader import Locations, RangeReader, merged_ranges
 from tests.helpers.shardfiles import write_shards, write_tar
 
 WANTED = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 300), st.integers(0, 60)), max_size=30)
@@ -69,19 +69,19 @@ def test_a_shard_that_ends_early_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_few_files_are_open_and_none_is_opened_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write_shards(tmp_path, [1, 1, 1])
-    files, opened, system_open = OpenFiles(build_index(paths, progress=False), 2), [], os.open
+    index, opened, system_open = build_index(paths, progress=False), [], os.open
 
     def noted(path: str, flags: int) -> int:
-        opened.append(paths.index(path))
-        return system_open(path, flags)
+        opened.append((paths.index(path), system_open(path, flags)))
+        return opened[-1][1]
 
     monkeypatch.setattr(os, "open", noted)
+    reader, locations = RangeReader(index, 2), Locations(index)
     for number in (0, 1, 0, 2, 0, 1):
-        assert os.path.samestat(os.fstat(files.of(number)), os.stat(paths[number]))
-    assert opened == [0, 1, 2, 1]
-    descriptors = [files.of(0), files.of(1)]
-    files.close()
-    for descriptor in descriptors:
+        assert reader.samples(locations, np.array([number]))[0]["__url__"] == paths[number]
+    assert [number for number, _ in opened] == [0, 1, 2, 1]
+    reader.close()
+    for _, descriptor in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
 

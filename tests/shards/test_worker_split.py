@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prunesampler.shards.worker_split import Remainder, portion
+from prunesampler.shards.worker_split import Remainder, split_samples
 
 
 def dealt(counts: list[int], ranks: int, workers: int, remainder: Remainder) -> list[list[list[tuple[int, int]]]]:
@@ -15,7 +15,7 @@ def dealt(counts: list[int], ranks: int, workers: int, remainder: Remainder) -> 
         [
             [
                 (part.shard, i)
-                for part in portion(
+                for part in split_samples(
                     shards,
                     np.array(counts)[shards],
                     rank=rank,
@@ -59,5 +59,5 @@ def test_shares_are_a_list_cut_in_equal_lengths(counts: list[int], ranks: int, w
 
 
 def test_nothing_kept_is_nothing() -> None:
-    assert portion(np.array([0, 1]), np.array([0, 0])) == []
-    assert portion(np.array([], np.int64), np.array([], np.int64)) == []
+    assert split_samples(np.array([0, 1]), np.array([0, 0])) == []
+    assert split_samples(np.array([], np.int64), np.array([], np.int64)) == []
