@@ -28,12 +28,13 @@ import cifar10_arms as arms_
 import numpy as np
 import torch
 from cifar10_arms import Arm
-from cifar10_training import RECIPES, Images, Recipe, autocast, class_accuracies, loader, read, train
+from cifar10_recipes import SETTINGS, Setting
 from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
 import prunesampler
 from prunesampler._version import __version__
+from prunesampler.cli.training import Images, Recipe, accuracies, load_cifar10, loader, new_model, train
 from prunesampler.errors import PruneSamplerWarning
 
 FORWARD_SHARE = 1 / 3  # of a training step's cost: a forward, where training has a backward of twice that as well
@@ -52,8 +53,8 @@ class Run:
     command: str
 
     @property
-    def setting(self) -> Recipe:
-        return RECIPES[self.recipe]
+    def setting(self) -> Setting:
+        return SETTINGS[self.recipe]
 
     @property
     def score_epochs(self) -> int:
@@ -83,7 +84,7 @@ class Run:
 
 @functools.cache
 def _images(folder: Path, device: str) -> tuple[Images, Images]:
-    return read(folder, torch.device(device))
+    return load_cifar10(folder, device)
 
 
 def perform(run: Run, arm: Arm) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def perform(run: Run, arm: Arm) -> dict[str, Any]:
     if arm.name == "tune":
         test = images.subset(arms_.fitting_rows(len(images))[1])
     if arm.name != "score":
-        per_class = class_accuracies(result.pop("model"), test, torch.device(run.device))
+        _, per_class = accuracies(result.pop("model"), test, run.setting.recipe)
         result |= {"accuracy": float(np.mean(per_class)), "worst_class": min(per_class), "per_class": per_class}
     result.pop("model", None)
     done = {"arm": dataclasses.asdict(arm), "recipe": run.recipe, "epochs": run.epochs, **result, **_circumstances(run)}
@@ -112,7 +113,7 @@ def _attaches(arm: Arm) -> bool:
 
 def _static(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
     """On rows that are known beforehand."""
-    recipe, device = run.setting, torch.device(run.device)
+    recipe = run.setting.recipe
     coreset, offset, scored = None, None, False
     if arm.name == "random":
         anything = prunesampler.ScoreTable({"el2n": np.zeros(len(images))})
@@ -130,21 +131,21 @@ def _static(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
     steps = full_steps if arm.budget == "steps" else run.epochs * _steps(rows_kept, recipe)
     steps = round(arm.length * steps)
     bar.reset(total=steps)
-    model = recipe.model(arm.network, arm.seed, images)
-    seconds = train(model, batches, recipe, steps, steps, device, bar)
+    model = new_model(recipe.network, arm.seed, images)
+    seconds = train(model, batches, recipe, steps, progress=bar.update)
     cost = {"training": steps / full_steps, "scoring": run.scoring_cost if scored else 0.0}
     return {"model": model, "rows": rows_kept, "steps": steps, "seconds": seconds, "cost": cost, "offset": offset}
 
 
 def _attached(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
     """Scoring on the way."""
-    recipe, device = run.setting, torch.device(run.device)
+    recipe = run.setting.recipe
     shutil.rmtree(run.folder(arm), ignore_errors=True)  # of an attempt that was interrupted
     order = RandomSampler(images, generator=torch.Generator().manual_seed(arm.seed))
     batches = loader(images.augmented(arm.seed), order, recipe.batch_size)
     # Scores come from a run of its own, with other weights and another order than the arms that they are used in.
     seed = arm.seed + 1000 if arm.name == "score" else arm.seed
-    model = recipe.model(arm.network, seed, images)
+    model = new_model(run.setting.transfer if arm.network else recipe.network, seed, images)
     offset = run.offset(arm)
     batches = prunesampler.attach(
         batches,
@@ -161,10 +162,10 @@ def _attached(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
     of = full_steps if arm.name in ("score", "attach-auto") else pruning.total_steps(run.epochs)
     steps = run.score_epochs * _steps(len(images), recipe) if arm.name == "score" else of
     bar.reset(total=steps)
-    seconds = train(model, batches, recipe, steps, of, device, bar)
+    seconds = train(model, batches, recipe, steps, of=of, progress=bar.update)
     pruning.finish()
     if arm.name == "score":
-        with autocast(device), tqdm(disable=True):
+        with recipe.autocast(torch.device(run.device)):
             rescored = prunesampler.score(
                 model, loader(images, range(len(images)), 1000, drop_last=False), progress=False, num_rows=len(images)
             )
@@ -242,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("PRUNESAMPLER_DATA"), help="folder of CIFAR-10")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="small")
+    parser.add_argument("--recipe", choices=SETTINGS, default="small")
     parser.add_argument("--epochs", type=int, help="of the full run; schedules scale with it")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.7], help="the most telling first")
     parser.add_argument("--budgets", nargs="+", choices=("epochs", "steps"), default=["epochs", "steps"])
@@ -255,10 +256,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.data is None:
         parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
-    recipe = RECIPES[given.recipe]
-    epochs = given.epochs or recipe.epochs
-    if epochs <= recipe.score_epochs(epochs):
-        parser.error(f"--epochs must be above {recipe.score_epochs(epochs)}, which are scored")
+    setting = SETTINGS[given.recipe]
+    epochs = given.epochs or setting.epochs
+    if epochs <= setting.score_epochs(epochs):
+        parser.error(f"--epochs must be above {setting.score_epochs(epochs)}, which are scored")
     run = Run(
         Path(given.data),
         given.out,

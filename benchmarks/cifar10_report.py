@@ -19,7 +19,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from cifar10_training import RECIPES
+from cifar10_recipes import SETTINGS
 
 from prunesampler.analysis.advice import judge
 from prunesampler.tables.agreement import overlap, spearman
@@ -224,7 +224,7 @@ def main() -> None:
     if not results:
         parser.error(f"{given.folder} holds no finished arm")
     one = next(iter(results.values()))[0]
-    recipe = RECIPES[one["recipe"]]
+    setting = SETTINGS[one["recipe"]]
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "arms").mkdir(exist_ok=True)
     for file in given.folder.glob("*.json"):
@@ -234,12 +234,13 @@ def main() -> None:
     machine, versions = one["machine"], one["versions"]
     full = results.get(("full", 1.0, "epochs", 1.0), [])
     reached = statistics.mean(each["accuracy"] for each in full) if full else 0.0
-    verdict = "" if reached >= recipe.floor else f" **Below the floor of {100 * recipe.floor:g} %: no arm counts.**"
+    verdict = "" if reached >= setting.floor else f" **Below the floor of {100 * setting.floor:g} %: no arm counts.**"
     text = [
         f"# CIFAR-10, recipe {one['recipe']}",
         "",
-        f"{one['epochs']} epochs of batches of {recipe.batch_size}, the first {recipe.score_epochs(one['epochs'])} of "
-        f"them scored. {machine['device']} ({machine['capability']}, {machine['threads']} threads an arm), bfloat16, "
+        f"{one['epochs']} epochs of batches of {setting.recipe.batch_size}, the first "
+        f"{setting.score_epochs(one['epochs'])} of them scored. {machine['device']} ({machine['capability']}, "
+        f"{machine['threads']} threads an arm), bfloat16, "
         f"torch {versions['torch']}, Python {versions['python']}. Cost is in full runs; ± is the standard deviation "
         f"over seeds. Equal epochs: as many passes over the kept rows, so fewer steps. Equal steps: as many steps, "
         "so more passes." + verdict,
@@ -259,7 +260,7 @@ def main() -> None:
         "",
         "## The scores",
         "",
-        f"EL2N after {recipe.score_epochs(one['epochs'])} of {one['epochs']} epochs, in eval mode, not augmented; "
+        f"EL2N after {setting.score_epochs(one['epochs'])} of {one['epochs']} epochs, in eval mode, not augmented; "
         "forgetting over these epochs alone. Published: ResNet-18 after 20 of 200 epochs, the mean of ten runs, and "
         "forgetting over whole runs.",
         "",

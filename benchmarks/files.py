@@ -12,8 +12,6 @@ other arm does.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -25,8 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
-from circumstances import circumstances
-from keeping import keep
+from common import circumstances, make_parser, save_report
 from selection import column
 
 from prunesampler import Coreset, ScoreTable
@@ -151,23 +148,17 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, table)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file of JSON; a table in Markdown is written beside it")
-    parser.add_argument("--smoke", action="store_true", help="tiny and once")
-    parser.add_argument("--table", type=Path, help="print the table of a file of JSON")
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(json.loads(given.table.read_text()))))
-        return
     if given.smoke:
         given.rows, given.rounds = 20_000, 1
     report = {**circumstances("numpy", "pyarrow"), "rows": given.rows}
     with tempfile.TemporaryDirectory() as folder:
         for kind, columns in (("scores", scores_of(given.rows)), ("coreset", coreset_of(given.rows))):
             report[kind] = compare(columns, given.rows, given.rounds, Path(folder))
-    keep(report, table(report), given.out)
+    save_report(report, given.out, table(report))
     print("\n".join(table(report)))
 
 

@@ -10,7 +10,6 @@ kernel counts them. The merged scores are compared with what they must be.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from circumstances import circumstances
+from common import circumstances, make_parser, save_report
 
 from prunesampler import Coreset, ScoreTracker
 from prunesampler.tracking.ranks import Group
@@ -134,27 +133,24 @@ def room(rows: int, world_size: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, smoke="a few rows, to see that it runs")
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 10**7, 10**8])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--smoke", action="store_true", help="a few rows, to see that it runs")
-    parser.add_argument("--out", type=Path, help="a file of JSON")
-    options = parser.parse_args()
+    given = parser.parse_args()
     report: dict[str, Any] = {
         **circumstances("numpy"),
         "epochs": EPOCHS,
         "merges": [],
         "left out for want of memory": [],
     }
-    for rows in [1000] if options.smoke else options.rows:
-        for world_size in [2] if options.smoke else options.ranks:
+    for rows in [1000] if given.smoke else given.rows:
+        for world_size in [2] if given.smoke else given.ranks:
             if room(rows, world_size):
                 report["merges"].append(compare(rows, world_size))
                 print(json.dumps(report["merges"][-1], indent=1), flush=True)
             else:
                 report["left out for want of memory"].append({"rows": rows, "ranks": world_size})
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    save_report(report, given.out)
 
 
 if __name__ == "__main__":

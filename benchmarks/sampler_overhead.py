@@ -23,13 +23,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from circumstances import circumstances, megabytes, reset_peak
-from keeping import keep
+from common import circumstances, make_parser, megabytes, reset_peak, save_report
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from prunesampler.sampling.sampler import PrunedSampler
@@ -202,19 +200,13 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, table)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--memory", type=float, default=20.0, help="GiB of address space that a process may take")
-    parser.add_argument("--out", type=Path, help="a file of JSON; a table in Markdown is written beside it")
-    parser.add_argument("--smoke", action="store_true", help="tiny and once")
-    parser.add_argument("--table", type=Path, help="print the table of a file of JSON")
     parser.add_argument("--one", choices=ARMS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(json.loads(given.table.read_text()))))
-        return
     if given.one:
         print(json.dumps(measure(given.one, given.sizes[0], given.memory)))
         return
@@ -225,7 +217,7 @@ def main() -> None:
         report |= {"sizes": json.loads(given.out.read_text())["sizes"]}
     for rows in given.sizes:
         compare(report["sizes"].setdefault(str(rows), {}), given.arms, rows, given.repetitions, given.memory)
-        keep(report, table(report), given.out)
+        save_report(report, given.out, table(report))
     print("\n".join(table(report)))
 
 

@@ -29,8 +29,7 @@ import numpy as np
 import sampler_overhead
 import selection
 import torch
-from circumstances import circumstances, megabytes, reset_peak
-from keeping import keep
+from common import circumstances, make_parser, megabytes, reset_peak, save_report
 from merge import present
 
 from prunesampler import Coreset, ScoreTable, ScoreTracker, select
@@ -265,18 +264,12 @@ def plot(report: dict[str, Any], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, table)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="a file of JSON")
-    parser.add_argument("--smoke", action="store_true", help="tiny and once")
-    parser.add_argument("--table", type=Path, help="print the tables of a file of JSON")
     parser.add_argument("--one", choices=ARMS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(json.loads(given.table.read_text()))))
-        return
     if given.one:
         torch.set_num_threads(1)
         ARMS[given.one](1000)  # what is made and imported at the first call
@@ -291,7 +284,7 @@ def main() -> None:
         slopes = {figure: exponent(sizes, figure) for figure in ("seconds", "megabytes")}
         report[name] = {**where, "sizes": sizes, "exponents": slopes}
     report = {name: report[name] for name in ARMS if name in report}
-    keep(report, table(report), given.out)
+    save_report(report, given.out, table(report))
     if given.out:
         plot(report, given.out)
     print("\n".join(table(report)))

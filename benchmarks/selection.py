@@ -33,8 +33,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from circumstances import circumstances, megabytes, reset_peak
-from keeping import keep
+from common import circumstances, make_parser, megabytes, reset_peak, save_report
 
 from prunesampler.selection.candidates import even_sizes
 from prunesampler.selection.out_of_core import selecting
@@ -371,7 +370,7 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, table)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--methods", nargs="+", choices=OFFSETS, default=list(OFFSETS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -379,14 +378,8 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of data that a process may hold")
     parser.add_argument("--minutes", type=float, default=4.0, help="that a process may take")
     parser.add_argument("--folder", type=Path, help="where the scores lie, or will; else in a temporary folder")
-    parser.add_argument("--out", type=Path, help="a file of JSON; a table in Markdown is written beside it")
-    parser.add_argument("--smoke", action="store_true", help="tiny and once")
-    parser.add_argument("--table", type=Path, help="print the table of a file of JSON")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(json.loads(given.table.read_text()))))
-        return
     if given.one:
         task, name, method, scores, out = given.one
         if task == "check":
@@ -407,7 +400,7 @@ def main() -> None:
         held = report["sizes"].setdefault(rows, {})
         for method, arms in methods.items():
             held[method] = {**held.get(method, {}), **arms} if isinstance(arms, dict) else arms
-    keep(report, table(report), given.out)
+    save_report(report, given.out, table(report))
     print("\n".join(table(report)))
 
 

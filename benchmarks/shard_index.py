@@ -9,7 +9,6 @@ of the repetitions counts, in seconds of the clock and of the processors. What t
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import resource
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from circumstances import circumstances
+from common import circumstances, make_parser, save_report
 
 from prunesampler.shards import ShardIndex, build_index
 from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest, write_index
@@ -193,25 +192,22 @@ def open_large(rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, smoke=None)
     parser.add_argument("--rows", type=int, default=100_000, help="samples of each kind of shard")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--large", type=int, default=100_000_000, help="rows of the synthetic index; 0 for none")
-    parser.add_argument("--out", type=Path, help="a file of JSON")
-    options = parser.parse_args()
+    given = parser.parse_args()
     report = {
         **circumstances("numpy", "pyarrow"),
-        "rows": options.rows,
-        "repetitions": options.repetitions,
-        "index": compare(options.rows, options.repetitions, options.workers),
+        "rows": given.rows,
+        "repetitions": given.repetitions,
+        "index": compare(given.rows, given.repetitions, given.workers),
     }
-    if options.large:
-        report["large"] = open_large(options.large)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    if given.large:
+        report["large"] = open_large(given.large)
+    print(json.dumps(report, indent=1))
+    save_report(report, given.out)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import webdataset as wds
+from common import make_parser, save_report
 from PIL import Image
 from shards_arms import BATCH, DECODE, KEEPS, WORKERS, Arm, delivered, jpeg, of_peers, of_server, of_shards
 
@@ -272,7 +273,8 @@ def compare_epochs(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    smoke = "tiny and once; noise without --data; no peers"
+    parser = make_parser(__doc__, lambda report: [table(report)], smoke)
     parser.add_argument("--data", type=Path, help="a folder with CIFAR-10 as Parquet; needed but for --smoke")
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--shards", type=int, default=32)
@@ -281,13 +283,7 @@ def main() -> None:
     parser.add_argument("--http-repetitions", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=2000, help="of the shards that are repacked")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--out", type=Path, help="a file of JSON")
-    parser.add_argument("--smoke", action="store_true", help="tiny and once; noise without --data; no peers")
-    parser.add_argument("--table", type=Path, help="print the table of a file of JSON")
     given = parser.parse_args()
-    if given.table:
-        print(table(json.loads(given.table.read_text())))
-        return
     if given.smoke:
         given.images, given.shards, given.pixels, given.megabytes = 150, 4, 48, 1
         given.repetitions = given.http_repetitions = 1
@@ -326,8 +322,7 @@ def main() -> None:
         "latency_ms": LATENCY_MS,
         **{part: found[part] for part in PARTS if part in found},
     }
-    if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
+    save_report(report, given.out)
     print(table(report))
 
 

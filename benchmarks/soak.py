@@ -12,10 +12,8 @@ standard errors.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
-import json
 import os
 import resource
 import tempfile
@@ -27,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from circumstances import circumstances
+from common import circumstances, make_parser, save_report
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -161,22 +159,20 @@ def verdict(name: str, found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, smoke="a few epochs, to see that it runs")
     parser.add_argument("--epochs", type=int, default=10_000, help="without workers")
     parser.add_argument("--worker-epochs", type=int, default=600, help="with a worker, half of them a persistent one")
-    parser.add_argument("--smoke", action="store_true", help="a few epochs, to see that it runs")
-    parser.add_argument("--out", type=Path, help="a file of JSON")
-    options = parser.parse_args()
-    if options.smoke:
-        options.epochs, options.worker_epochs = 36, 24
+    given = parser.parse_args()
+    if given.smoke:
+        given.epochs, given.worker_epochs = 36, 24
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ps.PruneSamplerWarning)
     # Figures are taken where lives end, and each fourth time at the same kind of life.
-    found = {"no workers": soak(Lives(), options.epochs, 6 if options.smoke else 96)}
-    half = options.worker_epochs // 2
+    found = {"no workers": soak(Lives(), given.epochs, 6 if given.smoke else 96)}
+    half = given.worker_epochs // 2
     for name, persistent in (("a worker", False), ("a persistent worker", True)):
         lives = Lives(num_workers=1, persistent_workers=persistent, multiprocessing_context="fork")
-        found[name] = soak(lives, half, 6 if options.smoke else 24)
+        found[name] = soak(lives, half, 6 if given.smoke else 24)
         del lives
     report = {
         **circumstances("prunesampler"),
@@ -184,8 +180,7 @@ def main() -> None:
         **found,
     }
     print("\n".join(report["verdicts"]))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    save_report(report, given.out)
 
 
 if __name__ == "__main__":

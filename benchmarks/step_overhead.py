@@ -15,7 +15,6 @@ in ``--out``, and other settings beside them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -31,14 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from cifar10_networks import small
-from circumstances import circumstances
-from keeping import keep
+from common import circumstances, make_parser, save_report
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, Dataset
 
 import prunesampler
+from prunesampler.cli.training import small
 from prunesampler.errors import PruneSamplerWarning
 
 ROUND = 64  # steps, a multiple of the batches that the tracker scores at a time
@@ -356,17 +354,11 @@ def _counts(report: dict[str, Any], key: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, table, smoke="a tiny network, few steps")
     parser.add_argument("--device", choices=SETTINGS, default="cpu")
     parser.add_argument("--settings", nargs="+", help="by default all of the device")
     parser.add_argument("--minutes", type=float, default=4.0, help="of each setting")
-    parser.add_argument("--out", type=Path, help="a file of JSON; the tables are written beside it")
-    parser.add_argument("--smoke", action="store_true", help="a tiny network, few steps")
-    parser.add_argument("--table", type=Path, help="print the tables of a file of JSON")
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(json.loads(given.table.read_text()))))
-        return
     settings = SMOKE if given.smoke else SETTINGS[given.device]
     wanted: list[str] = given.settings or list(settings)
     if unknown := set(wanted) - set(settings):
@@ -379,7 +371,7 @@ def main() -> None:
         times = report.get(name, {}).get("rounds_ms_a_step", {})
         seconds, steps = (0.0, 2) if given.smoke else (60 * given.minutes, ROUND)
         report[name] = circumstances("torchvision") | measure(settings[name], device, seconds, steps, times)
-        keep(report, table(report), given.out)
+        save_report(report, given.out, table(report))
     print("\n".join(table(report)))
 
 

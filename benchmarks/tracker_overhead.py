@@ -13,8 +13,6 @@ folder is given with ``--infobatch``.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -25,8 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from circumstances import circumstances
-from keeping import keep
+from common import circumstances, make_parser, save_report
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
@@ -176,16 +173,10 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, table, smoke="the smallest size, few steps")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--infobatch", type=Path, help="a folder of InfoBatch's source")
-    parser.add_argument("--out", type=Path, help="a file of JSON; the tables are written beside it")
-    parser.add_argument("--smoke", action="store_true", help="the smallest size, few steps")
-    parser.add_argument("--table", type=Path, help="print the tables of a file of JSON")
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(json.loads(given.table.read_text()))))
-        return
     torch.set_num_threads(1)
     rounds, scale = (1, 0.0) if given.smoke else (given.rounds, 1.0)
     report = {
@@ -196,7 +187,7 @@ def main() -> None:
         },
         "attach": attached(rounds, scale),
     }
-    keep(report, table(report), given.out)
+    save_report(report, given.out, table(report))
     print("\n".join(table(report)))
 
 

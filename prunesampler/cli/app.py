@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prunesampler._version import __version__
-from prunesampler.cli.demo_command import demo
+from prunesampler.cli.demo import demo
 from prunesampler.cli.diff import diff
 from prunesampler.cli.inspect import inspect
 from prunesampler.cli.merge import merge

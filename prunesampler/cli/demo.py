@@ -1,37 +1,165 @@
-"""Four ways of training on the same images, side by side, and the files that pruning leaves."""
+"""``prunesampler demo``: four ways of training on the same images, side by side, and the files that pruning leaves."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
-from prunesampler.cli.demo_data import Split, train_loader
-from prunesampler.cli.demo_training import Recipe, accuracies, threads, train
-from prunesampler.errors import PruneSamplerWarning, StateError
+from prunesampler.cli import training
+from prunesampler.cli.options import Quiet, keep_option
+from prunesampler.cli.training import Images, Recipe
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, check_int
 from prunesampler.selection.select import Selection, resolve_keep
 from prunesampler.training.attach import AttachedLoader, attach
 
-__all__ = ["Result", "check_free", "print_report", "run"]
+__all__ = ["Data", "Demo", "Result", "demo", "print_report", "run"]
 
 ARMS = FULL, KEPT, RANDOM, SHORTER = "full data", "kept", "random", "full data, shorter"
+_FILES = ("scores.parquet", "coreset.parquet")
+_FEWEST_ROWS = 100
+
+
+class Data(str, Enum):
+    """What ``demo`` can train on."""
+
+    digits = "digits"
+    cifar10 = "cifar10"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How one dataset is trained on.
+
+    Attributes:
+        name: of the data.
+        recipe: the network and its training.
+        epochs, score_epochs: passes over the data, and how many of them are scored.
+        seeds: repetitions, seeds 0, 1, ….
+        large: augment images, use a GPU if there is one, and all threads; small networks gain nothing by these.
+        remark: what the numbers do and do not show.
+    """
+
+    name: str
+    recipe: Recipe
+    epochs: int
+    score_epochs: int
+    seeds: int
+    large: bool
+    remark: str
+
+    def __post_init__(self) -> None:
+        check_int("epochs", self.epochs, 1)
+        check_int("score_epochs", self.score_epochs, 1)
+        check_int("seeds", self.seeds, 1)
+        check_int("batch_size", self.recipe.batch_size, 1)
+        if self.score_epochs >= self.epochs:
+            raise ArgumentError("score_epochs", f"must be below epochs, {self.epochs}", self.score_epochs)
+
+    @property
+    def device(self) -> str:
+        """Where images and models are."""
+        return "cuda" if self.large and torch.cuda.is_available() else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of torch."""
+        return torch.get_num_threads() if self.large else 1
+
+
+DIGITS = Demo(
+    "handwritten digits",
+    Recipe(training.digits_network, batch_size=64, precision=torch.float32),
+    epochs=20,
+    score_epochs=6,
+    seeds=3,
+    large=False,
+    remark="Digits show the mechanics, not the benefit: they are too few and too easy for pruning to pay.",
+)
+CIFAR10 = Demo(
+    "CIFAR-10",
+    Recipe(lambda images: training.small(images, width=24), batch_size=256, learning_rate=0.2),
+    epochs=8,
+    score_epochs=3,
+    seeds=1,
+    large=True,
+    remark="Keeping the harder examples helps long training (200 epochs, training error near zero) and hurts short "
+    "runs like this one. At equal cost, training shorter on all the data is the baseline to beat.",
+)
+
+
+def demo(
+    data: Annotated[
+        Data, typer.Option(help="Handwritten digits (bundled with scikit-learn), or CIFAR-10.")
+    ] = Data.digits,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10: torchvision's, or Parquet files with image and label.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 (170 MB) into --root.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the two files.")] = Path("prunesampler-demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier demo.")] = False,
+    keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep.")] = "0.5",
+    seeds: Annotated[int | None, typer.Option(help="Repetitions. Default: 3; cifar10: 1.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 20; cifar10: 8.")] = None,
+    score_epochs: Annotated[int | None, typer.Option(help="How many are scored. Default: 6; cifar10: 3.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a step. Default: 64; cifar10: 256.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Only so many training and test rows, for a quick look.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on all rows, on the kept ones and on random ones; print a table and write both files.
+
+    Digits take half a minute on two cores, CIFAR-10 about a quarter of an hour.
+    """
+    given: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "score_epochs": score_epochs}
+    chosen = CIFAR10 if data is Data.cifar10 else DIGITS
+    recipe = chosen.recipe if batch_size is None else replace(chosen.recipe, batch_size=batch_size)
+    chosen = replace(chosen, recipe=recipe, **{name: number for name, number in given.items() if number is not None})
+    fraction = keep_option(keep)
+    if isinstance(fraction, str):
+        raise ArgumentError("keep", "must be a number here, for the arm of random rows to be as large", keep)
+    resolve_keep(fraction, 2**63)
+    if rows is not None:
+        check_int("rows", rows, _FEWEST_ROWS)
+    _check_folder(out, force)
+    if data is Data.cifar10:
+        if root is None:
+            raise ArgumentError("root", "must be given with --data cifar10: its folder", root)
+        split = training.load_cifar10(root, chosen.device, download=download, rows=rows, quiet=quiet)
+    else:
+        if root is not None or download:
+            raise ArgumentError("root", "and download belong to --data cifar10", data.value)
+        train, test = training.load_digits()
+        split = train.subset(slice(rows)), test.subset(slice(rows))
+    results = run(chosen, *split, fraction, out, quiet=quiet)
+    print_report(results, chosen, *split, fraction, out, Console())
+
+
+def _check_folder(out: Path, force: bool) -> None:
+    found = [name for name in _FILES if (out / name).exists()]
+    if found and not force:
+        raise StateError(f"{out} holds {' and '.join(found)} already: give another --out, or --force to replace them")
+    if any(path.exists() and not path.is_dir() for path in (out, *out.parents)):
+        raise StateError(f"{out} cannot be a folder: give another --out")
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one arm ended under one seed: rows of its last epoch, steps of the optimizer, seconds, shares of right
-    answers on the test set.
-    """
+    """How one arm ended under one seed: rows of its last epoch, steps, seconds, accuracies on the test set."""
 
     arm: str
     seed: int
@@ -42,126 +170,85 @@ class Result:
     worst_class: float
 
 
-@dataclass
-class _Run:
-    arm: str
-    seed: int
-    model: nn.Module
-    loader: Any
-    steps: int
-
-
-def check_free(out: Path, force: bool) -> None:
-    """Refuse to write over an earlier demo, before any work is done.
-
-    Raises:
-        StateError: files are there, and ``force`` is false.
-
-    >>> check_free(Path("no such folder"), force=False)
-    """
-    found = [path.name for path in _files(out) if path.exists()]
-    if found and not force:
-        raise StateError(f"{out} holds {' and '.join(found)} already: give another --out, or --force to replace them")
-    if any(path.exists() and not path.is_dir() for path in (out, *out.parents)):
-        raise StateError(f"{out} cannot be a folder: give another --out")
-
-
-def run(split: Split, recipe: Recipe, keep: float, out: Path, *, quiet: bool = False) -> list[Result]:
-    """Train every arm under every seed; the kept arm of seed 0 writes its files into ``out``.
-
-    Args:
-        split: the data.
-        recipe: how to train.
-        keep: of :func:`prunesampler.attach`.
-        out: a folder; files of an earlier demo in it are replaced.
-        quiet: no progress bar; nor is there one where stderr is not a terminal.
-
-    Raises:
-        ArgumentError: keep breaks its rule.
-    """
-    Selection(keep=keep).check(len(split.train))
-    runs = [prepared for seed in range(recipe.seeds) for prepared in _prepare(split, recipe, keep, out, seed)]
+def run(demo: Demo, train: Images, test: Images, keep: float, out: Path, *, quiet: bool = False) -> list[Result]:
+    """Train every arm under every seed; the kept arm of seed 0 writes its files into the folder ``out``."""
+    Selection(keep=keep).check(len(train))
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
+    recipe = demo.recipe
+    if demo.large:
+        recipe = replace(recipe, precision=training.fast_precision(demo.device))
+    arms = [(seed, *arm) for seed in range(demo.seeds) for arm in _arms(demo, train, keep, out, seed)]
+    total = sum(steps for *_, steps in arms)
     results = []
-    total = sum(each.steps for each in runs)
-    with threads(recipe.threads), tqdm(total=total, unit="step", disable=quiet or None, leave=False) as bar:
-        _warm_up(split, recipe)
-        for each in runs:
-            bar.set_description(f"seed {each.seed}, {each.arm}")
-            seconds = train(each.model, each.loader, recipe, each.steps, bar.update)
-            accuracy, worst = accuracies(each.model, split.test, recipe)
-            coreset = each.loader.pruning.coreset if isinstance(each.loader, AttachedLoader) else None
-            rows = len(split.train if coreset is None else coreset)
-            results.append(Result(each.arm, each.seed, rows, each.steps, seconds, accuracy, worst))
+    with _threads(demo.threads), tqdm(total=total, unit="step", disable=quiet or None, leave=False) as bar:
+        # Let the libraries set themselves up, or the first arm would pay for it.
+        batches = training.loader(train, range(len(train)), recipe.batch_size, drop_last=False)
+        training.train(training.new_model(recipe.network, 0, train), batches, recipe, min(5, len(batches)))
+        for seed, arm, model, batches, steps in arms:
+            bar.set_description(f"seed {seed}, {arm}")
+            seconds = training.train(model, batches, recipe, steps, progress=bar.update)
+            accuracy, by_class = training.accuracies(model, test, recipe)
+            coreset = batches.pruning.coreset if isinstance(batches, AttachedLoader) else None
+            rows = len(train if coreset is None else coreset)
+            worst = min(share for share in by_class if not math.isnan(share))
+            results.append(Result(arm, seed, rows, steps, seconds, accuracy, worst))
     return results
 
 
-def _prepare(split: Split, recipe: Recipe, keep: float, out: Path, seed: int) -> list[_Run]:
-    """The four arms of one seed: same first weights, same order of the full data."""
-
-    def fresh() -> tuple[nn.Module, Any]:
-        images = split.train.augmented(seed) if recipe.augment else split.train
-        return recipe.model(seed), train_loader(images, recipe.batch_size, seed)
-
-    save_dir = None
-    if seed == 0:
-        save_dir = out
-        for path in _files(out):
-            path.unlink(missing_ok=True)
-    runs = []
+def _arms(demo: Demo, train: Images, keep: float, out: Path, seed: int) -> Iterator[tuple[str, nn.Module, Any, int]]:
+    """Name, model, loader and steps: the same first weights, and the same order of the full data."""
+    recipe, steps = demo.recipe, 0
     for arm in ARMS:
-        model, loader = fresh()
+        images = train.augmented(seed) if demo.large else train
+        order = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
+        loader = training.loader(images, order, recipe.batch_size, drop_last=False)
+        model = training.new_model(recipe.network, seed, train)
         if arm in (KEPT, RANDOM):
             with warnings.catch_warnings():
-                # It asks for total_steps, which is what the schedule is given below.
+                # It asks for total_steps, which is what the schedule is given.
                 warnings.filterwarnings("ignore", r"len\(loader\)", PruneSamplerWarning)
                 loader = attach(
                     loader,
                     model,
                     keep=keep,
-                    score_epochs=recipe.score_epochs,
+                    score_epochs=demo.score_epochs,
                     method="stratified" if arm == KEPT else "random",
                     seed=seed,
-                    save_dir=save_dir if arm == KEPT else None,
+                    save_dir=out if arm == KEPT and seed == 0 else None,
                 )
-            steps = loader.pruning.total_steps(recipe.epochs)
+            steps = loader.pruning.total_steps(demo.epochs)
         elif arm == FULL:
-            steps = recipe.epochs * len(loader)
-        runs.append(_Run(arm, seed, model, loader, steps))
-    return runs
+            steps = demo.epochs * len(loader)
+        yield arm, model, loader, steps  # the shorter run on full data takes as many steps as the pruned one
 
 
-def _warm_up(split: Split, recipe: Recipe) -> None:
-    """Let the libraries set themselves up on a model of no account, or the first arm would pay for it."""
-    loader = train_loader(split.train, recipe.batch_size, 0)
-    train(recipe.model(0), loader, recipe, min(5, len(loader)), lambda: None)
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def print_report(
-    results: Sequence[Result], split: Split, recipe: Recipe, keep: float, out: Path, console: Console
+    results: Sequence[Result], demo: Demo, train: Images, test: Images, keep: float, out: Path, console: Console
 ) -> None:
     """The table, what to make of it, and where the files are."""
-    kept = resolve_keep(keep, len(split.train))
-    part = "half" if abs(2 * kept - len(split.train)) < 2 else f"{kept / len(split.train):.0%}"
-    console.print(_table(results, split, recipe, part))
-    lines = [_circumstances(recipe), _comparison(results), recipe.remark, ""]
-    lines += [f"{path.stem + ':':8} {path}" for path in _files(out)]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(results: Sequence[Result], split: Split, recipe: Recipe, part: str) -> Table:
+    kept = resolve_keep(keep, len(train))
+    part = "half" if abs(2 * kept - len(train)) < 2 else f"{kept / len(train):.0%}"
     names = {KEPT: f"kept {part}", RANDOM: f"random {part}"}
-    table = Table(
-        title=f"{split.name}: {len(split.train):,} training and {len(split.test):,} test images",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    title = f"{demo.name}: {len(train):,} training and {len(test):,} test images"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm")
     for heading in ("rows", "steps", "seconds", "test acc., %", "worst class, %"):
         table.add_column(heading, justify="right")
+    accuracy = {}
     for arm in ARMS:
         of = [each for each in results if each.arm == arm]
+        accuracy[arm] = 100 * statistics.mean(each.accuracy for each in of)
         table.add_row(
             names.get(arm, arm),
             f"{of[0].rows:,}",
@@ -170,32 +257,24 @@ def _table(results: Sequence[Result], split: Split, recipe: Recipe, part: str) -
             _spread([each.accuracy for each in of]),
             _spread([each.worst_class for each in of]),
         )
-    return table
+    console.print(table)
+    repeated = f"± is the standard deviation over {demo.seeds} seeds" if demo.seeds > 1 else "one seed"
+    device = demo.device.upper()
+    if device == "CPU":
+        device += f" with {demo.threads} thread{'s' if demo.threads > 1 else ''}"
+    lines = [
+        f"{demo.epochs} epochs, the first {demo.score_epochs} scored; steps and seconds include the scoring; "
+        f"{repeated}. torch {torch.__version__}, {device}.",
+        f"At equal steps, pruning against training shorter on all the data: {accuracy[KEPT] - accuracy[SHORTER]:+.1f} "
+        "points.",
+        *(demo.remark, ""),
+        *(f"{Path(name).stem + ':':8} {out / name}" for name in _FILES),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _spread(shares: list[float]) -> str:
     percents = [100 * share for share in shares]
     mean = f"{statistics.mean(percents):.1f}"
     return mean if len(percents) == 1 else f"{mean} ± {statistics.stdev(percents):.1f}"
-
-
-def _circumstances(recipe: Recipe) -> str:
-    repeated = f"± is the standard deviation over {recipe.seeds} seeds" if recipe.seeds > 1 else "one seed"
-    device = recipe.device.type.upper()
-    if device == "CPU":
-        device += f" with {recipe.threads} thread{'s' if recipe.threads > 1 else ''}"
-    precision = str(recipe.precision).removeprefix("torch.")
-    return (
-        f"{recipe.epochs} epochs, the first {recipe.score_epochs} scored; steps and seconds include the scoring; "
-        f"{repeated}. torch {torch.__version__}, {device}, {precision}."
-    )
-
-
-def _comparison(results: Sequence[Result]) -> str:
-    kept, shorter = (statistics.mean(each.accuracy for each in results if each.arm == arm) for arm in (KEPT, SHORTER))
-    difference = 100 * (kept - shorter)
-    return f"At equal steps, pruning against training shorter on all the data: {difference:+.1f} points."
-
-
-def _files(out: Path) -> list[Path]:
-    return [out / "scores.parquet", out / "coreset.parquet"]

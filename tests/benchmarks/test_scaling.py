@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import circumstances
+import common
 import scaling
 
 # Limits the memory of its process, or starts another.
@@ -50,8 +50,8 @@ def test_exponents() -> None:
 
 
 def test_the_peak_of_memory_begins_anew() -> None:
-    before = circumstances.reset_peak()
+    before = common.reset_peak()
     np.ones(10 * 2**20)  # 80 MB, gone at once
-    assert 75 < circumstances.megabytes() - before < 90
-    assert circumstances.reset_peak() < before + 40
-    assert circumstances.megabytes() < before + 40
+    assert 75 < common.megabytes() - before < 90
+    assert common.reset_peak() < before + 40
+    assert common.megabytes() < before + 40

@@ -58,7 +58,7 @@ def test_an_interrupt_is_no_traceback(capsys: pytest.CaptureFixture[str], monkey
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prunesampler.cli.demo_data.load_digits", interrupted)
+    monkeypatch.setattr("prunesampler.cli.training.load_digits", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err.strip() == "prunesampler: interrupted"
 

@@ -46,10 +46,10 @@ def test_the_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif("PRUNESAMPLER_DATA" not in os.environ, reason="PRUNESAMPLER_DATA names no folder of CIFAR-10")
 def test_pictures_of_the_real_cifar10(here: Path) -> None:
-    from prunesampler.cli.demo_data import load_cifar10
+    from prunesampler.analysis.images import read_cifar10
 
     data = os.environ["PRUNESAMPLER_DATA"]
-    labels = load_cifar10(Path(data), rows=200, quiet=True).train.targets.numpy()
+    labels = read_cifar10(Path(data), "train", rows=200, quiet=True)[1].numpy()
     ScoreTable({"el2n": np.linspace(0, 1, 200)}, labels=labels).save("real.parquet")
     assert main(["report", "real.parquet", "-o", "real.html", "--images", data]) == 0
     assert (here / "real.html").read_text(encoding="utf-8").count("<img") == 60
