@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import prunesampler
 from prunesampler._version import __version__
-from prunesampler.cli.training import Images, Recipe, accuracies, load_cifar10, loader, new_model, train
+from prunesampler.cli.training import Images, Recipe, accuracies, fast_precision, load_cifar10, loader, new_model, train
 from prunesampler.errors import PruneSamplerWarning
 
 FORWARD_SHARE = 1 / 3  # of a training step's cost: a forward, where training has a backward of twice that as well
@@ -55,6 +55,10 @@ class Run:
     @property
     def setting(self) -> Setting:
         return SETTINGS[self.recipe]
+
+    @property
+    def training(self) -> Recipe:
+        return dataclasses.replace(self.setting.recipe, precision=fast_precision(self.device))
 
     @property
     def score_epochs(self) -> int:
@@ -97,7 +101,7 @@ def perform(run: Run, arm: Arm) -> dict[str, Any]:
     if arm.name == "tune":
         test = images.subset(arms_.fitting_rows(len(images))[1])
     if arm.name != "score":
-        _, per_class = accuracies(result.pop("model"), test, run.setting.recipe)
+        _, per_class = accuracies(result.pop("model"), test, run.training)
         result |= {"accuracy": float(np.mean(per_class)), "worst_class": min(per_class), "per_class": per_class}
     result.pop("model", None)
     done = {"arm": dataclasses.asdict(arm), "recipe": run.recipe, "epochs": run.epochs, **result, **_circumstances(run)}
@@ -113,7 +117,7 @@ def _attaches(arm: Arm) -> bool:
 
 def _static(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
     """On rows that are known beforehand."""
-    recipe = run.setting.recipe
+    recipe = run.training
     coreset, offset, scored = None, None, False
     if arm.name == "random":
         anything = prunesampler.ScoreTable({"el2n": np.zeros(len(images))})
@@ -139,7 +143,7 @@ def _static(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
 
 def _attached(run: Run, arm: Arm, images: Images, bar: Any) -> dict[str, Any]:
     """Scoring on the way."""
-    recipe = run.setting.recipe
+    recipe = run.training
     shutil.rmtree(run.folder(arm), ignore_errors=True)  # of an attempt that was interrupted
     order = RandomSampler(images, generator=torch.Generator().manual_seed(arm.seed))
     batches = loader(images.augmented(arm.seed), order, recipe.batch_size)
@@ -188,6 +192,7 @@ def _circumstances(run: Run) -> dict[str, Any]:
             "device": torch.cuda.get_device_name() if cuda else " ".join(sorted(models)) or platform.processor(),
             "cores": os.cpu_count(),
             "threads": run.threads,
+            "precision": str(run.training.precision).removeprefix("torch."),
             "capability": "CUDA" if cuda else torch.backends.cpu.get_cpu_capability(),
         },
         "versions": {

@@ -240,7 +240,7 @@ def main() -> None:
         "",
         f"{one['epochs']} epochs of batches of {setting.recipe.batch_size}, the first "
         f"{setting.score_epochs(one['epochs'])} of them scored. {machine['device']} ({machine['capability']}, "
-        f"{machine['threads']} threads an arm), bfloat16, "
+        f"{machine['threads']} threads an arm), {machine.get('precision', 'bfloat16')}, "
         f"torch {versions['torch']}, Python {versions['python']}. Cost is in full runs; ± is the standard deviation "
         f"over seeds. Equal epochs: as many passes over the kept rows, so fewer steps. Equal steps: as many steps, "
         "so more passes." + verdict,
