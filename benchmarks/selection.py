@@ -35,11 +35,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import circumstances, make_parser, megabytes, reset_peak, save_report
 
-from prunesampler.selection.candidates import even_sizes
-from prunesampler.selection.out_of_core import selecting
-from prunesampler.selection.out_of_core.engine import Threads
-from prunesampler.selection.select import Selection
+from prunesampler.selection.engine import Threads
+from prunesampler.selection.select import Selection, select_file
+from prunesampler.selection.stratified import even_sizes
 from prunesampler.tables.parquet import ROW_GROUP, Parts, content_digest, to_arrow, write_parts
+from prunesampler.tables.score_file import ScoreFile
 
 SIZES = [10_000_000, 100_000_000, 1_000_000_000]
 ONCE_FROM = 100_000_000
@@ -90,11 +90,11 @@ def write_scores(path: Path, rows: int) -> None:
 def ours(scores: Path, method: str, out: Path) -> None:
     offset = OFFSETS[method] or None
     with Threads() as threads:
-        selecting.select(threads, scores, out, Selection(0.5, method=method, offset=offset, strata=STRATA))  # type: ignore[arg-type]
+        select_file(threads.map, scores, out, Selection(0.5, method=method, offset=offset, strata=STRATA))
 
 
 def unchecked(scores: Path, method: str, out: Path) -> None:
-    selecting.checked = lambda header: pa.table({})
+    ScoreFile.verify = lambda file: None  # type: ignore[method-assign]
     ours(scores, method, out)
 
 

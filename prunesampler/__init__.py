@@ -21,6 +21,7 @@ from prunesampler.errors import (
     WriteError,
 )
 from prunesampler.sampling.sampler import PrunedSampler
+from prunesampler.selection.registry import register_method
 from prunesampler.selection.select import select
 from prunesampler.selection.superfluous import superfluous
 from prunesampler.tables.merge import merge
@@ -51,6 +52,7 @@ __all__ = [
     "__version__",
     "attach",
     "merge",
+    "register_method",
     "score",
     "select",
     "superfluous",

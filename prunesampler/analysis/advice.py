@@ -22,7 +22,8 @@ from prunesampler.analysis.statistics import (
     survival,
 )
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
-from prunesampler.selection.select import Method, Selection
+from prunesampler.selection.registry import Method, name_of
+from prunesampler.selection.select import Selection
 from prunesampler.selection.superfluous import learned_for_good, superfluous
 from prunesampler.tables.score_table import ScoreTable
 
@@ -197,7 +198,7 @@ def judge(
             )
         )
     hardest = _hardest(table, by)
-    return Judgement(by, method, scoring, _share(good), _share(spare), reliability, hardest, tuple(cases))
+    return Judgement(by, name_of(method), scoring, _share(good), _share(spare), reliability, hardest, tuple(cases))
 
 
 def verdict(evidence: Evidence) -> Verdict:

@@ -17,7 +17,7 @@ from prunesampler.cli.options import load_file
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.tables.agreement import overlap, spearman
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.dataset import common_dataset
+from prunesampler.tables.merge import common_dataset
 from prunesampler.tables.score_table import ScoreTable
 
 __all__ = ["diff"]

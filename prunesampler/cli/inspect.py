@@ -70,7 +70,7 @@ def inspect(
             _refuse(options, "needs keep, what is to be judged")
             judgement = None
         else:
-            judgement = judge(found, keeps_option(keep), method=method, path=str(file), **options)  # type: ignore[arg-type]
+            judgement = judge(found, keeps_option(keep), method=method, path=str(file), **options)
         shown = (scores_json if json else scores_text)(found, file, judgement)
     else:
         _refuse({"keep": keep, **options}, "belongs to a file of scores, and this is a coreset")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import prunesampler.integrations.ray as on_ray
 from prunesampler.analysis.format import printable
 from prunesampler.analysis.statistics import score_names
 from prunesampler.cli.options import Engine, EngineOption, Force, Out, check_output
-from prunesampler.tables.merge import merge as merge_tables
-from prunesampler.tables.score_table import ScoreTable
+from prunesampler.selection.engine import RayEngine, Threads
+from prunesampler.tables.merge import merge_files
 
 __all__ = ["merge"]
 
@@ -25,11 +25,9 @@ def merge(
 ) -> None:
     """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
     check_output(out, scores, force)
-    if engine is Engine.ray:
-        table: Any = on_ray.merge(scores, out)
-    else:
-        table = merge_tables([ScoreTable.load(path) for path in scores])
-        table.save(out)
+    with Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
+        paths = scores if engine is Engine.local else [path.absolute() for path in scores]
+        table: Any = merge_files(worker.map, paths, out)
     typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
     for name in score_names(table):
         protocol = table.protocols[name]

@@ -21,10 +21,8 @@ from prunesampler.cli.options import (
     keep_option,
     offset_option,
 )
-from prunesampler.integrations.ray import RayEngine
-from prunesampler.selection.out_of_core.engine import Threads
-from prunesampler.selection.out_of_core.selecting import select as select_from_file
-from prunesampler.selection.select import Selection
+from prunesampler.selection.engine import RayEngine, Threads
+from prunesampler.selection.select import Selection, select_file
 
 __all__ = ["select"]
 
@@ -42,20 +40,18 @@ def select(
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
     seed: Annotated[int, typer.Option(help="Of ties and random draws.")] = 0,
     unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
-    strata: Annotated[int, typer.Option(help="Number of strata.")] = 50,
     threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
     force: Force = False,
     engine: EngineOption = Engine.local,
 ) -> None:
     """Keep rows by their scores: a file of scores in, a coreset's file out."""
     given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
-    given |= {"class_balanced": class_balanced, "unscored": unscored, "strata": strata, "threshold": threshold}
+    given |= {"class_balanced": class_balanced, "unscored": unscored, "threshold": threshold}
     selection = Selection(keep_option(keep), offset=offset_option(offset), **given)
     check_output(out, [scores], force)
     with warnings_as_lines(), Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
         path = scores if engine is Engine.local else scores.absolute()
-        header, classes = select_from_file(worker, path, out, selection)
-        found = header.metadata["selection"]
+        found, classes = select_file(worker.map, path, out, selection)
         selection.warn(found["eligible"])
     for line in _summary(found, {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}):
         typer.echo(printable(line))

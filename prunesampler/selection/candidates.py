@@ -1,203 +1,375 @@
-"""Choosing an exact number of rows by their hardness, within classes where that is wanted."""
+"""Rows to choose from: in memory or in a file, they are counted, cut and split in passes over blocks."""
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler._random import hash64
 from prunesampler.errors import ArgumentError
+from prunesampler.selection.engine import Map
+from prunesampler.selection.radix_select import Limits, Mask, Ranked, UInt64s, find_limits, first_digits, tie_keys
+from prunesampler.tables.columns import Int64s
+from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["Method", "Pool", "even_sizes", "left_out", "shares", "strata_of"]
+__all__ = ["Candidates", "Order", "Reader", "Rows", "Source", "Step", "TableSource"]
 
-Method = Literal["stratified", "top", "bottom", "window", "random"]
+Order = Literal["hardest", "easiest", "random"]
 
-_Array = npt.NDArray[Any]
+_SLICE = 65_536  # rows whose arrays stay in a processor's cache
+
+
+class Source(Protocol):
+    """Where scores are: in memory (:class:`TableSource`), or in a file (:class:`prunesampler.tables.ScoreFile`)."""
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Score → "higher" or "lower", whichever is harder."""
+        ...
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns that it has."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks it has, numbered from 0."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def block(self, number: int, columns: Sequence[str], size: int | None = None) -> Iterator[ScoreTable]:
+        """The rows of a block with some of their columns, so many at a time."""
+        ...
+
+
+class TableSource:
+    """A table in memory as one block: the rows at some places, ascending."""
+
+    num_blocks = 1
+
+    def __init__(self, table: ScoreTable, places: Int64s) -> None:
+        self.table, self.places = table, places
+        self.directions, self.column_names = table.directions, table.column_names
+        self._all = len(places) == len(table)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def block(self, number: int, columns: Sequence[str], size: int | None = None) -> Iterator[ScoreTable]:
+        """Parts of the table, not checked again."""
+        held, metadata = self.table._columns(), self.table._metadata()
+        size = size or len(self)
+        for start in range(0, len(self), size):
+            at = slice(start, start + size) if self._all else self.places[start : start + size]
+            yield ScoreTable._view(metadata, {name: held[name][at] for name in ("row", *columns)})
+
+
+class Reader(NamedTuple):
+    """What is read of a source: these columns, and of each row its hardness."""
+
+    source: Source
+    columns: list[str]
+    hardness: Callable[[ScoreTable], npt.NDArray[np.float32]]
+    seed: int
+
+    def slices(self, block: int) -> Iterator[Rows]:
+        """The rows of a block, some at a time."""
+        return (Rows(table, self.hardness(table)) for table in self.source.block(block, self.columns, _SLICE))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a slice of a block: ``places`` in it (None: all), and the group of each (None: all in one)."""
+
+    table: ScoreTable
+    all_hardness: npt.NDArray[np.float32]
+    places: Int64s | None = None
+    group: Int64s | None = None
+
+    @functools.cached_property
+    def row(self) -> Int64s:
+        """(B,) their numbers."""
+        rows: Int64s = self.of(self.table.rows)
+        return rows
+
+    @functools.cached_property
+    def hardness(self) -> npt.NDArray[np.float32]:
+        """(B,) NaN where a row has no score."""
+        hardness: npt.NDArray[np.float32] = self.of(self.all_hardness)
+        return hardness
+
+    def of(self, column: Any) -> Any:
+        """The values of these rows in a column of the slice."""
+        return column if self.places is None else column[self.places]
+
+    def part(self, mask: Mask) -> Rows:
+        """Those of a mask, (B,)."""
+        if mask.all():
+            return self
+        at = np.flatnonzero(mask)
+        places = at if self.places is None else self.places[at]
+        return replace(self, places=places, group=None if self.group is None else self.group[at])
+
+    def ranked(self, order: Order, seed: int) -> Ranked:
+        """The rows in an order other than the easiest first."""
+        if order == "random":
+            return Ranked.at_random(self.group, self.row, seed)
+        return Ranked.by_float(self.group, -self.hardness, self.row, seed)
+
+
+Step = Callable[[Rows], Rows]
+"""Takes some of the rows, or groups them."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Rows to choose from, by their places 0 … E−1, and the way to choose among any part of them (``members``).
+class _Between:
+    """Of each group the rows after the first ``above``, up to ``within``."""
 
-    Attributes:
-        hardness: (E,) floats, higher is harder, NaN where a row has no score; infinite ones form a stratum.
-        key: (E,) uint64, distinct; what decides between equals.
-        labels: (E,) int32 class indices, −1 for none; None where classes do not matter.
-        method: as :func:`prunesampler.selection.select.select` describes them.
-        offset: the hardest to leave out, a share of the scored members, or a number for the whole pool.
-        strata: number of strata.
+    order: Order
+    seed: int
+    above: Limits | None
+    within: Limits | None
 
-    >>> pool = Pool(np.array([0.1, 0.9, 0.5]), np.arange(3, dtype=np.uint64), None, "top", 0, 50)
-    >>> np.sort(pool.choose(np.arange(3), 2))
-    array([1, 2])
-    """
+    def __call__(self, rows: Rows) -> Rows:
+        ranked = rows.ranked(self.order, self.seed)
+        mask = np.ones(len(ranked.value), np.bool_) if self.within is None else self.within.within(ranked)
+        if self.above is not None:
+            mask &= ~self.above.within(ranked)
+        return rows.part(mask)
 
-    hardness: npt.NDArray[np.floating[Any]]
-    key: npt.NDArray[np.uint64]
-    labels: npt.NDArray[np.int32] | None
-    method: Method
-    offset: float
+
+@dataclass(frozen=True)
+class _Split:
+    """Each group in strata of equal width between its (low, high), and one of infinite values."""
+
+    spans: npt.NDArray[np.float64]
     strata: int
 
-    def choose_with_floor(self, members: _Array, budget: int, floor: int, *, balanced: bool) -> _Array:
-        """``budget`` members, among them ``floor`` of each class, or all of a smaller one.
+    def __call__(self, rows: Rows) -> Rows:
+        hardness = rows.hardness.astype(np.float64)
+        finite = np.isfinite(hardness)
+        group = np.int64(0) if rows.group is None else rows.group
+        low, high = (each.item() if rows.group is None else each[group] for each in self.spans.T)
+        with np.errstate(invalid="ignore", over="ignore"):
+            width = np.where(high > low, high - low, 1.0)
+            stratum = np.minimum((hardness - low) / width * self.strata, self.strata - 1)
+            stratum = np.where(finite, stratum, self.strata).astype(np.int64)
+        return replace(rows, group=group * (self.strata + 1) + stratum)
 
-        Raises:
-            ArgumentError: the floors of all classes need more than ``budget``.
-        """
-        choose = self.choose_balanced if balanced else self.choose
-        sizes = {label: len(group) for label, group in self._by_label(members) if label >= 0}
-        if (needed := sum(min(floor, size) for size in sizes.values())) > budget:
-            raise ArgumentError(
-                "min_per_class", f"needs {needed} rows of {len(sizes)} classes, keep gives {budget}", floor
-            )
-        settled: list[_Array] = []
-        while True:
-            chosen = choose(members, budget)
-            counts = {label: len(group) for label, group in self._by_label(chosen)}
-            short = {label for label, size in sizes.items() if counts.get(label, 0) < min(floor, size)}
-            if not short:
-                return np.concatenate([*settled, chosen])
-            rest: list[_Array] = []
-            for label, group in self._by_label(members):
-                if label in short:
-                    settled.append(self.choose(group, min(floor, sizes.pop(label))))
-                    budget -= len(settled[-1])
-                else:
-                    rest.append(group)
-            members = np.concatenate(rest)
 
-    def without(self, spare: npt.NDArray[np.bool_], floor: int) -> _Array:
-        """All but the ``spare`` ones, whatever the method; of a class left below ``floor`` the hardest of them stay."""
-        kept = ~spare
-        for label, group in self._by_label(np.flatnonzero(spare)) if floor else ():
-            assert self.labels is not None
-            missing = floor - int(np.count_nonzero(kept & (self.labels == label)))
-            if label >= 0:
-                kept[group[_lowest(-self.hardness[group], self.key[group], missing)]] = True
-        return np.flatnonzero(kept)
+@dataclass(frozen=True)
+class _InGroup:
+    group: int
 
-    def choose_balanced(self, members: _Array, budget: int) -> _Array:
-        """``budget`` members, of each class its share by largest remainder (Hamilton's method)."""
-        labels, groups = zip(*self._by_label(members), strict=True)
-        sizes = shares(labels, [len(group) for group in groups], budget, int(self.key.min()))
-        return np.concatenate([self.choose(group, size) for group, size in zip(groups, sizes, strict=True)])
+    def __call__(self, rows: Rows) -> Rows:
+        return rows if rows.group is None else replace(rows.part(rows.group == self.group), group=None)
 
-    def choose(self, members: _Array, budget: int) -> _Array:
-        """``budget`` members by the method; those without a score first."""
-        unscored = np.isnan(self.hardness[members])
-        scored, without = members[~unscored], members[unscored]
-        if len(without):
-            without = without[_lowest(self.key[without], self.key[without], min(budget, len(without)))]
-        budget -= len(without)
-        scored = self._easier(scored, max(budget, len(scored) - left_out(self.offset, len(scored), self._scored)))
-        if self.method == "stratified":
-            scored = self._stratified(scored, budget)
-        elif self.method == "random":
-            scored = scored[_lowest(self.key[scored], self.key[scored], budget)]
-        elif self.method == "bottom":
-            scored = self._easier(scored, budget)
-        else:
-            scored = scored[_lowest(-self.hardness[scored], self.key[scored], budget)]
-        return np.concatenate([without, scored])
 
-    def _easier(self, members: _Array, count: int) -> _Array:
-        hardest = _lowest(-self.hardness[members], self.key[members], len(members) - count)
-        return members[~hardest]
+@dataclass(frozen=True)
+class _Among:
+    """The rows of these numbers, ascending."""
+
+    rows: Int64s
+
+    def __call__(self, rows: Rows) -> Rows:
+        if not len(self.rows):
+            return rows.part(np.zeros(len(rows.row), np.bool_))
+        places = np.minimum(np.searchsorted(self.rows, rows.row), len(self.rows) - 1)
+        return rows.part(self.rows[places] == rows.row)
+
+
+class _Arrays(NamedTuple):
+    row: Int64s
+    hardness: npt.NDArray[np.float32]
+    label: npt.NDArray[np.int32] | None
+    group: Int64s
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Rows to choose from, all with a score unless the method reads none. What a selection method gets and gives.
+
+    A method for data that fits into memory reads the arrays ``hardness``, ``labels``, ``ties`` and ``rows``, of one
+    value per candidate, and answers with positions in them. One for files of any length works through :meth:`take`,
+    :meth:`drop` and :meth:`split`, which say what is chosen without holding it; candidates are then in groups, one or
+    one per class, and counts are of each group.
+
+    >>> table = ScoreTable({"el2n": [0.1, 0.9, 0.5]})
+    >>> reader = Reader(TableSource(table, np.arange(3)), ["el2n"], lambda part: part.scores["el2n"], 0)
+    >>> candidates = Candidates(map, reader)
+    >>> candidates.hardness, candidates.take("hardest", 2).rows
+    (array([0.1, 0.9, 0.5], dtype=float32), array([1, 2]))
+    """
+
+    run: Map
+    reader: Reader
+    steps: tuple[Step, ...] = ()
+    groups: int = 1
+    counted_by: Order = "hardest"
+    held: _Arrays | None = None
+    _counts: dict[Order, Int64s] = field(default_factory=dict, init=False)  # a pass over the blocks is made once
+
+    # -- what fits into memory -----------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> Int64s:
+        """(E,) int64, their row numbers, ascending."""
+        return self._arrays.row
+
+    @property
+    def hardness(self) -> npt.NDArray[np.float32]:
+        """(E,) float32, higher is harder, +inf for rows that were never learned; zeros where no score is read."""
+        return self._arrays.hardness
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32] | None:
+        """(E,) int32 class indices, −1 for none; None where the scores have no labels."""
+        return self._arrays.label
+
+    @property
+    def features(self) -> None:
+        """None: there are no features beside scores yet."""
+
+    @property
+    def ties(self) -> UInt64s:
+        """(E,) uint64, distinct, by seed and row: in their order equals are to be taken."""
+        return tie_keys(self.reader.seed, self.rows)
 
     @functools.cached_property
-    def _scored(self) -> int:
-        return int(np.count_nonzero(~np.isnan(self.hardness)))
+    def _arrays(self) -> _Arrays:
+        if self.held is not None:
+            return self.held
+        reader = self.reader
+        if "label" in reader.source.column_names and "label" not in reader.columns:
+            reader = reader._replace(columns=[*reader.columns, "label"])
+        work = functools.partial(_gather, reader, self.steps)
+        row, hardness, label, group = zip(*self.run(work, range(reader.source.num_blocks)), strict=True)
+        labels = None if label[0] is None else np.concatenate(label)
+        return _Arrays(np.concatenate(row), np.concatenate(hardness), labels, np.concatenate(group))
 
-    def _stratified(self, members: _Array, budget: int) -> _Array:
-        hardness = self.hardness[members].astype(np.float64)
-        finite = np.isfinite(hardness)
-        stratum = np.full(len(members), self.strata, np.uint16)
-        if finite.any():
-            low, high = hardness[finite].min(), hardness[finite].max()
-            stratum[finite] = strata_of(hardness[finite], low, high, self.strata)
-        groups = [members[group] for _, group in _groups(stratum)]
-        sizes = even_sizes([len(group) for group in groups], budget)
-        chosen = [
-            group[_lowest(self.key[group], self.key[group], size)] for group, size in zip(groups, sizes, strict=True)
-        ]
-        return np.concatenate([members[:0], *chosen])
+    def in_group(self, group: int) -> Candidates:
+        """The candidates of one group, as one group."""
+        at = self._arrays.group == group
+        row, hardness, label, of = (None if each is None else each[at] for each in self._arrays)
+        held = _Arrays(row, hardness, label, np.zeros_like(of))  # type: ignore[arg-type]
+        return replace(self.then(_InGroup(group)), groups=1, held=held)
 
-    def _by_label(self, members: _Array) -> Iterator[tuple[int, _Array]]:
-        assert self.labels is not None
-        return ((label, members[group]) for label, group in _groups(self.labels[members]))
+    def among(self, rows: Int64s) -> Candidates:
+        """Those of these numbers, ascending."""
+        return self.then(_Among(rows))
+
+    # -- what does not -------------------------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> Int64s:
+        """(G,) how many candidates each group has."""
+        counted = next(iter(self._counts), self.counted_by)
+        return self._first_digits(counted).sum(axis=1)  # type: ignore[no-any-return]
+
+    def take(self, order: Order, count: npt.ArrayLike, skip: npt.ArrayLike = 0) -> Candidates:
+        """Of each group the first ``count`` in an order, after the first ``skip``.
+
+        Args:
+            order: ``"hardest"`` or ``"easiest"`` first, or ``"random"``, seeded. Ties are broken by the seed, for the
+                easiest the other way round, so that they are all but the hardest.
+            count: how many, one number or (G,).
+            skip: likewise.
+        """
+        skip, count = (np.broadcast_to(np.asarray(each, np.int64), self.groups) for each in (skip, count))
+        if order == "easiest":
+            return self._between("hardest", self.sizes - skip - count, self.sizes - skip)
+        return self._between(order, skip, skip + count)
+
+    def drop(self, order: Order, count: npt.ArrayLike) -> Candidates:
+        """All but the first ``count`` of each group in an order."""
+        count = np.broadcast_to(np.asarray(count, np.int64), self.groups)
+        return self.take(order, self.sizes - count, skip=count) if count.any() else self
+
+    def split(self, strata: int) -> Candidates:
+        """Each group in ``strata`` + 1 groups, by hardness: strata of equal width, then the infinite ones."""
+        spans = np.tile([np.inf, -np.inf], (self.groups, 1))
+        for low, high in self._each_block(_spans, self.groups):
+            spans = np.stack([np.minimum(spans[:, 0], low), np.maximum(spans[:, 1], high)], axis=1)
+        split = self.then(_Split(spans, strata))
+        return replace(split, groups=self.groups * (strata + 1), counted_by="random")
+
+    def _between(self, order: Order, above: Int64s, within: Int64s) -> Candidates:
+        counts = self._first_digits(order)
+        wanted = [above, within] if above.any() else [within]
+        ranking = functools.partial(_ranking, self.reader, self.steps, order)
+        limits = find_limits(self.run, ranking, range(self.reader.source.num_blocks), counts, wanted)
+        last = None if (within >= counts.sum(axis=1)).all() else limits[-1]
+        first = limits[0] if len(limits) > 1 else None
+        return self.then(_Between(order, self.reader.seed, first, last)) if first or last else self
+
+    def _first_digits(self, order: Order) -> Int64s:
+        if order not in self._counts:
+            ranking = functools.partial(_ranking, self.reader, self.steps, order)
+            source = self.reader.source
+            self._counts[order] = first_digits(self.run, ranking, range(source.num_blocks), self.groups, len(source))
+        return self._counts[order]
+
+    def then(self, step: Step) -> Candidates:
+        """What a further step leaves."""
+        return replace(self, steps=(*self.steps, step), held=None)
+
+    def _each_block(self, work: Callable[..., Any], *given: Any) -> Any:
+        return self.run(functools.partial(work, self.reader, self.steps, *given), range(self.reader.source.num_blocks))
+
+    def chosen(self, positions: Any, budget: int, method: str) -> Int64s:
+        """The row numbers at the positions that a method gave.
+
+        Raises:
+            ArgumentError: they are not exactly ``budget`` distinct positions among the candidates.
+        """
+        array, size = np.asarray(positions), len(self.rows)
+        rule = f"{method} must give {budget} distinct positions in [0, {size}) as integers"
+        if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+            raise ArgumentError("method", rule, f"{array.dtype} of shape {array.shape}")
+        if len(array) and (array.min() < 0 or array.max() >= size):
+            raise ArgumentError("method", rule, f"positions {array.min()} to {array.max()}")
+        if len(array) != budget or (distinct := len(np.unique(array))) != budget:
+            found = f"{len(array)} positions" if len(array) != budget else f"{distinct} distinct positions"
+            raise ArgumentError("method", rule, found)
+        return self.rows[array.astype(np.int64)]
 
 
-def shares(labels: Sequence[int], counts: Sequence[int], budget: int, salt: int) -> list[int]:
-    """How many of each class to keep: its share of ``budget`` by largest remainder, ties decided by ``salt``.
-
-    >>> shares([0, 1], [60, 40], 10, 0)
-    [6, 4]
-    """
-    sizes, remainders = np.divmod(np.array(counts) * budget, sum(counts))
-    ties = hash64(salt, np.array(labels) + 1)  # a class index must not decide
-    sizes += _lowest(-remainders, ties, budget - int(sizes.sum()))
-    return [int(size) for size in sizes]
+def apply(steps: Sequence[Step], rows: Rows) -> Rows:
+    """What all steps leave of the rows."""
+    for step in steps:
+        rows = step(rows)
+    return rows
 
 
-def left_out(offset: float, scored: int, of: int) -> int:
-    """How many of so many scored rows are left out as the hardest; an int ``offset`` is of the ``of`` in the pool.
-
-    >>> left_out(0.29, 100, 100), left_out(10, 30, 60)
-    (29, 5)
-    """
-    if isinstance(offset, int):
-        return offset * scored // max(1, of)
-    return math.floor(Fraction(repr(offset)) * scored)  # 0.29 of 100 are 29, in floats 28.999…
+def _ranking(reader: Reader, steps: Sequence[Step], order: Order, block: int) -> Iterator[Ranked]:
+    return (apply(steps, rows).ranked(order, reader.seed) for rows in reader.slices(block))
 
 
-def strata_of(hardness: npt.NDArray[np.float64], low: float, high: float, strata: int) -> npt.NDArray[np.uint16]:
-    """The stratum of each value between ``low`` and ``high``, of equal width.
-
-    >>> strata_of(np.array([0.0, 0.4, 1.0]), 0.0, 1.0, 2)
-    array([0, 0, 1], dtype=uint16)
-    """
-    share = (hardness - low) / ((high - low) or 1)
-    return np.minimum(share * strata, strata - 1).astype(np.uint16)
-
-
-def even_sizes(counts: Sequence[int], budget: int) -> list[int]:
-    """How many of each stratum to keep: evenly, from the smallest on; what one lacks goes to the larger ones.
-
-    >>> even_sizes([10, 1, 5], 9)
-    [4, 1, 4]
-    """
-    sizes = [0] * len(counts)
-    order = sorted(range(len(counts)), key=counts.__getitem__)
-    for remaining, stratum in zip(range(len(order), 0, -1), order, strict=True):
-        sizes[stratum] = min(counts[stratum], budget // remaining)
-        budget -= sizes[stratum]
-    return sizes
+def _spans(reader: Reader, steps: Sequence[Step], groups: int, block: int) -> tuple[Any, Any]:
+    """Of each group the lowest and the highest finite hardness."""
+    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
+    for rows in reader.slices(block):
+        rows = apply(steps, rows)
+        rows = rows.part(np.isfinite(rows.hardness))
+        if rows.group is None:
+            low[0], high[0] = rows.hardness.min(initial=low[0]), rows.hardness.max(initial=high[0])
+        else:
+            np.minimum.at(low, rows.group, rows.hardness)
+            np.maximum.at(high, rows.group, rows.hardness)
+    return low, high
 
 
-def _lowest(values: _Array, ties: _Array, count: int) -> npt.NDArray[np.bool_]:
-    """A mask of the ``count`` lowest values; of equal ones those with the lowest tie key."""
-    if count >= len(values):
-        return np.ones(len(values), np.bool_)
-    if count <= 0:
-        return np.zeros(len(values), np.bool_)
-    last = np.partition(values, count - 1)[count - 1]
-    mask: npt.NDArray[np.bool_] = values < last
-    tied = np.flatnonzero(values == last)
-    missing = count - int(mask.sum())
-    mask[tied[np.argpartition(ties[tied], missing - 1)[:missing]]] = True
-    return mask
-
-
-def _groups(codes: _Array) -> Iterator[tuple[int, _Array]]:
-    """Each distinct code, ascending, and the places where it stands, ascending."""
-    order = np.argsort(codes, kind="stable")
-    values, starts = np.unique(codes[order], return_index=True)
-    return zip(values.tolist(), np.split(order, starts)[1:], strict=True)
+def _gather(reader: Reader, steps: Sequence[Step], block: int) -> tuple[Any, ...]:
+    columns: tuple[list[Any], ...] = [], [], [], []
+    for rows in reader.slices(block):
+        rows = apply(steps, rows)
+        labels, group = rows.table.labels, np.zeros(len(rows.row), np.int64) if rows.group is None else rows.group
+        for column, values in zip(columns, (rows.row, rows.hardness, labels, group), strict=True):
+            column.append(rows.of(values) if values is labels and values is not None else values)
+    return tuple(None if column[0] is None else np.concatenate(column) for column in columns)

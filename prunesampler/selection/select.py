@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+import os
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from prunesampler._random import hash64, mix
-from prunesampler.errors import ArgumentError, PruneSamplerWarning
-from prunesampler.selection.candidates import Method, Pool
-from prunesampler.selection.superfluous import THRESHOLD, check_threshold, superfluous
-from prunesampler.tables.columns import row_numbers
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_bool, check_choice, check_int
+from prunesampler.selection.candidates import TableSource
+from prunesampler.selection.choose import Classes, Kept, choose, classes_of
+from prunesampler.selection.engine import Map
+from prunesampler.selection.registry import METHODS, Method, check_method, name_of
+from prunesampler.selection.superfluous import THRESHOLD, check_threshold
+from prunesampler.tables.columns import Int64s, json_object, row_numbers
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.parquet import to_arrow
+from prunesampler.tables.score_file import ScoreFile, write_parts
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["Method", "Selection", "resolve_keep", "select", "tie_keys"]
+__all__ = ["Method", "Selection", "resolve_keep", "select", "select_file"]
 
-_Array = npt.NDArray[Any]
-_WITH_OFFSET = ("stratified", "window")
 _TOP_IS_SAFE_FROM = 0.6
 _LEFT_TO_THE_RULE = ("method", "offset", "class_balanced", "unscored", "strata")
-_TIES = 0x74696573  # keeps the keys that break ties apart from the orders that are drawn from the same seed
 
 
 def resolve_keep(keep: float, eligible_count: int) -> int:
@@ -89,25 +93,19 @@ class Selection:
             resolve_keep(self.keep, 2**63)
             if self.threshold is not None:
                 raise ArgumentError("threshold", 'belongs to keep="auto"', self.threshold)
-        if self.method not in get_args(Method):
-            raise ArgumentError("method", f"must be one of {get_args(Method)}", self.method)
+        method = check_method(self.method)
         if not isinstance(self.by, str):
             raise ArgumentError("by", "must be the name of a score", self.by)
-        if self.unscored not in ("keep", "drop"):
-            raise ArgumentError("unscored", 'must be "keep" or "drop"', self.unscored)
-        if not isinstance(self.class_balanced, bool):
-            raise ArgumentError("class_balanced", "must be a bool", self.class_balanced)
-        for name, lowest, highest in (("seed", 0, math.inf), ("min_per_class", 1, math.inf), ("strata", 1, 10_000)):
-            value = getattr(self, name)
-            if value is None and name == "min_per_class":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-                raise ArgumentError(name, f"must be an int in [{lowest}, {highest}]", value)
+        check_choice("unscored", self.unscored, ("keep", "drop"))
+        check_bool("class_balanced", self.class_balanced)
+        check_int("seed", self.seed)
+        check_int("strata", self.strata, 1, 10_000)
+        if self.min_per_class is not None:
+            check_int("min_per_class", self.min_per_class, 1)
         if self.offset is not None:
-            if self.method not in _WITH_OFFSET:
-                raise ArgumentError(
-                    "offset", f"belongs to the methods {_WITH_OFFSET}, not to {self.method!r}", self.offset
-                )
+            if method.default_offset is None:
+                names = ", ".join(name for name, each in METHODS.items() if each.default_offset)
+                raise ArgumentError("offset", f"belongs to the methods {names}, not to {self.method!r}", self.offset)
             number = isinstance(self.offset, int) and not isinstance(self.offset, bool) and self.offset >= 0
             if not number and not (isinstance(self.offset, float) and 0 <= self.offset < 1):
                 raise ArgumentError("offset", "must be a float in [0, 1), the share, or an int >= 0", self.offset)
@@ -135,69 +133,24 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values; ``Selection(**selection.to_dict())`` equals ``selection``."""
-        return dataclasses.asdict(self)
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**options, "method": name_of(self.method)}
 
     def __call__(self, table: ScoreTable, *, eligible: npt.ArrayLike | None = None) -> Coreset:
         """Select from ``table``; see :func:`select`."""
-        self.check_columns(table)
         where = _where(table, eligible)
-        budget = self.check(len(where))
-        score = self.scores(table)[where]
-        offset = None if budget is None else self.resolve_offset(budget / len(where))
-        pool = Pool(
-            hardness=self.hardness(table)[where],
-            key=tie_keys(self.seed, table.rows[where]),
-            labels=None if table.labels is None else table.labels[where],
-            method=self.method,
-            offset=offset or 0,
-            strata=self.strata,
-        )
-        found = {}
-        if budget is None:
-            spare = superfluous(table, self.by, cast(float, self.threshold))[where]
-            found["superfluous"] = int(spare.sum())
-            chosen = pool.without(spare, self.min_per_class or 0)
-            if not len(chosen):
-                raise ArgumentError("threshold", f"must leave one of the {len(where)} eligible rows", self.threshold)
-        else:
-            chosen = self._choose(pool, budget)
-        kept, score = where[chosen], score[chosen]
-        without = int(np.isnan(score).sum())
-        if without == len(chosen):
-            warnings.warn(f"none of the {len(chosen)} kept rows has a score", PruneSamplerWarning, stacklevel=3)
-        finite = score[np.isfinite(score)]
+        (kept,), found = choose(map, TableSource(table, where), self)
+        _warn_unscored(found, stacklevel=4)
+        places = where[kept.places]
         return Coreset(
-            table.rows[kept],
+            table.rows[places],
             num_rows=table.num_rows,
-            keys=None if table.key_column is None else table.key_column.take(kept),
-            shards=None if table.shard_column is None else table.shard_column.take(kept),
+            keys=None if table.key_column is None else table.key_column.take(places),
+            shards=None if table.shard_column is None else table.shard_column.take(places),
             fingerprint=table.fingerprint,
             scores_digest=table.digest,
-            selection={
-                "options": self.to_dict(),
-                "eligible": len(where),
-                "kept": len(chosen),
-                **found,
-                "unscored": without,
-                "offset": offset,
-                "threshold": [float(finite.min()) + 0.0, float(finite.max()) + 0.0]  # −0 is 0
-                if len(finite) and self.method != "random"
-                else None,
-            },
+            selection=found,
         )
-
-    def _choose(self, pool: Pool, budget: int) -> _Array:
-        members = np.arange(len(pool.key))
-        if self.unscored == "drop":
-            members = members[~np.isnan(pool.hardness)]
-            if budget > len(members):
-                raise ArgumentError("keep", f"must be at most the {len(members)} rows with a score", self.keep)
-        if self.min_per_class is not None:
-            chosen = pool.choose_with_floor(members, budget, self.min_per_class, balanced=self.class_balanced)
-        else:
-            chosen = (pool.choose_balanced if self.class_balanced else pool.choose)(members, budget)
-        chosen.sort()
-        return chosen
 
     def check_columns(self, table: Any) -> None:
         """Refuse a table, or what says which columns it has, that lacks one that is read.
@@ -205,26 +158,22 @@ class Selection:
         Raises:
             ArgumentError: it has no such score, or no labels where they are needed.
         """
-        if self.method != "random" and self.by not in table.directions:
+        if check_method(self.method).reads_scores and self.by not in table.directions:
             raise ArgumentError("by", f"must be a score of the table, one of {list(table.directions)}", self.by)
-        if (self.class_balanced or self.min_per_class is not None) and table.labels is None:
+        if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
             name = "class_balanced" if self.class_balanced else "min_per_class"
             raise ArgumentError(name, "needs a table with labels", getattr(self, name))
 
-    def scores(self, table: ScoreTable) -> npt.NDArray[np.float32]:
-        """(len(table),) what is selected by, NaN where a row has no score; zeros for ``"random"``."""
-        return np.zeros(len(table), np.float32) if self.method == "random" else table.column(self.by)
-
     def hardness(self, table: ScoreTable) -> npt.NDArray[np.float32]:
-        """(len(table),) the same, the harder the higher."""
-        score = self.scores(table)
-        return -score if table.directions.get(self.by) == "lower" else score
+        """(len(table),) the score, negated where lower is harder; NaN where a row has none, zeros if none is read."""
+        if not check_method(self.method).reads_scores:
+            return np.zeros(len(table), np.float32)
+        return -table.column(self.by) if table.directions[self.by] == "lower" else table.column(self.by)
 
     def resolve_offset(self, kept_share: float) -> float | None:
         """``offset``, or the default where such a share of the rows is kept; None for methods that have none."""
-        if self.offset is not None or self.method not in _WITH_OFFSET:
-            return self.offset
-        return 0.01 if self.method == "window" else 0.4 * (1 - kept_share) ** 2
+        default = check_method(self.method).default_offset
+        return self.offset if self.offset is not None or default is None else default(kept_share)
 
     def warn(self, eligible_count: int, *, stacklevel: int = 1) -> None:
         """Say before the work what the method is known to do badly at this ``keep``.
@@ -256,7 +205,6 @@ def select(
     seed: int = 0,
     eligible: npt.ArrayLike | None = None,
     unscored: Literal["keep", "drop"] = "keep",
-    strata: int = 50,
     threshold: float | None = None,
 ) -> Coreset:
     """Keep exactly ``resolve_keep(keep, number of eligible rows)`` rows, or with ``"auto"`` all that are of use.
@@ -315,18 +263,76 @@ def select(
     >>> select(table, keep=3, method="top").rows
     array([1, 3, 4])
     """
-    selection = Selection(keep, by, method, offset, class_balanced, min_per_class, seed, unscored, strata, threshold)
+    selection = Selection(keep, by, method, offset, class_balanced, min_per_class, seed, unscored, threshold=threshold)
     coreset = selection(table, eligible=eligible)
     selection.warn(coreset.selection["eligible"], stacklevel=2)
     return coreset
 
 
-def tie_keys(seed: int, rows: _Array) -> npt.NDArray[np.uint64]:
-    """What decides between rows of equal scores, and draws rows at random: (R,) distinct numbers."""
-    return hash64(mix(seed, _TIES), rows)
+def select_file(
+    run: Map, path: str | os.PathLike[str], out: str | os.PathLike[str], selection: Selection
+) -> tuple[dict[str, Any], Classes]:
+    """Write the coreset that ``selection`` of a file's table is, without ever holding the table.
+
+    Args:
+        run: where the work is done, the ``map`` of an engine; the file is read there.
+        path: a file of scores.
+        out: the coreset's file, written here.
+        selection: what to keep.
+
+    Returns:
+        The ``selection`` of the coreset; and of each class its rows and how many of them are kept, nothing where the
+        scores have no labels.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ArgumentError: as :func:`select` does.
+        CorruptFileError: the file is damaged; nothing is written.
+
+    Warns:
+        PruneSamplerWarning: no kept row has a score.
+    """
+    (file,) = run(ScoreFile.open, [os.fspath(path)])
+    proof = run(ScoreFile.verify, [file])  # at the same time as the rest
+    try:
+        kept, found = choose(run, file, selection, count_classes=True)
+        _warn_unscored(found, stacklevel=3)
+        names = [name for name in ("row", "shard", "key") if name in file.header.types]
+        metadata = {
+            "kind": "coreset",
+            "num_rows": file.num_rows,
+            "fingerprint": file.fingerprint,
+            "scores_digest": file.digest,
+            "selection": json_object("selection", found),
+        }
+        types = {name: file.header.types[name] for name in names}
+        read = functools.partial(_read_kept, run, file, kept)
+        write_parts(out, metadata, types, found["kept"], read, proof)
+    except Exception:
+        list(proof)  # what it raises says why all else went wrong
+        raise
+    return found, classes_of(kept)
 
 
-def _where(table: ScoreTable, eligible: npt.ArrayLike | None) -> _Array:
+def _read_kept(run: Map, file: ScoreFile, kept: Sequence[Kept], columns: Sequence[str]) -> Iterable[pa.Table]:
+    return run(functools.partial(_kept_rows, file, columns), kept)
+
+
+def _kept_rows(file: ScoreFile, columns: Sequence[str], kept: Kept) -> pa.Table:
+    if file.complete and list(columns) == ["row"]:
+        return pa.table({"row": kept.places + file.first_row(kept.block)})
+    (table,) = file.block(kept.block, [name for name in columns if name != "row"])
+    found = {"row": table.rows, "shard": table.shard_column, "key": table.key_column}
+    return pa.table({name: to_arrow(found[name].take(kept.places)) for name in columns})
+
+
+def _warn_unscored(found: dict[str, Any], *, stacklevel: int) -> None:
+    if found["unscored"] == found["kept"]:
+        message = f"none of the {found['kept']} kept rows has a score"
+        warnings.warn(message, PruneSamplerWarning, stacklevel=stacklevel)
+
+
+def _where(table: ScoreTable, eligible: npt.ArrayLike | None) -> Int64s:
     """The places of the eligible rows in the table, ascending."""
     if eligible is None:
         return np.arange(len(table))

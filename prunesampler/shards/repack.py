@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from prunesampler._version import __version__
 from prunesampler.errors import ArgumentError, CorruptFileError, StateError, check_choice, check_int
+from prunesampler.selection.engine import RayEngine
 from prunesampler.shards.build import scan_shard
 from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
@@ -74,7 +74,7 @@ def repack(
         workers: shards written at once; by default one more than there are processors, and 8 at most.
         overwrite: replace what another repack, or anything else, left under such names in that folder.
         progress: show a bar.
-        engine: ``"ray"`` writes each shard in a task of Ray Data, on any node; every node must find the shards and
+        engine: ``"ray"`` writes each shard in a task of Ray, on any node; every node must find the shards and
             ``out`` under these names, and ``workers`` and ``progress`` have no effect.
 
     Returns:
@@ -208,15 +208,14 @@ def _write_here(folder: OutputFolder, plan: RepackPlan, numbers: list[int], work
 
 
 def _write_on_ray(folder: OutputFolder, plan: RepackPlan, numbers: list[int]) -> None:
-    engine = importlib.import_module("prunesampler.integrations.ray").RayEngine()  # a level above; an extra
     url = folder.url if folder.path is None else os.path.abspath(folder.path)
     if numbers:
-        engine.map(functools.partial(_write_in_task, url, plan), numbers)
+        for _ in RayEngine().map(functools.partial(_write_in_task, url, plan), numbers):
+            pass
 
 
-def _write_in_task(folder: str, plan: RepackPlan, number: int) -> pa.Table:
+def _write_in_task(folder: str, plan: RepackPlan, number: int) -> None:
     _write_shard(OutputFolder(folder), plan, number, lambda count: None)
-    return pa.table({"number": [number]})
 
 
 def _write_shard(folder: OutputFolder, plan: RepackPlan, number: int, written: Callable[[int], None]) -> None:

@@ -9,16 +9,33 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler._random import hash64, mix
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, check_number
 
-__all__ = ["correlation", "exact_dot", "overlap", "spearman"]
+__all__ = ["SAMPLE", "in_sample", "overlap", "spearman"]
 
-_EXACT = 4096  # products below 2**50 that int64 can sum
+SAMPLE = 2_000_000
+"""Rows up to which rank correlations are exact; of more, about so many are compared."""
+
+_SAMPLED = 0x73616D70  # keeps the sample apart from the keys that break ties
 _Array = npt.NDArray[Any]
+
+
+def in_sample(rows: npt.NDArray[np.int64], num_rows: int) -> npt.NDArray[np.bool_]:
+    """Whether a row is in the sample of a dataset's rows that ranks are compared on: all, or :data:`SAMPLE` of them.
+
+    >>> in_sample(np.array([0, 10**9 - 1]), 10**9), in_sample(np.arange(2), 2)
+    (array([False, False]), array([ True,  True]))
+    """
+    if num_rows <= SAMPLE:
+        return np.ones(len(rows), np.bool_)
+    return hash64(_SAMPLED, rows) < np.uint64(SAMPLE * 2**64 // num_rows)
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """Spearman's rank correlation over the rows that have a value in both; equal values share their mean rank.
+
+    It is exact for up to 2,000,000 rows. Of more rows a random sample of about this size is compared, the same one
+    each time, so that the standard error is below 0.001.
 
     Args:
         a: (N,) floats, NaN where a row has no value; infinite ones rank at the ends.
@@ -33,51 +50,27 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     >>> spearman([0.1, 0.2, 0.4, float("nan")], [1.0, 3.0, 2.0, 0.0])
     0.5
     """
-    left, right = (_ranks(values) for values in _in_both(a, b))
-    return correlation(exact_dot(left, right), exact_dot(left, left), exact_dot(right, right))
-
-
-def correlation(xy: int, xx: int, yy: int) -> float:
-    """The correlation of two centred columns by the sums of their products; NaN where one is constant.
-
-    >>> correlation(2, 4, 4)
-    0.5
-    """
-    scale = math.sqrt(xx * yy)
-    return min(1.0, max(-1.0, xy / scale)) if scale else float("nan")
-
-
-def exact_dot(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> int:
-    """The sum of products, exact, so that sums over parts add up to that over all.
-
-    Args:
-        x: (N,) int64.
-        y: (N,) int64, below 2**34 in size.
-
-    >>> exact_dot(np.array([2**60, -(2**60)]), np.array([2**33, 2**33 - 1])) == 2**60
-    True
-    """
-    x, y = np.abs(x), np.where(x < 0, -y, y)
-    total, shift = 0, 0
-    while x.any():
-        products = (x & 0xFFFF) * y
-        total += sum(np.add.reduceat(products, np.arange(0, len(products), _EXACT)).tolist()) << shift
-        x, shift = x >> 16, shift + 16
-    return total
+    left, right = _in_both(a, b)
+    if len(left) > SAMPLE:
+        sample = in_sample(np.arange(len(left)), len(left))
+        left, right = left[sample], right[sample]
+    left, right = _centred_ranks(left), _centred_ranks(right)
+    scale = math.sqrt(float(left @ left) * float(right @ right))
+    return min(1.0, max(-1.0, float(left @ right) / scale)) if scale else float("nan")
 
 
 def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int = 0) -> float:
     """How many of the highest rows by ``a`` are among as many of the highest by ``b``.
 
     Two unrelated measurements overlap by about ``share``. Rows without a value in both are left out. Rows that are
-    tied at the limit are drawn by lot, for ``a`` and for ``b`` apart: ties agree by chance only, so that a column with
-    many of them overlaps with itself by less than 1.
+    tied at the limit are drawn at random, for ``a`` and for ``b`` apart: ties agree by chance only, so that a column
+    with many of them overlaps with itself by less than 1.
 
     Args:
         a: (N,) floats, NaN where a row has no value; infinite ones are allowed. Negate what is harder when lower.
         b: (N,) floats, likewise.
         share: in (0, 1], how much of the rows counts as the highest; rounded to at least one row.
-        seed: an int, of the lots.
+        seed: an int, of these draws.
 
     Returns:
         A float in [0, 1]; NaN where no row has both values.
@@ -88,8 +81,7 @@ def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int
     >>> overlap([0.1, 0.9, 0.8, 0.2], [1.0, 4.0, 2.0, 3.0])
     0.5
     """
-    if isinstance(share, bool) or not isinstance(share, int | float | np.floating) or not 0 < share <= 1:
-        raise ArgumentError("share", "must be in (0, 1]", share)
+    share = check_number("share", share, 0, 1, above=True)
     left, right = _in_both(a, b)
     if not len(left):
         return float("nan")
@@ -112,13 +104,13 @@ def _in_both(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[_Array, _Array]:
     return (left, right) if both.all() else (left[both], right[both])
 
 
-def _ranks(values: _Array) -> npt.NDArray[np.int64]:
+def _centred_ranks(values: _Array) -> npt.NDArray[np.float64]:
     """Twice their distance from the middle rank; equal values share the mean of theirs."""
     order = np.argsort(values)
     ascending = values[order]
     first = np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]])) if len(values) else order
     lengths = np.diff(first, append=len(values))
-    ranks = np.empty(len(values), np.int64)
+    ranks = np.empty(len(values))
     ranks[order] = np.repeat(2 * first + lengths - len(values), lengths)
     return ranks
 

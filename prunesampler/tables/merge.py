@@ -1,24 +1,38 @@
-"""Several runs of one dataset, averaged."""
+"""Several runs of one dataset, averaged: in memory at once, and from files by ranges of rows."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from prunesampler.errors import ArgumentError
-from prunesampler.tables.agreement import spearman
-from prunesampler.tables.dataset import common_dataset
+from prunesampler.errors import ArgumentError, MismatchError
+from prunesampler.tables.agreement import in_sample, spearman
+from prunesampler.tables.columns import floats, integers, json_object
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.parquet import to_arrow
+from prunesampler.tables.score_file import ScoreFile, write_parts
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["check_runs", "merge", "merged_columns", "merged_provenance"]
+__all__ = ["common_dataset", "merge", "merge_files"]
+
+_TEXT = ("shard", "key")
+
+RANGE = 1_000_000
+"""Rows of a file that are averaged at once."""
 
 _Array = npt.NDArray[Any]
+_Range = tuple[int, int]
+_Runs = Sequence[ScoreTable] | Sequence[ScoreFile]
+_Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 def merge(tables: Sequence[ScoreTable]) -> ScoreTable:
@@ -52,30 +66,63 @@ def merge(tables: Sequence[ScoreTable]) -> ScoreTable:
     >>> merged.protocols
     {'el2n': {'runs': 2, 'between_runs': -1.0}}
     """
-    check_runs(tables if isinstance(tables, Sequence) else [], ScoreTable)
+    if not isinstance(tables, Sequence) or not all(isinstance(table, ScoreTable) for table in tables):
+        raise ArgumentError("tables", "must be at least two ScoreTables", tables)
+    _check_runs(tables)
     identity = common_dataset(tables)
-
-    def between(name: str) -> list[float]:
-        columns = _laid_out(identity["rows"], tables, methodcaller("column", name), np.nan)
-        return [spearman(*pair) for pair in itertools.combinations(columns, 2)]
-
-    return ScoreTable(**merged_columns(tables, identity["rows"]), **identity, **merged_provenance(tables, between))
+    rows = identity["rows"]
+    return ScoreTable(**_average(tables, rows), **identity, **_provenance(tables, _sample(tables, rows)))
 
 
-def check_runs(tables: Sequence[Any], kind: type) -> None:
-    """Refuse what is not several runs, measured alike.
+def merge_files(run: _Map, paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreFile:
+    """Write the file that :func:`merge` of these files would save, from a million rows of each at once.
 
     Args:
-        tables: ScoreTables, or what has their provenance and says which columns they have.
-        kind: of each.
+        run: where the work is done: Python's ``map``, or that of an engine; the files are read there.
+        paths: at least two files of scores, each of another run.
+        out: the file of the averages, written here.
+
+    Returns:
+        The new file.
 
     Raises:
-        ArgumentError: as :func:`merge` does.
+        OSError: a file cannot be read, or ``out`` cannot be written.
+        ArgumentError, MismatchError: as :func:`merge` does.
+        CorruptFileError: a file is damaged.
     """
-    if len(tables) < 2 or not all(isinstance(table, kind) for table in tables):
+    files: list[ScoreFile] = list(run(ScoreFile.open, [os.fspath(path) for path in paths]))
+    list(run(ScoreFile.verify, files))
+    _check_runs(files)
+    num_rows, fingerprint = _common_identity(files)
+    for name in ("label", "key", "shard"):
+        _check_types(name, [file.header.types.get(name) for file in files])
+    ranges = [(start, min(start + RANGE, num_rows)) for start in range(0, num_rows, RANGE)]
+    lengths, samples, absent = zip(*run(functools.partial(_first_look, files), ranges), strict=True)
+    sample = {
+        name: [np.concatenate(parts) for parts in zip(*(each[name] for each in samples), strict=True)]
+        for name in files[0].directions
+    }
+    types = {
+        name: kind for file in files for name, kind in file.header.types.items() if name not in set().union(*absent)
+    }
+    order = ("row", "label", *files[0].column_names, "shard", "key")
+    types = {name: types[name] for name in dict.fromkeys(order) if name in types}
+    types |= {name: types.pop(name) for name in ("shard", "key") if name in types}
+    metadata = {"kind": "scores", "num_rows": num_rows, "fingerprint": fingerprint}
+    metadata |= {name: json_object(name, value) for name, value in _provenance(files, sample).items()}
+
+    def read(columns: Sequence[str]) -> Iterator[pa.Table]:
+        return (part for part in run(functools.partial(_merged_range, files, columns), ranges) if len(part))
+
+    return ScoreFile(write_parts(out, metadata, types, sum(lengths), read))
+
+
+def _check_runs(tables: _Runs) -> None:
+    """Refuse what is not several runs, measured alike."""
+    if len(tables) < 2:
         raise ArgumentError("tables", "must be at least two ScoreTables", tables)
     sources: set[str] = set()
-    for number, table in enumerate(tables, 1):
+    for number, table in enumerate([*tables], 1):
         found = set(_sources(table.digest, table.provenance))
         if found & sources:
             raise ArgumentError("tables", "must not hold a run twice", f"one as number {number} that came before")
@@ -85,11 +132,21 @@ def check_runs(tables: Sequence[Any], kind: type) -> None:
         _check_same("kinds of protocol", _kinds(tables[0]), _kinds(table), number)
 
 
-def merged_columns(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]:
+def _check_types(name: str, types: Sequence[str | None]) -> None:
+    held = [(number, kind) for number, kind in enumerate(types, 1) if kind is not None]
+    for number, kind in held:
+        if kind != held[0][1]:
+            raise _mismatch(f"{name}s are {held[0][1]} in one, {kind} in number {number}")
+
+
+# -- a range of rows ---------------------------------------------------------------------------------------------
+
+
+def _average(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]:
     """The columns of averages and sums, over the runs that have these rows, as arguments of a ScoreTable.
 
     Args:
-        tables: the runs, or the same part of each.
+        tables: the runs, or the same range and columns of each.
         rows: int64, ascending, all that stand in any of them.
     """
     laid_out = functools.partial(_laid_out, rows, tables)
@@ -109,75 +166,54 @@ def merged_columns(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]
     return {"scores": scores, **counts}
 
 
-def merged_provenance(tables: Sequence[Any], between: Callable[[str], list[float]]) -> dict[str, Any]:
-    """What the merged table says of its columns, as arguments of a ScoreTable.
-
-    Args:
-        tables: as of :func:`check_runs`.
-        between: a score → the Spearman correlations between each two tables, NaN where there is none.
-    """
-    protocols: dict[str, dict[str, Any]] = {}
-    for name in tables[0].directions:
-        measured = [_protocol(table, name) for table in tables]
-        protocols[name] = measured[0] if "spread_of" in measured[0] else _merged_protocol(measured, between(name))
-    for name, protocol in protocols.items():
-        if spread_of := protocol.get("spread_of"):
-            protocols[name] = {**protocols.get(spread_of, {}), "spread_of": spread_of}
+def _sample(tables: Sequence[ScoreTable | None], rows: _Array) -> dict[str, list[_Array]]:
+    """Of each score the values by which the runs are compared, one column a run."""
+    first = next(table for table in tables if table is not None)
+    sample = in_sample(rows, first.num_rows)
     return {
-        "directions": tables[0].directions,
-        "protocols": protocols,
-        "provenance": {"merged_from": [{"digest": each.digest, "provenance": each.provenance} for each in tables]},
+        name: [column[sample] for column in _laid_out(rows, tables, methodcaller("column", name), np.nan)]
+        for name in first.directions
     }
 
 
-def _check_same(what: str, first: dict[str, Any], other: dict[str, Any], number: int) -> None:
-    for name in {**first, **other}:
-        if first.get(name) != other.get(name):
-            found = f"{name}: {first.get(name)} in number 1, {other.get(name)} in number {number}"
-            raise ArgumentError("tables", f"must have the same {what}", found)
+def _first_look(files: Sequence[ScoreFile], rows: _Range) -> tuple[int, dict[str, list[_Array]], set[str]]:
+    """How many rows a range has, what is compared, and which columns of text lack a value; refuses other datasets."""
+    tables = [file.range(rows, file.column_names[1:]) for file in files]
+    there = [table for table in tables if table is not None]
+    if not there:
+        return 0, {name: [np.empty(0, np.float32)] * len(files) for name in files[0].directions}, set()
+    identity = common_dataset(there)
+    absent = {name for name in _TEXT if identity[f"{name}s"] is None}
+    return len(identity["rows"]), _sample(tables, identity["rows"]), absent
 
 
-def _sources(digest: str, provenance: Mapping[str, Any]) -> Iterator[str]:
-    """The digest of a table and, where it was merged, those of all that are in it."""
-    yield digest
-    for source in provenance.get("merged_from", ()):
-        yield from _sources(source["digest"], source["provenance"])
-
-
-def _columns(table: Any) -> dict[str, Any]:
-    counts = ("learned", "presentations")
-    return {**table.directions, **{name: "held" for name in counts if getattr(table, name) is not None}}
-
-
-def _kinds(table: Any) -> dict[str, Any]:
-    kinds = ("kind", "reduction", "spread_of")
-    return {name: tuple(_protocol(table, name).get(kind) for kind in kinds) for name in table.directions}
-
-
-def _protocol(table: Any, name: str) -> dict[str, Any]:
-    protocol = table.protocols.get(name)
-    return {"runs": 1, **(protocol if isinstance(protocol, dict) else {})}
-
-
-def _merged_protocol(protocols: list[dict[str, Any]], correlations: list[float]) -> dict[str, Any]:
-    first, *others = protocols
-    merged = {key: value for key, value in first.items() if all(key in p and p[key] == value for p in others)}
-    merged["runs"] = sum(protocol["runs"] for protocol in protocols)
-    halves = [protocol["split_half"] for protocol in protocols if "split_half" in protocol]
-    between = [value for value in correlations if value == value]
-    for name, found in (("split_half", halves), ("between_runs", between)):
-        merged.pop(name, None)
-        if found:
-            merged[name] = float(np.mean(found))
-    return merged
+def _merged_range(files: Sequence[ScoreFile], columns: Sequence[str], rows: _Range) -> pa.Table:
+    """Some columns of the averages."""
+    read = {*columns, "presentations"} if "forgetting_events" in columns else {*columns}
+    tables = [file.range(rows, [name for name in file.column_names[1:] if name in read]) for file in files]
+    there = [table for table in tables if table is not None]
+    if not there:
+        return pa.table({})
+    identity = common_dataset(there)
+    length, merged = len(identity["rows"]), _average(there, identity["rows"])
+    labels = np.full(length, -1, np.int32) if identity["labels"] is None else identity["labels"]
+    found: dict[str, Any] = {"row": identity["rows"], "label": labels}
+    found |= {"shard": identity["shards"], "key": identity["keys"]}
+    found |= {name: floats(name, values, length) for name, values in merged.pop("scores").items()}
+    for name, values in merged.items():
+        found[name] = values if name == "learned" else integers(name, values, length, lowest=-1)
+    return pa.table({name: to_arrow(found[name]) for name in columns})
 
 
 def _laid_out(
-    rows: _Array, tables: Sequence[ScoreTable], column: Callable[[ScoreTable], Any], missing: object
+    rows: _Array, tables: Sequence[ScoreTable | None], column: Callable[[ScoreTable], Any], missing: object
 ) -> list[_Array]:
     """The same column of each table, with ``missing`` in the rows that the table does not have."""
     columns = []
     for table in tables:
+        if table is None:
+            columns.append(np.full(len(rows), missing, np.float32))
+            continue
         values = column(table)
         if len(table) < len(rows):
             full = np.full(len(rows), missing, values.dtype)
@@ -209,3 +245,167 @@ def _total(columns: list[_Array]) -> npt.NDArray[np.int64]:
 def _seen_events(table: ScoreTable) -> Any:
     events: Any = table.forgetting_events
     return events if table.presentations is None else np.where(table.presentations > 0, events, np.int32(-1))
+
+
+# -- what is said of the columns ---------------------------------------------------------------------------------
+
+
+def _provenance(tables: _Runs, sample: Mapping[str, list[_Array]]) -> dict[str, Any]:
+    """What the merged table says of its columns, as arguments of a ScoreTable."""
+    protocols: dict[str, dict[str, Any]] = {}
+    for name in tables[0].directions:
+        measured = [_protocol(table, name) for table in tables]
+        if "spread_of" in measured[0]:
+            protocols[name] = measured[0]
+        else:
+            between = [spearman(*pair) for pair in itertools.combinations(sample[name], 2)]
+            protocols[name] = _merged_protocol(measured, between)
+    for name, protocol in protocols.items():
+        if spread_of := protocol.get("spread_of"):
+            protocols[name] = {**protocols.get(spread_of, {}), "spread_of": spread_of}
+    return {
+        "directions": tables[0].directions,
+        "protocols": protocols,
+        "provenance": {"merged_from": [{"digest": each.digest, "provenance": each.provenance} for each in tables]},
+    }
+
+
+def _check_same(what: str, first: dict[str, Any], other: dict[str, Any], number: int) -> None:
+    for name in {**first, **other}:
+        if first.get(name) != other.get(name):
+            found = f"{name}: {first.get(name)} in number 1, {other.get(name)} in number {number}"
+            raise ArgumentError("tables", f"must have the same {what}", found)
+
+
+def _sources(digest: str, provenance: Mapping[str, Any]) -> Iterator[str]:
+    """The digest of a table and, where it was merged, those of all that are in it."""
+    yield digest
+    for source in provenance.get("merged_from", ()):
+        yield from _sources(source["digest"], source["provenance"])
+
+
+def _columns(table: Any) -> dict[str, Any]:
+    counts = [name for name in ("learned", "presentations") if name in table.column_names]
+    return {**table.directions, **dict.fromkeys(counts, "held")}
+
+
+def _kinds(table: Any) -> dict[str, Any]:
+    kinds = ("kind", "reduction", "spread_of")
+    return {name: tuple(_protocol(table, name).get(kind) for kind in kinds) for name in table.directions}
+
+
+def _protocol(table: Any, name: str) -> dict[str, Any]:
+    protocol = table.protocols.get(name)
+    return {"runs": 1, **(protocol if isinstance(protocol, dict) else {})}
+
+
+def _merged_protocol(protocols: list[dict[str, Any]], correlations: list[float]) -> dict[str, Any]:
+    first, *others = protocols
+    merged = {key: value for key, value in first.items() if all(key in p and p[key] == value for p in others)}
+    merged["runs"] = sum(protocol["runs"] for protocol in protocols)
+    halves = [protocol["split_half"] for protocol in protocols if "split_half" in protocol]
+    between = [value for value in correlations if value == value]
+    for name, found in (("split_half", halves), ("between_runs", between)):
+        merged.pop(name, None)
+        if found:
+            merged[name] = float(np.mean(found))
+    return merged
+
+
+# -- the dataset -------------------------------------------------------------------------------------------------
+
+
+def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
+    """What several tables, or coresets, say about the one dataset that they belong to.
+
+    Args:
+        files: at least one.
+
+    Returns:
+        ``num_rows``, ``fingerprint`` (of the first that has one), ``rows`` (of any of them, ascending), and in their
+        order ``labels``, ``keys`` and ``shards``, None where they are not known.
+
+    Raises:
+        MismatchError: they belong to different datasets.
+
+    >>> tables = [ScoreTable({"el2n": [0.5, 1.0]}, labels=labels) for labels in ([1, -1], None, [-1, 0])]
+    >>> common_dataset(tables)["labels"]
+    array([1, 0], dtype=int32)
+    """
+    num_rows, fingerprint = _common_identity(files)
+    rows = functools.reduce(_union, (file.rows for file in files))
+    labels = _first_known("label", rows, [_labels(file) for file in files])
+    return {
+        "num_rows": num_rows,
+        "fingerprint": fingerprint,
+        "rows": rows,
+        "labels": None if labels is None else pc.fill_null(labels, -1).to_numpy(),
+        "keys": _on_every_row(_first_known("key", rows, [(file.rows, file.key_column) for file in files])),
+        "shards": _on_every_row(_first_known("shard", rows, [(file.rows, file.shard_column) for file in files])),
+    }
+
+
+def _common_identity(files: Sequence[Any]) -> tuple[int, str | None]:
+    """The number of rows and the fingerprint that several files share.
+
+    Args:
+        files: whatever has ``num_rows`` and ``fingerprint``.
+
+    Raises:
+        MismatchError: they belong to different datasets.
+    """
+    first = files[0]
+    fingerprint = first.fingerprint
+    for number, file in enumerate(files[1:], 2):
+        if file.num_rows != first.num_rows:
+            raise _mismatch(f"number 1 has {first.num_rows} rows, number {number} has {file.num_rows}")
+        if None not in (fingerprint, file.fingerprint) and file.fingerprint != fingerprint:
+            raise _mismatch(f"number {number} has the fingerprint {file.fingerprint}, an earlier one {fingerprint}")
+        fingerprint = fingerprint or file.fingerprint
+    return first.num_rows, fingerprint
+
+
+def _union(first: _Array, second: _Array) -> _Array:
+    """Of ascending rows; numpy's own takes many times as long where both are the same."""
+    if np.array_equal(first, second):
+        return first
+    both = np.sort(np.concatenate([first, second]), kind="stable")
+    union: _Array = both[np.append(True, both[1:] != both[:-1])]
+    return union
+
+
+def _mismatch(difference: str) -> MismatchError:
+    return MismatchError(f"different datasets: {difference}")
+
+
+def _labels(file: ScoreTable | Coreset) -> tuple[_Array, _Array | None]:
+    labels = getattr(file, "labels", None)
+    return (file.rows, None) if labels is None else (file.rows[labels >= 0], labels[labels >= 0])
+
+
+def _first_known(name: str, rows: _Array, columns: Sequence[tuple[_Array, Any]]) -> Any:
+    """For each row the value of the first column that has one, null where none has; None if there are no columns."""
+    pool: list[Any] = []
+    source, length = np.full(len(rows), -1), 0
+    for number, (its_rows, values) in enumerate(columns, 1):
+        if values is None:
+            continue
+        values, places = pa.array(values), np.searchsorted(rows, its_rows)
+        if pool and pool[0].type != values.type:
+            raise _mismatch(f"{name}s are {pool[0].type} in one, {values.type} in number {number}")
+        known = source[places] >= 0
+        if known.any():
+            earlier, again = pa.chunked_array(pool).take(source[places[known]]), values.filter(known)
+            if (at := pc.index(pc.not_equal(earlier, again), True).as_py()) >= 0:
+                raise _mismatch(
+                    f"row {its_rows[known][at]} has the {name} {again[at].as_py()!r} in number {number}, "
+                    f"{earlier[at].as_py()!r} in an earlier one"
+                )
+        source[places[~known]] = length + np.arange(len(places) - int(known.sum()))
+        pool.append(values.filter(~known))
+        length += len(pool[-1])
+    return pa.concat_arrays(pool).take(pa.array(source, mask=source < 0)) if pool else None
+
+
+def _on_every_row(column: Any) -> Any:
+    return None if column is None or column.null_count else column

@@ -37,6 +37,7 @@ __all__ = [
     "Stored",
     "content_digest",
     "from_arrow",
+    "group_spans",
     "group_starts",
     "read_columns",
     "read_group",
@@ -294,6 +295,13 @@ def group_starts(header: Header) -> list[int]:
     footer = _footer(header.path)
     lengths = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
     return [0, *itertools.accumulate(lengths)]
+
+
+def group_spans(header: Header, name: str) -> list[tuple[int, int]]:
+    """The lowest and the highest value of an integer column in each row group."""
+    at, footer = list(header.types).index(name), _footer(header.path)
+    found = (footer.row_group(number).column(at).statistics for number in range(footer.num_row_groups))
+    return [(each.min, each.max) for each in found]
 
 
 def from_arrow(column: pa.ChunkedArray) -> Column:

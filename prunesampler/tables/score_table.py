@@ -223,6 +223,11 @@ class ScoreTable(Stored):
             directions = {}
         return ScoreTable(**{**same, **columns, **directions, "provenance": provenance, **changes})
 
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of its file."""
+        return list(self._columns())
+
     def _all_columns(self) -> dict[str, Any]:
         return {
             "row": self.rows,

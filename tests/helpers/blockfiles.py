@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesampler.selection.out_of_core.engine import Threads
+from prunesampler.selection.engine import Threads
 from prunesampler.tables.score_table import ScoreTable
 
 THREADS = Threads()

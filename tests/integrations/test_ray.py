@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -18,10 +17,11 @@ from torch.utils.data import DataLoader
 import prunesampler as ps
 from prunesampler.cli import app as cli
 from prunesampler.integrations import ray as on_ray
-from prunesampler.selection.out_of_core import cuts, merging, reading
+from prunesampler.selection import radix_select
 from prunesampler.shards.build import build_index
 from prunesampler.shards.repack import repack
-from prunesampler.tables import parquet as files
+from prunesampler.tables import merge as merging
+from prunesampler.tables import parquet
 from tests.docs.test_docs import sections
 from tests.helpers.blockfiles import saved, table
 from tests.helpers.shardfiles import write_shards
@@ -144,38 +144,32 @@ def run(seed: int) -> ps.ScoreTable:
     )
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK", 120)
-    for module in (files, merging):
-        monkeypatch.setattr(module, "ROW_GROUP", 120)
-    monkeypatch.setattr(cuts, "HELD", 100)
-
-
-def test_merged_and_selected_files_are_those_of_whole_tables(cluster: None, small_blocks: None, tmp_path: Path) -> None:
+def test_merged_and_selected_files_are_those_of_whole_tables(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "RANGE", 120)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 120)
+    monkeypatch.setattr(radix_select, "HELD", 100)
     tables = [run(0), run(1)]
-    paths = saved(tmp_path, *tables)
     merged = ps.merge(tables)
-    merged.save(tmp_path / "whole.parquet")
-    header = on_ray.merge(paths, tmp_path / "merged.parquet")
-    assert (header.digest, header.protocols) == (merged.digest, merged.protocols)
-    assert (tmp_path / "merged.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    file = on_ray.merge(saved(tmp_path, *tables), tmp_path / "merged.parquet")
+    assert (len(file), file.protocols) == (len(merged), merged.protocols)
+    assert ps.ScoreTable.load(tmp_path / "merged.parquet") == merged
     coreset = ps.select(merged, keep=0.3, class_balanced=True)
-    coreset.save(tmp_path / "whole.parquet")
     found = on_ray.select(tmp_path / "merged.parquet", tmp_path / "coreset.parquet", keep=0.3, class_balanced=True)
     assert found == coreset.selection
-    assert (tmp_path / "coreset.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert ps.Coreset.load(tmp_path / "coreset.parquet") == coreset
 
 
-def node(number: int) -> Any:
+def node(number: int) -> tuple[int, str]:
     time.sleep(2)
-    return pa.table({"number": [number], "node": [ray.get_runtime_context().get_node_id()]})
+    return number, ray.get_runtime_context().get_node_id()
 
 
 def test_both_nodes_work_and_results_come_in_order(cluster: None) -> None:
-    parts = list(on_ray.RayEngine().map(node, [3, 1, 2, 0]).parts())
-    assert [number for part in parts for number in part["number"].to_pylist()] == [3, 1, 2, 0]
-    assert len({each for part in parts for each in part["node"].to_pylist()}) == 2
+    numbers, nodes = zip(*on_ray.RayEngine().map(node, [3, 1, 2, 0]), strict=True)
+    assert numbers == (3, 1, 2, 0)
+    assert len(set(nodes)) == 2
 
 
 def test_errors_are_those_of_this_process(cluster: None, tmp_path: Path) -> None:
@@ -214,7 +208,7 @@ def test_shards_that_other_processes_would_not_find(tmp_path: Path, monkeypatch:
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", None)
     paths = [str(path) for path in saved(tmp_path, run(0), run(1))]
     assert cli.main(["merge", *paths, "-o", str(tmp_path / "out.parquet"), "--engine", "ray"]) == 2
     assert "pip install 'prunesampler[ray]'" in capsys.readouterr().err

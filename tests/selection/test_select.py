@@ -8,14 +8,14 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
-from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.selection.select import Selection, resolve_keep, select
 from prunesampler.selection.superfluous import THRESHOLD
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
+from tests.helpers.plain_selection import PlainSelection
 
 METHODS: tuple[Any, ...] = ("stratified", "top", "bottom", "window", "random")
 quiet = pytest.mark.filterwarnings("ignore::prunesampler.errors.PruneSamplerWarning")
@@ -48,64 +48,7 @@ def test_what_keep_is_not(keep: Any) -> None:
         resolve_keep(keep, 10)
 
 
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-@quiet
-def test_the_size_is_exact_under_every_option(data: st.DataObject) -> None:
-    n = data.draw(st.integers(2, 80))
-    value = st.sampled_from([0.0, 0.5, math.nan]) | st.floats(0, 1.5, width=32)
-    rows = sorted(data.draw(st.sets(st.integers(0, 200), min_size=n, max_size=n)))
-    table = ScoreTable(
-        {"el2n": data.draw(st.lists(value, min_size=n, max_size=n))},
-        rows=rows,
-        num_rows=201,
-        labels=data.draw(st.lists(st.integers(-1, 3), min_size=n, max_size=n)),
-    )
-    eligible = data.draw(st.none() | st.sets(st.sampled_from(rows), min_size=2).map(sorted))
-    count = n if eligible is None else len(eligible)
-    keep = data.draw(st.floats(0, 1, exclude_min=True) | st.integers(2, count))
-    method = data.draw(st.sampled_from(METHODS))
-    with_offset = method in ("stratified", "window")
-    offset = (
-        data.draw(st.none() | st.floats(0, 1, exclude_max=True) | st.integers(0, count - 1)) if with_offset else None
-    )
-    seed, balanced = data.draw(st.integers(0, 99)), data.draw(st.booleans())
-    coreset = select(table, keep, "el2n", method, offset=offset, class_balanced=balanced, eligible=eligible, seed=seed)
-    assert len(coreset) == resolve_keep(keep, count) == coreset.selection["kept"]
-    assert set(coreset.rows.tolist()) <= set(rows if eligible is None else eligible)
-    assert coreset == select(
-        table, keep, "el2n", method, offset=offset, class_balanced=balanced, eligible=eligible, seed=seed
-    )
-
-
-# -- which: oracles in plain Python -------------------------------------------------------------------------------
-
-
-def order_of(rows: list[int], seed: int) -> dict[int, int]:
-    """The seeded key of each row; every tie and every draw goes by it."""
-    return dict(zip(rows, hash64(mix(seed, 0x74696573), np.array(rows)).tolist(), strict=True))
-
-
-def coverage_centric(scores: dict[int, float], budget: int, beta: float, strata: int, key: dict[int, int]) -> set[int]:
-    """Zheng et al. 2023, algorithm 1, line by line; hard is high."""
-    n = len(scores)
-    hardest_first = sorted(scores, key=lambda row: (-scores[row], key[row]))
-    cut = int(n * beta + 1e-9)
-    rest = hardest_first[min(cut, n - budget) :]
-    low, high = min(scores[row] for row in rest), max(scores[row] for row in rest)
-    bins: list[list[int]] = [[] for _ in range(strata)]
-    for row in rest:
-        place = strata * (scores[row] - low) / (high - low) if high > low else 0
-        bins[min(int(place), strata - 1)].append(row)
-    chosen: set[int] = set()
-    m = budget
-    while bins:
-        smallest = min(bins, key=len)
-        m_b = min(len(smallest), m // len(bins))
-        chosen |= set(sorted(smallest, key=lambda row: key[row])[:m_b])
-        bins.remove(smallest)
-        m -= m_b
-    return chosen
+# -- which ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0.05, 0.3, 0.5, 0.9, 1.0])
@@ -114,15 +57,8 @@ def coverage_centric(scores: dict[int, float], budget: int, beta: float, strata:
 def test_stratified_is_the_published_algorithm(keep: float, offset: float, strata: int) -> None:
     scores, rows = el2n_like(700).astype(np.float32), list(range(5, 2105, 3))
     table = ScoreTable({"el2n": scores}, rows=rows, num_rows=2200)
-    coreset = select(table, keep, offset=offset, strata=strata, seed=3)
-    expected = coverage_centric(
-        dict(zip(rows, scores.astype(float).tolist(), strict=True)),
-        resolve_keep(keep, 700),
-        offset,
-        strata,
-        order_of(rows, 3),
-    )
-    assert set(coreset.rows.tolist()) == expected
+    options: dict[str, Any] = {"keep": keep, "offset": offset, "strata": strata, "seed": 3}
+    assert set(Selection(**options)(table).rows.tolist()) == PlainSelection(table, **options).select()
 
 
 def test_stratified_keeps_few_of_the_many_easy_and_all_of_the_rare() -> None:
@@ -435,7 +371,7 @@ def test_auto_leaves_at_least_one_row() -> None:
 )
 def test_what_auto_does_not_go_with(options: dict[str, Any], argument: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        select(scored_twice(labels=[0] * 60), **{"keep": "auto", **options})
+        Selection(**{"keep": "auto", **options})(scored_twice(labels=[0] * 60))
     assert caught.value.argument == argument
 
 
@@ -484,7 +420,7 @@ def test_auto_is_a_value_too() -> None:
 def test_options_that_are_refused(options: dict[str, Any], argument: str) -> None:
     table = ScoreTable({"el2n": np.arange(10.0)}, labels=[0] * 10)
     with pytest.raises(ArgumentError) as caught:
-        select(table, **({"keep": 0.5} | options))
+        Selection(**({"keep": 0.5} | options))(table)
     assert caught.value.argument == argument
 
 

@@ -135,5 +135,5 @@ def test_what_is_refused(function: Any, a: Any, b: Any, argument: str) -> None:
 
 @pytest.mark.parametrize("share", [0, 0.0, -0.5, 1.5, NAN, True, "half", None])
 def test_a_share_that_is_none(share: Any) -> None:
-    with pytest.raises(ArgumentError, match="share must be in"):
+    with pytest.raises(ArgumentError, match="share must be a finite number > 0 and <= 1"):
         overlap([1.0], [1.0], share)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from prunesampler.errors import MismatchError
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.dataset import common_dataset
+from prunesampler.tables.merge import common_dataset
 from prunesampler.tables.score_table import ScoreTable
 
 N = 8

@@ -1,1 +1,0 @@
-"""Selecting from files that are longer than memory."""

@@ -1,0 +1,268 @@
+"""The lowest rows of each group, found by counting: exact, over any number of blocks, in few passes over them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler._random import hash64, mix
+from prunesampler.selection.engine import Map
+from prunesampler.tables.columns import Int64s
+
+__all__ = ["Limits", "Ranked", "find_limits", "first_digits", "tie_keys"]
+
+HELD = 2_000_000
+"""Rows that are sorted at once; where more could be the last one, they are counted further first."""
+
+_TIES = 0x74696573  # keeps the keys that break ties apart from the orders that are drawn from the same seed
+_VALUE, _RANK = 32, 96  # bits of the value, and of the value with the key
+_CODES, _LEAST = 18, 4  # bits that are counted at once: of group and digit together, and at least of the digit
+_DENSE = 2**20  # number of codes up to which a table of all of them is counted in
+_ALL = 2**32
+
+UInt64s = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+
+def tie_keys(seed: int, rows: Int64s) -> UInt64s:
+    """What decides between rows of equal scores, and draws rows at random: (R,) distinct numbers."""
+    return hash64(mix(seed, _TIES), rows)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Rows in an order: the lowest value comes first, and of equal ones the lowest tie key.
+
+    Attributes:
+        group: (B,) int64, the group of each row; None where all are in one.
+        value: (B,) uint32.
+        row: (B,) int64, distinct.
+        seed: of the tie keys.
+
+    >>> Ranked.by_float(None, np.array([0.5, -0.0, 0.0, -np.inf], "f4"), np.arange(4), seed=0).value.argsort()
+    array([3, 1, 2, 0])
+    """
+
+    group: Int64s | None
+    value: npt.NDArray[np.uint32]
+    row: Int64s
+    seed: int
+
+    @classmethod
+    def by_float(cls, group: Int64s | None, value: npt.NDArray[np.float32], row: Int64s, seed: int) -> Ranked:
+        """In the order of floats, none of which is NaN."""
+        bits = (value + np.float32(0)).view(np.uint32)  # −0 is 0
+        # Negative floats have the highest bit set, and the higher the rest, the lower they are.
+        ordered = bits ^ ((bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31))
+        return cls(group, ordered, row, seed)
+
+    @classmethod
+    def at_random(cls, group: Int64s | None, row: Int64s, seed: int) -> Ranked:
+        """In the order of the tie keys."""
+        return cls(group, (tie_keys(seed, row) >> np.uint64(32)).astype(np.uint32), row, seed)
+
+    def keys(self, places: Int64s) -> UInt64s:
+        """The tie keys of some of them."""
+        return tie_keys(self.seed, self.row[places])
+
+    def of_group(self, each: npt.NDArray[Any], places: Int64s | None = None) -> Any:
+        """For each of the rows what ``each`` holds for its group; one number if all are in one group."""
+        if self.group is None:
+            return each.item()
+        return each[self.group if places is None else self.group[places]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The last row of each group that is among its lowest ones, by value and tie key: (G,) each."""
+
+    value: Int64s
+    key: UInt64s
+
+    @classmethod
+    def all_or_none(cls, whole: npt.NDArray[np.bool_]) -> Limits:
+        """Of groups that are in as a whole, or not at all."""
+        return cls(np.where(whole, _ALL, -1).astype(np.int64), np.zeros(len(whole), np.uint64))
+
+    def within(self, ranked: Ranked) -> Mask:
+        """(B,) whether a row is among the lowest of its group."""
+        limit = ranked.of_group(self.value)
+        inside: Mask = ranked.value < limit
+        tied = np.flatnonzero(ranked.value == limit)
+        inside[tied] = ranked.keys(tied) <= ranked.of_group(self.key, tied)
+        return inside
+
+
+Ranking = Callable[[int], Iterator[Ranked]]
+"""The rows of a block, in parts."""
+
+
+def first_digits(run: Map, ranking: Ranking, blocks: Sequence[int], groups: int, rows: int) -> Int64s:
+    """How many rows of each group have each first digit of their value, (G, 2**bits): one pass over the blocks.
+
+    Args:
+        run, ranking, blocks: as of :func:`find_limits`.
+        groups: G.
+        rows: how many there are, about; a digit has fewer bits where there are few.
+    """
+    bits = max(_LEAST, min(_CODES, rows.bit_length()) - (groups - 1).bit_length())
+    return _total(run, functools.partial(_count_first, ranking, groups, bits), blocks, groups, bits)
+
+
+def find_limits(
+    run: Map, ranking: Ranking, blocks: Sequence[int], counts: Int64s, wanted: Sequence[Int64s]
+) -> list[Limits]:
+    """Where the lowest so many rows of each group end.
+
+    The value and then the tie key of the last row are narrowed down some bits at a time, by counting, until few
+    enough rows are left to sort. With few groups that is one more pass over the blocks.
+
+    Args:
+        run: where the work on blocks is done, see :mod:`prunesampler.selection.engine`.
+        ranking: the rows of a block; it runs where ``run`` does.
+        blocks: their numbers.
+        counts: (G, 2**bits) of :func:`first_digits`.
+        wanted: one or several times (G,) numbers of rows; at or below 0 none, at or above the group's size all.
+
+    Returns:
+        The limits for each of ``wanted``.
+
+    >>> def ranking(block):
+    ...     row = np.arange(5 * block, 5 * block + 5)
+    ...     yield Ranked.by_float(row % 2, -row.astype("f4"), row, seed=0)
+    >>> counts = first_digits(map, ranking, [0, 1], groups=2, rows=10)
+    >>> counts.sum(axis=1)
+    array([5, 5])
+    >>> (limits,) = find_limits(map, ranking, [0, 1], counts, [np.array([2, 0])])
+    >>> [part.row[limits.within(part)].tolist() for block in (0, 1) for part in ranking(block)]
+    [[], [6, 8]]
+    """
+    groups, size = counts.shape
+    found = [Limits.all_or_none(each > 0) for each in wanted]
+    targets = np.concatenate(wanted)  # of each group once for each of ``wanted``
+    sought = (targets > 0) & (targets < np.tile(counts.sum(axis=1), len(wanted)))
+    if not sought.any():
+        return found
+    nothing = np.zeros(len(targets), np.int64)
+    search = _Search(ranking, groups, size.bit_length() - 1, 0, sought, targets, nothing, nothing.astype(np.uint64))
+    search, left = search.narrowed(np.tile(counts, (len(wanted), 1)))
+    while left > max(HELD, 4 * int(sought.sum())) and search.done < _RANK:
+        count = functools.partial(_count_next, search)
+        search, left = search.narrowed(_total(run, count, blocks, len(targets), search.bits))
+    target, value, key = map(np.concatenate, zip(*run(functools.partial(_collect, search), blocks), strict=True))
+    order = np.lexsort((key, value, target))
+    places = np.flatnonzero(sought)
+    last = order[np.searchsorted(target[order], places) + search.wanted[places] - 1]
+    for number, limits in enumerate(found):
+        its = places // groups == number
+        limits.value[places[its] % groups], limits.key[places[its] % groups] = value[last[its]], key[last[its]]
+    return found
+
+
+@dataclass(frozen=True)
+class _Search:
+    """For each target, a group of which a row is sought, the first ``done`` bits of that row's value and key."""
+
+    ranking: Ranking
+    groups: int
+    bits: int
+    done: int
+    sought: Mask
+    wanted: Int64s
+    value: Int64s
+    key: UInt64s
+
+    @property
+    def width(self) -> int:
+        """How many bits come next: none of the key together with some of the value."""
+        return min(self.bits, (_VALUE if self.done < _VALUE else _RANK) - self.done)
+
+    def left(self, block: int) -> Iterator[tuple[Int64s, Ranked, Int64s]]:
+        """Targets of the rows of a block that begin with these bits, and the rows' places."""
+        prefix = np.where(self.sought, self.value, -1)
+        for rows in self.ranking(block):
+            for start in range(0, len(prefix), self.groups):
+                its = slice(start, start + self.groups)
+                begins = rows.value >> np.uint32(max(0, _VALUE - self.done))
+                places = np.flatnonzero(begins == rows.of_group(prefix[its]))
+                if self.done > _VALUE:
+                    keys = rows.keys(places) >> np.uint64(_RANK - self.done)
+                    places = places[keys == rows.of_group(self.key[its], places)]
+                yield (
+                    start + (np.zeros(len(places), np.int64) if rows.group is None else rows.group[places]),
+                    rows,
+                    places,
+                )
+
+    def narrowed(self, counts: Int64s) -> tuple[_Search, int]:
+        """The search with the next digit, and how many rows begin with it."""
+        reached = np.cumsum(counts, axis=1)
+        digit = (reached < self.wanted[:, None]).sum(axis=1) * self.sought
+        target = np.arange(len(digit))
+        its, before = counts[target, digit], reached[target, digit] - counts[target, digit]
+        search = replace(self, done=self.done + self.width, wanted=self.wanted - before)
+        if self.done < _VALUE:
+            search = replace(search, value=self.value << self.width | digit)
+        else:
+            search = replace(search, key=self.key << np.uint64(self.width) | digit.astype(np.uint64))
+        return search, int(its[self.sought].sum())
+
+
+_Counts = tuple[Int64s, Int64s]
+
+
+def _total(run: Map, count: Callable[[int], _Counts], blocks: Sequence[int], groups: int, bits: int) -> Int64s:
+    counts = np.zeros(groups << bits, np.int64)
+    for codes, found in run(count, blocks):
+        counts[codes] += found
+    return counts.reshape(groups, -1)
+
+
+def _count_first(ranking: Ranking, groups: int, bits: int, block: int) -> _Counts:
+    def codes() -> Iterator[Int64s]:
+        for rows in ranking(block):
+            digit = (rows.value >> np.uint32(_VALUE - bits)).astype(np.int64)
+            yield digit if rows.group is None else (rows.group << bits) + digit
+
+    return _histogram(codes(), groups << bits)
+
+
+def _count_next(search: _Search, block: int) -> _Counts:
+    def codes() -> Iterator[Int64s]:
+        mask = np.uint64((1 << search.width) - 1)
+        for target, rows, places in search.left(block):
+            if search.done < _VALUE:
+                rank = rows.value[places].astype(np.uint64) >> np.uint64(_VALUE - search.done - search.width)
+            else:
+                rank = rows.keys(places) >> np.uint64(_RANK - search.done - search.width)
+            yield (target << search.bits) + (rank & mask).astype(np.int64)
+
+    return _histogram(codes(), len(search.sought) << search.bits)
+
+
+def _histogram(codes: Iterator[Int64s], size: int) -> _Counts:
+    """The codes below ``size`` that come, and how often."""
+    if size > _DENSE:
+        return np.unique(np.concatenate([np.empty(0, np.int64), *codes]), return_counts=True)
+    every = np.zeros(size, np.int64)
+    for part in codes:
+        if len(part):
+            low = int(part.min())
+            counts = np.bincount(part - low)
+            every[low : low + len(counts)] += counts
+    found = np.flatnonzero(every)
+    return found, every[found]
+
+
+def _collect(search: _Search, block: int) -> tuple[Int64s, Int64s, UInt64s]:
+    parts = [
+        (target, rows.value[places].astype(np.int64), rows.keys(places)) for target, rows, places in search.left(block)
+    ]
+    empty = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64)
+    target, value, key = map(np.concatenate, zip(empty, *parts, strict=True))
+    return target, value, key
