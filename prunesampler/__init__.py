@@ -22,7 +22,7 @@ from prunesampler.errors import (
 )
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.selection.registry import register_method
-from prunesampler.selection.select import select
+from prunesampler.selection.select import Selection, select
 from prunesampler.selection.superfluous import superfluous
 from prunesampler.tables.merge import merge
 from prunesampler.tables.score_table import Coreset, ScoreTable
@@ -30,6 +30,9 @@ from prunesampler.tracking.eval_pass import score
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.attach import AttachedLoader, attach
 from prunesampler.training.handle import Pruning
+from prunesampler.training.policies.policy import Policy, Probabilities
+from prunesampler.training.policies.prune_once import PruneOnce
+from prunesampler.training.policies.random_subset import RandomSubset
 
 __all__ = [
     "ArgumentError",
@@ -39,13 +42,18 @@ __all__ = [
     "CorruptFileError",
     "FileError",
     "MismatchError",
+    "Policy",
+    "Probabilities",
+    "PruneOnce",
     "PruneSamplerError",
     "PruneSamplerWarning",
     "PrunedSampler",
     "Pruning",
+    "RandomSubset",
     "RankError",
     "ScoreTable",
     "ScoreTracker",
+    "Selection",
     "StateError",
     "UnsupportedError",
     "WriteError",

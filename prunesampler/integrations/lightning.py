@@ -15,7 +15,7 @@ from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tracking.ranks import Group
 from prunesampler.training.attach import attach
 from prunesampler.training.handle import Pruning
-from prunesampler.training.sampler_swap import Replacement
+from prunesampler.training.sampler_swap import SamplerSwap
 
 try:
     from lightning.pytorch import Callback
@@ -201,7 +201,7 @@ def _swap(loader: DataLoader[Any], seed: int) -> PrunedSampler | None:
     base = getattr(batch_sampler, "sampler", None)
     if type(base) not in (RandomSampler, SequentialSampler, DistributedSampler):
         return base if type(base) is PrunedSampler else None
-    found = Replacement.of(loader)
+    found = SamplerSwap.of(loader)
     if found.options.pop("replacement", False) or found.draws != found.num_rows:
         return None
     sampler = PrunedSampler(found.num_rows, seed=seed, **{"num_replicas": 1, **found.options})

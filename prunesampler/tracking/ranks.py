@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from torch import Tensor
 from prunesampler.errors import RankError, UnsupportedError
 
 __all__ = ["Group"]
+
+T = TypeVar("T")
 
 _CHUNK = 1 << 20  # of larger parts gloo's reduce sends up to twice as much
 
@@ -85,6 +87,23 @@ class Group:
         with _meeting():
             dist.broadcast_object_list(box, src=0, group=self._process_group)
         return box[0]
+
+    def on_rank_0(self, work: Callable[[], T]) -> T:
+        """What ``work()`` returns on rank 0, on every rank; what it raises there is raised on every rank.
+
+        >>> Group().on_rank_0(lambda: 1 + 1)
+        2
+        """
+        found, failure = None, None
+        if self.rank == 0:
+            try:
+                found = work()
+            except Exception as error:
+                failure = error
+        found, failure = self.broadcast_object((found, failure))
+        if failure is not None:
+            raise failure
+        return cast(T, found)
 
     def gather_object(self, obj: Any) -> list[Any]:
         """Every rank's ``obj`` in the order of ranks, **on rank 0**; an empty list on the others.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,17 @@ from torch.utils.data import DataLoader
 
 from prunesampler.capture.binder import Binder
 from prunesampler.capture.row_loader import RowLoader, RowPipeline, row_loader_class
-from prunesampler.capture.rows import RowStream, check_followed, row_stream
+from prunesampler.capture.rows import check_followed, row_stream
 from prunesampler.capture.timm import Prefetched, followed_prefetcher, is_prefetcher
-from prunesampler.errors import ArgumentError, MismatchError, PruneSamplerWarning, StateError, UnsupportedError
-from prunesampler.selection.select import Method, Selection
+from prunesampler.errors import (
+    ArgumentError,
+    MismatchError,
+    PruneSamplerWarning,
+    StateError,
+    UnsupportedError,
+    check_choice,
+)
+from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
@@ -24,14 +31,18 @@ from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import score
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
-from prunesampler.training.config import Plan
+from prunesampler.training.config import RunConfig, SelectionOptions, check_ranks_agree, policy_of
 from prunesampler.training.handle import Pruning
-from prunesampler.training.pruned_phase import PrunedEpochs
+from prunesampler.training.policies.policy import Draw, Policy
+from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.run import Run
-from prunesampler.training.run_folder import RunDir
-from prunesampler.training.sampler_swap import Replacement
-from prunesampler.training.scoring_phase import Scoring
-from prunesampler.training.stream_swap import StreamReplacement
+from prunesampler.training.run_folder import RunFolder
+from prunesampler.training.sampler_swap import SamplerSwap
+from prunesampler.training.scoring_phase import ScoringPhase
+from prunesampler.training.stream_swap import StreamSwap
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["AttachedLoader", "attach"]
 
@@ -57,18 +68,13 @@ def attach(
     *,
     keep: float | int | Literal["auto"] | None = 0.5,
     score_epochs: int = 10,
-    by: str = "el2n",
-    method: Method = "stratified",
-    offset: float | int | None = None,
-    class_balanced: bool = False,
-    min_per_class: int | None = None,
-    unscored: Literal["keep", "drop"] = "keep",
-    threshold: float | None = None,
+    epoch_length: Literal["kept", "full"] = "kept",
+    selection: Selection | None = None,
+    policy: Policy | Callable[[int, ScoreTable | None], Draw] | None = None,
     seed: int = 0,
     scores: Sequence[str] | None = None,
-    reduction: Literal["mean", "last"] = "mean",
+    reduction: Literal["mean", "last"] | None = None,
     rescore: DataLoader[Any] | None = None,
-    epoch_length: Literal["kept", "full"] = "kept",
     save_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     coreset: Coreset | str | os.PathLike[str] | None = None,
@@ -82,12 +88,16 @@ def attach(
     score_fn: Callable[[Tensor, Any], Mapping[str, Tensor]] | None = None,
     device: torch.device | str | None = None,
     on_error: Literal["raise", "train_on_all"] = "raise",
+    **options: Unpack[SelectionOptions],
 ) -> AttachedLoader[T]:
     """Score the rows of ``loader`` while ``model`` trains on them, then train on the kept ones.
 
     During the first ``score_epochs`` passes the logits of every training forward are credited to the rows of the
     batch that they were computed from. At the next ``iter(loader)`` the kept rows are selected, both files are
     written, and the loader's order is a :class:`~prunesampler.PrunedSampler`'s over them.
+
+    ``keep``, ``score_epochs``, ``epoch_length`` and the options of :func:`prunesampler.select` are the short form of
+    ``policy=PruneOnce(Selection(keep, ...), score_epochs, epoch_length)``. Another policy draws a new set every epoch.
 
     Args:
         loader: a map-style ``DataLoader`` with a plain batch sampler and one of torch's samplers or ours; attached
@@ -100,15 +110,19 @@ def attach(
             both halves of the scoring epochs; how many that leaves is not known before. It wants two scoring epochs
             or more, ``reduction="mean"`` and forgetting, and no ``rescore`` or ``score_fn``. None scores only.
         score_epochs: passes to score, >= 1.
-        by, method, offset, class_balanced, min_per_class, unscored, threshold: see :func:`prunesampler.select`.
-        seed: of the selection's ties and of the pruned epochs' order.
-        scores: columns to track, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"``; by default
-            EL2N and forgetting, and with ``rescore`` EL2N alone.
-        reduction: the ``"mean"`` over the scoring epochs, or the ``"last"`` one alone.
-        rescore: a loader over the same rows without augmentation. The scores then come from a pass of its own over
-            it, in eval mode, when the scoring epochs are over: the protocol that EL2N was published with.
         epoch_length: pruned passes have the ``"kept"`` rows, or as many steps as before (``"full"``), which a shard
             pipeline's own ``with_epoch`` does.
+        selection: a :class:`~prunesampler.Selection`, in the place of ``keep`` and the options of select.
+        policy: a :class:`~prunesampler.Policy`, such as :class:`~prunesampler.RandomSubset`, in the place of all of
+            these; or a function (epoch, table) → rows or :class:`~prunesampler.Probabilities`, which reads
+            ``scores`` where they are given.
+        seed: an int >= 0, of the selection's ties, of what a policy draws, and of the pruned epochs' order.
+        scores: columns to track, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"``; by default
+            EL2N and forgetting, with ``rescore`` EL2N alone, and under another policy what it reads.
+        reduction: the ``"mean"`` over the scoring epochs, or the ``"last"`` one alone; by default the mean, and under a
+            policy that reads scores every epoch the last.
+        rescore: a loader over the same rows without augmentation. The scores then come from a pass of its own over
+            it, in eval mode, when the scoring epochs are over: the protocol that EL2N was published with.
         save_dir: folder for ``scores.parquet`` and ``coreset.parquet``; None keeps nothing.
         resume: take up the files of an earlier run in ``save_dir``: a finished one starts pruned, and other selection
             options select again from its scores.
@@ -128,6 +142,8 @@ def attach(
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
         device: where the tracker's buffers lie (16 bytes a row for EL2N and forgetting); by default with the logits.
         on_error: ``"train_on_all"`` turns a failure while scoring into a warning and training on all rows.
+        options: ``by``, ``method``, ``offset``, ``class_balanced``, ``min_per_class``, ``unscored`` and ``threshold``
+            of :func:`prunesampler.select`.
 
     Returns:
         ``loader`` itself, now with ``loader.pruning``, a :class:`~prunesampler.Pruning`.
@@ -150,67 +166,62 @@ def attach(
     >>> loader.pruning.phase, len(loader.pruning.coreset)
     ('pruned', 32)
     """
-    loader_ = cast(Any, _followed(loader))
-    if on_error not in ("raise", "train_on_all"):
-        raise ArgumentError("on_error", 'must be "raise" or "train_on_all"', on_error)
+    plain = cast(Any, _followed(loader))
+    check_choice("on_error", on_error, ("raise", "train_on_all"))
     if model is not None and not isinstance(model, nn.Module):
         raise ArgumentError("model", "must be a torch.nn.Module or None", model)
-    stream = row_stream(loader_)
-    replacement = Replacement.of(loader_) if stream is None else _streamed(stream, seed, epoch_length)
-    if loader is not loader_ and "iteration" in vars(loader):
-        replacement.counter = loader
-    if replacement.rows_per_pass < 1:
-        raise ArgumentError("loader", "must hand out at least one batch", loader_)
+    chosen = policy_of(
+        policy,
+        selection,
+        keep=keep,
+        score_epochs=score_epochs,
+        epoch_length=epoch_length,
+        seed=seed,
+        scores=scores,
+        options=options,
+    )
+    stream = row_stream(plain)
+    swap: Any = SamplerSwap.of(plain) if stream is None else StreamSwap(stream, chosen, seed)
+    if loader is not plain and "iteration" in vars(loader):
+        swap.counter = loader
+    if swap.rows_per_pass < 1:
+        raise ArgumentError("loader", "must hand out at least one batch", plain)
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
     if keys is not None:
-        keys = identities("keys", keys, replacement.num_rows)
-    if scores is None and score_fn is None:
-        scores = ("el2n",) if rescore is not None else ("el2n", "forgetting")
-    selection = None
-    if keep is not None:
-        selection = Selection(
-            keep=keep,
-            by=by,
-            method=method,
-            offset=offset,
-            class_balanced=class_balanced,
-            min_per_class=min_per_class,
-            unscored=unscored,
-            threshold=threshold,
-            seed=seed,
-        )
-        for name, value in (("class_balanced", class_balanced), ("min_per_class", min_per_class)):
-            if value and score_fn is not None:
-                raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
-        if keep == "auto" and score_fn is not None:
-            raise ArgumentError("score_fn", 'must be None with keep="auto", which reads scores of ours', score_fn)
-        selection.warn(replacement.num_eligible, stacklevel=2)
-        if method != "random" and score_fn is None and by not in cast("Sequence[str]", scores):
-            raise ArgumentError("by", f"must be one of the scores tracked, {scores}", by)
-    elif threshold is not None:
-        raise ArgumentError("threshold", 'belongs to keep="auto"', threshold)
-    plan = Plan(score_epochs, tuple(scores or ()), reduction, rescore is not None, selection, epoch_length, seed)
+        keys = identities("keys", keys, swap.num_rows)
+    config = _config(chosen, seed, scores, reduction, rescore, score_fn)
+    config.check_columns(score_fn)
+    if config.selection is not None:
+        config.selection.warn(swap.num_eligible, stacklevel=2)
+    elif not config.scores_only:
+        config.policy.budget(swap.num_eligible)  # more than there are is refused now
     if rescore is not None:
-        _check_rescore(rescore, replacement.num_rows, model)
+        _check_rescore(rescore, swap.num_rows, model)
     group = Group.create()
     tracker = None
-    online = scores if rescore is None else [name for name in scores or () if name == "forgetting"]
-    if online is None or online:
+    online = config.scores if rescore is None else tuple(name for name in config.scores if name == "forgetting")
+    if online or (score_fn is not None and scores is None and rescore is None and config.score_epochs):
         tracker = ScoreTracker(
-            replacement.num_rows, scores=online, reduction=reduction, device=device, score_fn=score_fn, group=group
+            swap.num_rows,
+            scores=online or None,
+            reduction=config.reduction,
+            device=device,
+            score_fn=score_fn,
+            group=group,
         )
-    fingerprint = fingerprint or (fingerprint_of(loader_.dataset) if stream is None else stream.fingerprint)
-    _check_ranks(group, plan, replacement.num_rows, fingerprint)
-    given = _given(coreset, replacement, fingerprint)
-    if given is not None and save_dir is not None:
-        raise ArgumentError("save_dir", "must be None where coreset= is given: nothing is scored", save_dir)
-    rundir = RunDir(save_dir, resume=resume, num_rows=replacement.num_rows, fingerprint=fingerprint, group=group)
+    fingerprint = fingerprint or (fingerprint_of(plain.dataset) if stream is None else stream.fingerprint)
+    check_ranks_agree(group, config, swap.num_rows, fingerprint)
+    given = _given(coreset, swap, fingerprint)
+    if save_dir is not None and (given is not None or (tracker is None and rescore is None)):
+        reason = "where coreset= is given" if given is not None else f"with {config.policy}"
+        raise ArgumentError("save_dir", f"must be None {reason}: nothing is scored", save_dir)
+    folder = RunFolder(save_dir, resume=resume, num_rows=swap.num_rows, fingerprint=fingerprint, group=group)
 
-    def scored_apart(tracked: ScoreTable | None) -> ScoreTable:
+    def rescored(tracked: ScoreTable | None) -> ScoreTable:
         table = score(
             cast(nn.Module, model),
             cast(Any, rescore),
-            scores=None if scores is None else [name for name in scores if name != "forgetting"],
+            scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
             input_fn=input_fn,
             logits_fn=logits_fn,
             target_fn=target_fn,
@@ -219,49 +230,62 @@ def attach(
             fingerprint=fingerprint,
         )
         counts = {} if tracked is None else {name: getattr(tracked, name)[table.rows] for name in _COUNTS}
-        return table.replace(provenance={"scoring": plan.scoring()}, **counts)
+        return table.replace(provenance={"scoring": config.scoring()}, **counts)
 
-    scoring = Scoring(
-        plan,
-        replacement.progress(score_epochs),
-        tracker=tracker,
-        rescore=None if rescore is None else scored_apart,
-        group=group,
-        keys=keys,
-        fingerprint=fingerprint,
-    )
-    pruned = PrunedEpochs(plan, replacement, model)
     run = Run(
-        loader_,
+        plain,
         model,
-        plan,
-        scoring=scoring,
-        pruned=pruned,
-        replacement=replacement,
+        config,
+        scoring=ScoringPhase(
+            config,
+            swap.progress(config.score_epochs),
+            tracker=tracker,
+            rescore=None if rescore is None else rescored,
+            group=group,
+            keys=keys,
+            fingerprint=fingerprint,
+        ),
+        pruned=PrunedPhase(config, swap, model, fingerprint=fingerprint),
+        swap=swap,
         binder=binder,
-        rundir=rundir,
+        folder=folder,
         group=group,
         logits_fn=logits_fn,
         target_fn=target_fn,
         train_on_all=on_error == "train_on_all",
     )
     pruning = Pruning(run, group=group, fingerprint=fingerprint)
-    kind: Any = AttachedLoader if isinstance(loader_, DataLoader) else AttachedPipeline
-    loader_.__class__ = row_loader_class(kind, cast(Any, type(loader_)))
-    loader_._row_listener, loader_.pruning = run, pruning
-    if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
-        cast(Any, loader).pruning = pruning
-    if is_prefetcher(loader):
-        loader_._row_listener = Prefetched(run)
-        cast(Any, loader).__class__ = followed_prefetcher(cast(Any, type(loader)))
+    _become_attached(loader, plain, run, pruning)
     try:
         run.begin(given)
         if run.phase == "scoring":
-            _warn_of_length(replacement.batches(), pruned.batches)
+            _warn_of_length(swap.batches(), run.pruned.batches)
     except BaseException:
         pruning.detach()
         raise
-    return cast("AttachedLoader[T]", loader)
+    return cast("AttachedLoader[T]", plain)
+
+
+def _config(
+    policy: Policy, seed: int, scores: Sequence[str] | None, reduction: Any, rescore: Any, score_fn: Any
+) -> RunConfig:
+    if scores is None and score_fn is None:
+        scores = policy.reads if policy.every_epoch else ("el2n",) if rescore is not None else ("el2n", "forgetting")
+    if reduction is None:
+        reduction = "last" if policy.reads else "mean"
+    return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed)
+
+
+def _become_attached(loader: Any, plain: Any, run: Run, pruning: Pruning) -> None:
+    """Both stay the same objects; ``loader`` is ``plain``, or a framework's around it."""
+    kind: Any = AttachedLoader if isinstance(plain, DataLoader) else AttachedPipeline
+    plain.__class__ = row_loader_class(kind, cast(Any, type(plain)))
+    plain._row_listener, plain.pruning = run, pruning
+    if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
+        loader.pruning = pruning
+    if is_prefetcher(loader):
+        plain._row_listener = Prefetched(run)
+        loader.__class__ = followed_prefetcher(cast(Any, type(loader)))
 
 
 def _followed(loader: Any) -> DataLoader[Any]:
@@ -292,22 +316,6 @@ def _followed(loader: Any) -> DataLoader[Any]:
     return cast("DataLoader[Any]", loader)
 
 
-def _check_ranks(group: Group, plan: Plan, num_rows: int, fingerprint: str | None) -> None:
-    """All ranks have to want the same of the same dataset: what differs would go unnoticed in its scores or order."""
-    mine = {**plan.to_dict(), "len(loader.dataset)": num_rows, "fingerprint": fingerprint}
-    mine.update(mine.pop("selection") or {"keep": None})
-    ranks = group.exchange(mine)
-    for name in ranks[0]:
-        values = [rank.get(name) for rank in ranks]
-        if any(value != values[0] for value in values):
-            if name == "fingerprint":
-                raise UnsupportedError(
-                    f"the ranks have different datasets, by their fingerprints {values}: every rank wants the whole "
-                    "one, and a DistributedSampler to split it; where only its paths differ, give fingerprint="
-                )
-            raise ArgumentError(name, "must be the same on every rank", values)
-
-
 def _check_rescore(rescore: Any, num_rows: int, model: nn.Module | None) -> None:
     check_followed(rescore)
     if model is None:
@@ -320,26 +328,15 @@ def _check_rescore(rescore: Any, num_rows: int, model: nn.Module | None) -> None
         raise ArgumentError("rescore", f"must have the same {num_rows} rows as loader", found)
 
 
-def _streamed(stream: RowStream, seed: int, epoch_length: str) -> Any:
-    if epoch_length == "full":
-        rule = 'must be "kept" for a shard pipeline: give it .with_epoch(nsamples) to keep its length'
-        raise ArgumentError("epoch_length", rule, epoch_length)
-    return StreamReplacement(stream, seed)
-
-
-def _given(
-    coreset: Coreset | str | os.PathLike[str] | None, replacement: Replacement, fingerprint: str | None
-) -> Coreset | None:
+def _given(coreset: Coreset | str | os.PathLike[str] | None, swap: Any, fingerprint: str | None) -> Coreset | None:
     if coreset is None:
         return None
     if not isinstance(coreset, Coreset):
         coreset = Coreset.load(coreset, fingerprint=fingerprint)
     elif None not in (coreset.fingerprint, fingerprint) and coreset.fingerprint != fingerprint:
         raise MismatchError(f"coreset is of dataset {coreset.fingerprint}, and loader has {fingerprint}")
-    if coreset.num_rows != replacement.num_rows:
-        raise MismatchError(
-            f"coreset is of {coreset.num_rows} rows, and the loader's dataset has {replacement.num_rows}"
-        )
+    if coreset.num_rows != swap.num_rows:
+        raise MismatchError(f"coreset is of {coreset.num_rows} rows, and the loader's dataset has {swap.num_rows}")
     return coreset
 
 

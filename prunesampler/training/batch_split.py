@@ -7,24 +7,24 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-__all__ = ["STATEFUL", "Split", "is_named"]
+__all__ = ["STATEFUL", "BatchSplit", "is_named"]
 
 STATEFUL = "torchdata.stateful_dataloader.sampler"
 """Where StatefulDataLoader has samplers of its own, which it puts in the place of torch's."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """The share of one process.
+class BatchSplit:
+    """What one process reads of the batches.
 
     Attributes:
         batch_size: rows of a batch before the split.
         drop_last: whether what does not fill a batch is left out.
         processes, index: how many there are, and which this is.
-        pieces: whether each batch is cut into pieces, one for each process; else whole batches go round.
+        cuts_batches: whether each batch is cut into one part for each process; else whole batches go round.
         even: whether all processes have as many batches, all full, what is missing taken from the beginning.
 
-    >>> split = Split(batch_size=4, drop_last=False, processes=2, index=1, even=True)
+    >>> split = BatchSplit(batch_size=4, drop_last=False, processes=2, index=1, even=True)
     >>> split.batches(10), [split.real(10, batch) for batch in range(2)]
     (2, [4, 0])
     """
@@ -33,16 +33,16 @@ class Split:
     drop_last: bool
     processes: int = 1
     index: int = 0
-    pieces: bool = False
+    cuts_batches: bool = False
     even: bool = False
 
     @classmethod
-    def of(cls, batch_sampler: Any) -> tuple[Any, Split | None]:
+    def of(cls, batch_sampler: Any) -> tuple[Any, BatchSplit | None]:
         """The batch sampler that makes the batches, and how they are split; None where that is not known."""
         if is_named(batch_sampler, "accelerate.data_loader", "BatchSamplerShard"):
             inner, shard = batch_sampler.batch_sampler, batch_sampler
             given = {"processes": shard.num_processes, "index": shard.process_index}
-            given |= {"pieces": shard.split_batches, "even": shard.even_batches}
+            given |= {"cuts_batches": shard.split_batches, "even": shard.even_batches}
         else:
             inner, given = batch_sampler, {}
         if type(inner) is BatchSampler or is_named(inner, STATEFUL, "BatchSampler"):
@@ -52,7 +52,7 @@ class Split:
     @property
     def rows_per_step(self) -> int:
         """Rows that the processes read together while each reads one batch."""
-        return self.batch_size if self.pieces else self.batch_size * self.processes
+        return self.batch_size if self.cuts_batches else self.batch_size * self.processes
 
     @property
     def fills_up(self) -> bool:
@@ -79,7 +79,7 @@ class Split:
 
     @property
     def _size(self) -> int:
-        return self.batch_size // self.processes if self.pieces else self.batch_size
+        return self.batch_size // self.processes if self.cuts_batches else self.batch_size
 
 
 def is_named(value: Any, module: str, name: str) -> bool:

@@ -1,67 +1,180 @@
-"""What one attached run is to do, checked before it begins."""
+"""What one attached run is to do: its options, checked in one place before it begins."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, UnsupportedError, check_choice, check_int
 from prunesampler.scores.logits import SCORES
 from prunesampler.selection.select import Selection
+from prunesampler.tracking.ranks import Group
+from prunesampler.training.policies.function import FunctionPolicy
+from prunesampler.training.policies.policy import EpochLength, Policy
+from prunesampler.training.policies.prune_once import PruneOnce
 
-__all__ = ["Plan"]
+if TYPE_CHECKING:
+    from prunesampler.selection.select import Method
+
+__all__ = ["RunConfig", "SelectionOptions", "check_ranks_agree", "policy_of"]
+
+_SHORT_FORM = {"keep": 0.5, "score_epochs": 10, "epoch_length": "kept"}  # the defaults of attach
+
+
+class SelectionOptions(TypedDict, total=False):
+    """The options of :func:`prunesampler.select` that :func:`prunesampler.attach` hands on."""
+
+    by: str
+    method: Method
+    offset: float | int | None
+    class_balanced: bool
+    min_per_class: int | None
+    unscored: Literal["keep", "drop"]
+    threshold: float | None
+
+
+def policy_of(
+    policy: Any,
+    selection: Selection | None,
+    *,
+    keep: float | int | Literal["auto"] | None,
+    score_epochs: int,
+    epoch_length: EpochLength,
+    seed: int,
+    scores: Sequence[str] | None,
+    options: SelectionOptions,
+) -> Policy:
+    """The policy that the arguments of :func:`prunesampler.attach` mean, in their long form or in their short one.
+
+    Raises:
+        ArgumentError: both forms at once, an option that is none, or one that breaks its rule.
+    """
+    for name, value in options.items():
+        if name not in SelectionOptions.__annotations__:
+            raise ArgumentError(name, f"must be an option of attach, or of select: {_names()}", value)
+    short = {"keep": keep, "score_epochs": score_epochs, "epoch_length": epoch_length}
+    chosen = {name: value for name, value in short.items() if value != _SHORT_FORM[name]} | dict(options)
+    if isinstance(policy, Policy):
+        _refuse_beside("policy", chosen if selection is None else {"selection": selection, **chosen})
+        return policy
+    if callable(policy):
+        reads = tuple(scores or ())
+        chosen.pop("score_epochs", None)
+        _refuse_beside("policy", chosen)
+        given = score_epochs if score_epochs != _SHORT_FORM["score_epochs"] else min(1, len(reads))
+        return FunctionPolicy(policy, reads, given)
+    if policy is not None:
+        raise ArgumentError("policy", "must be a prunesampler.Policy, or a function (epoch, table) → rows", policy)
+    if selection is not None:
+        chosen = {name: value for name, value in chosen.items() if name not in ("score_epochs", "epoch_length")}
+        _refuse_beside("selection", chosen)
+    elif keep is not None:
+        selection = Selection(keep=keep, seed=seed, **options)
+    elif options.get("threshold") is not None:
+        raise ArgumentError("threshold", 'belongs to keep="auto"', options["threshold"])
+    return PruneOnce(selection, score_epochs, epoch_length)
+
+
+def _refuse_beside(long: str, chosen: dict[str, Any]) -> None:
+    for name, value in chosen.items():
+        raise ArgumentError(name, f"must be left out where {long}= is given, which has options of its own", value)
+
+
+def _names() -> str:
+    return ", ".join(SelectionOptions.__annotations__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When to score, by what, and how to select.
+class RunConfig:
+    """When to score, by what, and what is drawn.
 
     Attributes:
-        score_epochs: passes over the loader that are scored, at least 1.
+        policy: what is drawn before every epoch.
         scores: columns to track.
-        reduction: ``"mean"`` over the scoring epochs, or the ``"last"`` one alone.
-        rescored: whether the scores come from a pass of their own at the end of the scoring epochs.
-        selection: how to select; None scores only.
-        epoch_length: of the pruned epochs: the ``"kept"`` rows, or as many steps as the ``"full"`` set has.
-        seed: of the selection's ties and of the pruned epochs' order.
+        reduction: ``"mean"`` over the scored epochs, or the ``"last"`` one alone.
+        rescored: whether the scores come from a pass of their own at the end of the scored epochs.
+        seed: of the draws, of the selection's ties and of the order.
 
     Raises:
-        ArgumentError: an attribute breaks its rule, or the scores will lack what ``keep="auto"`` reads.
+        ArgumentError: an attribute breaks its rule, or the scores lack what the policy reads.
     """
 
-    score_epochs: int
+    policy: Policy
     scores: tuple[str, ...]
     reduction: Literal["mean", "last"]
     rescored: bool
-    selection: Selection | None
-    epoch_length: Literal["kept", "full"]
     seed: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.score_epochs, bool) or not isinstance(self.score_epochs, int) or self.score_epochs < 1:
-            raise ArgumentError("score_epochs", "must be an int >= 1", self.score_epochs)
-        if self.epoch_length not in ("kept", "full"):
-            raise ArgumentError("epoch_length", 'must be "kept" or "full"', self.epoch_length)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ArgumentError("seed", "must be an int >= 0", self.seed)
+        check_int("seed", self.seed)
+        check_choice("reduction", self.reduction, ("mean", "last"))
         if self.selection is not None and self.selection.keep == "auto":
             self._check_auto(self.selection.by)
+        if self.policy.every_epoch and self.rescored:
+            rule = f"must be None with {type(self.policy).__name__}, which draws a new set every epoch"
+            raise ArgumentError("rescore", rule, "a loader")
+        missing = [name for name in self.policy.reads if name not in self.scores]
+        if missing:
+            raise ArgumentError("scores", f"must name {', '.join(missing)}, which the policy reads", self.scores)
+
+    @property
+    def score_epochs(self) -> int:
+        """Passes over all rows before the first draw."""
+        return int(self.policy.score_epochs)
+
+    @property
+    def selection(self) -> Selection | None:
+        """How :class:`PruneOnce` selects; None where it only scores, and under any other policy."""
+        return self.policy.selection if isinstance(self.policy, PruneOnce) else None
+
+    @property
+    def epoch_length(self) -> EpochLength:
+        """Of pruned epochs: the drawn rows, or as many steps as the full set has."""
+        return self.policy.epoch_length if isinstance(self.policy, PruneOnce) else "kept"
+
+    @property
+    def scores_only(self) -> bool:
+        """Whether nothing is ever drawn."""
+        return isinstance(self.policy, PruneOnce) and self.policy.selection is None
+
+    @property
+    def tracks_throughout(self) -> bool:
+        """Whether the drawn rows are scored too, for the next draw."""
+        return self.policy.every_epoch and bool(self.scores)
+
+    def check_columns(self, score_fn: Any) -> None:
+        """Whether what is selected by is tracked, and labels are there where classes matter.
+
+        Raises:
+            ArgumentError: it is not, or they are not.
+        """
+        selection = self.selection
+        if selection is None:
+            return
+        for name in ("class_balanced", "min_per_class"):
+            if getattr(selection, name) and score_fn is not None:
+                value = getattr(selection, name)
+                raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
+        if selection.keep == "auto" and score_fn is not None:
+            raise ArgumentError("score_fn", 'must be None with keep="auto", which reads scores of ours', score_fn)
+        if selection.method != "random" and score_fn is None and selection.by not in self.scores:
+            raise ArgumentError("by", f"must be one of the tracked scores, {self.scores}", selection.by)
 
     def _check_auto(self, by: str) -> None:
         """Whether the scores will hold what ``keep="auto"`` reads: two halves and forgetting."""
         if self.rescored:
             raise ArgumentError("rescore", 'must be None with keep="auto": one pass has no halves to compare', True)
         if self.score_epochs < 2:
-            raise ArgumentError(
-                "score_epochs", 'must be at least 2 with keep="auto", which compares halves of them', self.score_epochs
-            )
+            rule = 'must be at least 2 with keep="auto", which compares halves of them'
+            raise ArgumentError("score_epochs", rule, self.score_epochs)
         if self.reduction != "mean":
             raise ArgumentError("reduction", 'must be "mean" with keep="auto", which compares halves', self.reduction)
         if "forgetting" not in self.scores:
             raise ArgumentError("scores", 'must name "forgetting" too with keep="auto"', self.scores)
         candidates = [name for name in self.scores if name in SCORES and SCORES[name].direction == "higher"]
         if by not in candidates:
-            rule = f'must with keep="auto" be tracked, averaged, and higher where harder, one of {candidates}'
+            rule = f'must with keep="auto" be a tracked score that is higher for harder rows, one of {candidates}'
             raise ArgumentError("by", rule, by)
 
     def scoring(self) -> dict[str, Any]:
@@ -75,5 +188,29 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain Python."""
-        selection = None if self.selection is None else self.selection.to_dict()
-        return {**self.scoring(), "selection": selection, "epoch_length": self.epoch_length, "seed": self.seed}
+        policy = self.policy.to_dict()
+        options = policy if isinstance(self.policy, PruneOnce) else {"policy": policy}
+        return {**self.scoring(), **options, "seed": self.seed}
+
+
+def check_ranks_agree(group: Group, config: RunConfig, num_rows: int, fingerprint: str | None) -> None:
+    """Refuse ranks that want different things, or have different datasets. A collective; all ranks raise together.
+
+    Raises:
+        ArgumentError: an option is not the same on every rank.
+        UnsupportedError: the fingerprints of their datasets differ.
+    """
+    mine = {**config.to_dict(), "len(loader.dataset)": num_rows, "fingerprint": fingerprint}
+    if "selection" in mine:
+        mine.update(mine.pop("selection") or {"keep": None})
+    ranks = group.exchange(mine)
+    for name in ranks[0]:
+        values = [rank.get(name) for rank in ranks]
+        if all(value == values[0] for value in values):
+            continue
+        if name == "fingerprint":
+            raise UnsupportedError(
+                f"the ranks have different datasets, by their fingerprints {values}: give every rank the whole "
+                "dataset, and a DistributedSampler to split it; where only its paths differ, give fingerprint="
+            )
+        raise ArgumentError(name, "must be the same on every rank", values)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, cast, get_args
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from prunesampler.capture.row_loader import RowLoader, row_loader_class
-from prunesampler.errors import ArgumentError, StateError
+from prunesampler.errors import StateError, check_int
 from prunesampler.tables.fingerprint import matches
 from prunesampler.tables.score_table import Coreset, ScoreTable
 from prunesampler.tracking.ranks import Group
-from prunesampler.tracking.state import check_layout
 from prunesampler.tracking.tracker import ScoreTracker
-from prunesampler.training.checkpoint import check_moment, check_state, coreset_state, load_coreset
+from prunesampler.training.checkpoint import check_moment, check_state
 from prunesampler.training.run import Phase, Run
 
 __all__ = ["Pruning"]
@@ -52,7 +50,7 @@ class Pruning:
     @property
     def table(self) -> ScoreTable | None:
         """The scores; None until the scoring epochs are over, and on ranks above 0."""
-        return None if self._run.phase == "scoring" else self._run.rundir.table
+        return None if self._run.phase == "scoring" else self._run.folder.table
 
     def total_steps(self, epochs: int) -> int:
         """Batches that this rank's loader hands out over a whole run, scoring epochs included.
@@ -67,17 +65,16 @@ class Pruning:
             ArgumentError: epochs is not an int >= 0.
             StateError: under ``keep="auto"`` with ``epoch_length="kept"``, while the rows are not selected yet.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ArgumentError("epochs", "must be an int >= 0", epochs)
-        now = self._run.replacement.batches()
+        epochs = check_int("epochs", epochs)
+        now: int | None = self._run.swap.batches()
         if now is None:
             raise StateError("a shard pipeline does not say how many batches one pass hands out: count a pass")
         full = min(epochs, self._run.scored_epochs)
         later = now if epochs == full else self._run.pruned.batches
         if later is None:
             raise StateError(
-                'how many rows keep="auto" leaves is known when they are selected: ask again then, or give attach '
-                'epoch_length="full", which keeps the number of steps'
+                'how many rows will be drawn is not known yet (with keep="auto" once they are selected): ask again '
+                'then, or give attach epoch_length="full", which keeps the number of steps'
             )
         return full * now + (epochs - full) * later
 
@@ -116,10 +113,7 @@ class Pruning:
             rest: made from the attached loader's dataset, batch sampler and collate function; read next, and once.
             skipped: batches that it leaves out.
         """
-        rest = vars(rest).get("base_dataloader", rest)
-        rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
-        rest._row_listener = self._run
-        self._run.skipped = skipped
+        self._run.follow_rest(vars(rest).get("base_dataloader", rest), skipped)
 
     def begin_pass(self) -> None:
         """Switch the set, where it is due, ahead of ``iter(loader)``; for frameworks that look at the loader first.
@@ -149,22 +143,13 @@ class Pruning:
 
         Save it beside the model that it belongs to, and load it with ``torch.load(..., weights_only=True)``.
         """
-        run = self._run
-        open_pass = run.open_pass()
-        state: dict[str, Any] = {
+        return {
             "version": _VERSION,
-            "plan": run.plan.to_dict(),
-            "num_rows": run.replacement.num_rows,
+            "plan": self._run.config.to_dict(),
+            "num_rows": self._run.swap.num_rows,
             "fingerprint": self._fingerprint,
-            "phase": run.phase,
-            "batches_open": run.scoring.progress.cut_off if open_pass is None else open_pass.trained,
-            "scoring": run.scoring.state_dict() if run.phase == "scoring" else None,
-            "coreset": None if self.coreset is None else coreset_state(self.coreset),
-            "sampler": None,
+            **self._run.state_dict(),
         }
-        if run.phase == "pruned":
-            state["sampler"] = run.pruned.position(run.current)
-        return state
 
     def load_state_dict(self, state: dict[str, Any], *, mid_epoch: bool = True, base_resumes: bool = False) -> None:
         """Go on where :meth:`state_dict` was taken; before the first pass, and on all ranks together.
@@ -188,29 +173,7 @@ class Pruning:
             self._group.exchange(None)  # the others must not wait
             raise
         check_moment(state, self._group)
-        run = self._run
-        if state["phase"] == "scoring":
-            run.scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
-            if base_resumes:
-                run.scoring.check_start(skipped=True)
-            run.replacement.go_to(run.scoring.progress.ended)
-            run.pruned.end()
-            run.pruned.coreset, run.phase = None, "scoring"
-            run.binder.follow(run.scoring.online)
-            run.binder.expect_skips(state["batches_open"])
-        elif state["phase"] == "pruned":
-            skips = run.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch)
-            run.stop_scoring("pruned")
-            run.binder.expect_skips(skips)
-        elif state["phase"] == "scored":
-            run.pruned.end()
-            run.pruned.coreset = None
-            run.stop_scoring("scored")
-        else:
-            self.detach()
-        run.binder.clear()
-        run.base_resumes = base_resumes
-        run.current = None
+        self._run.load_state_dict(state, mid_epoch=mid_epoch, base_resumes=base_resumes)
 
     def _check_state(self, state: dict[str, Any]) -> None:
         own = self.state_dict()
@@ -220,11 +183,4 @@ class Pruning:
                 f"the state was saved on a dataset with fingerprint {state['fingerprint']}, and this one has "
                 f"{self._fingerprint}"
             )
-        check_layout(state["batches_open"], int, "state['batches_open']")
-        if state["phase"] not in get_args(Phase):
-            raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
-        given = self._run.given
-        if given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != given):
-            raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
-        if state["phase"] == "scoring":
-            self._run.scoring.check_state(state["scoring"])
+        self._run.check_state(state)

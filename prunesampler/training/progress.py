@@ -53,6 +53,10 @@ class Progress:
         self.rows -= self.rows_open
         self.rows_open = 0
 
+    def settle(self) -> None:
+        """It is known how the epoch of a loaded state goes on."""
+        self.cut_off = 0
+
     @property
     def is_due(self) -> bool:
         """Whether the scoring epochs are over, half a pass of tolerance allowed for skipped batches."""

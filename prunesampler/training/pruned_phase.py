@@ -1,43 +1,54 @@
-"""The pruned epochs of an attached run: the rows that are kept, what orders them, and how far it has come."""
+"""The pruned epochs of an attached run: the rows that are drawn, what orders them, and how far it has come."""
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from prunesampler.capture.binder import Pass, Token
-from prunesampler.errors import ArgumentError, StateError
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.checkpoint import load_coreset
-from prunesampler.training.config import Plan
+from prunesampler.training.config import RunConfig
+from prunesampler.training.policies.policy import coreset_of
 from prunesampler.training.sample_weights import SampleWeights
-from prunesampler.training.sampler_swap import Replacement
+from prunesampler.training.stream_swap import StreamOrder
 
-__all__ = ["PrunedEpochs"]
+__all__ = ["PrunedPhase"]
 
 
-class PrunedEpochs:
+class PrunedPhase:
     """What the loader reads once it is pruned, in the place of what it read before.
 
     Args:
-        plan: how long pruned epochs are, and the seed of their order.
-        replacement: the loader's samplers.
-        model: whose gradients the coreset's weights reach; None where logits are given by hand.
+        config: the policy, and the seed of its draws and of their order.
+        swap: the loader's samplers.
+        model: whose gradients the drawn rows' weights reach; None where logits are given by hand.
+        fingerprint: of the dataset.
 
     Attributes:
-        coreset: the kept rows; None until they are selected.
+        coreset: the rows of the present epoch; None until they are drawn.
         sampler: what orders the loader now: its own sampler, then a :class:`~prunesampler.PrunedSampler`.
     """
 
-    def __init__(self, plan: Plan, replacement: Replacement, model: nn.Module | None) -> None:
+    def __init__(self, config: RunConfig, swap: Any, model: nn.Module | None, *, fingerprint: str | None) -> None:
         self.coreset: Coreset | None = None
-        self.sampler: Sampler[int] = replacement.base
-        self._plan, self._replacement, self._model = plan, replacement, model
+        self.sampler: Sampler[int] = swap.base
+        self._config, self._swap, self._model, self._fingerprint = config, swap, model, fingerprint
         self._weights: SampleWeights | None = None
         self._origin: dict[str, Any] = {}  # where the order began in this process
+        self._fixed = False  # a coreset for good, whatever the policy
+        self._drawn_for = 0  # the epoch that the coreset was drawn for
+        self._next: Coreset | None = None  # drawn already for the epoch to come
+        self._read = self._warned = False  # whether a pass over the coreset has begun; whether a repetition was told
 
     @property
     def weighted(self) -> bool:
@@ -45,45 +56,124 @@ class PrunedEpochs:
         return self._weights is not None
 
     @property
-    def batches(self) -> int | None:
-        """Batches of one pass, on this rank; None where that depends on scores to come."""
-        plan, replacement = self._plan, self._replacement
-        if self.coreset is not None:
-            kept: int | None = len(self.coreset)
-        elif plan.selection is None or plan.epoch_length == "full":
-            return replacement.batches()
-        else:
-            kept = plan.selection.check(replacement.num_eligible)
-        return None if kept is None else replacement.batches(replacement.draws_of(kept, plan.epoch_length))
+    def draws_every_epoch(self) -> bool:
+        """Whether the rows change from epoch to epoch."""
+        return self._config.policy.every_epoch and not self._fixed
 
-    def begin(self, coreset: Coreset, position: dict[str, Any] | None = None) -> None:
-        """Read the coreset from the next pass on, from a position that :meth:`position` gave.
+    @property
+    def batches(self) -> int | None:
+        """Batches of one pass, on this rank; None where that depends on what is drawn."""
+        config, swap = self._config, self._swap
+        if self.coreset is not None and not self.draws_every_epoch:
+            kept: int | None = len(self.coreset)
+        elif config.scores_only or config.epoch_length == "full":
+            return cast("int | None", swap.batches())
+        else:
+            kept = config.policy.budget(swap.num_eligible)
+        return None if kept is None else swap.batches(swap.draws_of(kept, config.epoch_length))
+
+    @property
+    def draws(self) -> int:
+        """Rows that one epoch draws now, over all ranks."""
+        assert self.coreset is not None
+        return int(self._swap.draws_of(len(self.coreset), self._config.epoch_length))
+
+    def draw(self, epoch: int, table: ScoreTable | None) -> Coreset:
+        """What the policy draws for an epoch.
+
+        Raises:
+            ArgumentError: it answers with rows or probabilities that break their rule.
+        """
+        swap, seed = self._swap, self._config.seed
+        rows = np.arange(swap.num_rows) if swap.eligible is None else swap.eligible
+        answer = self._config.policy.draw(epoch, table, rows, seed)
+        return coreset_of(answer, rows, num_rows=swap.num_rows, fingerprint=self._fingerprint, seed=seed, epoch=epoch)
+
+    def begin(
+        self,
+        coreset: Coreset,
+        *,
+        epoch: int | None = None,
+        position: dict[str, Any] | None = None,
+        fixed: bool = False,
+    ) -> None:
+        """Read the coreset from the next pass on.
+
+        Args:
+            coreset: the rows.
+            epoch: the number of that pass; None goes on counting, from 0.
+            position: in an epoch, as :meth:`position` gave it; None for the beginning.
+            fixed: whether the rows stay, whatever the policy.
 
         Raises:
             ArgumentError: the coreset is of another dataset. Nothing has changed then, nor with the other:
             StateError: the position is one in another order.
         """
-        sampler = self._replacement.sampler(coreset, seed=self._plan.seed, epoch_length=self._plan.epoch_length)
+        sampler = self._swap.sampler(coreset, seed=self._config.seed, epoch_length=self._config.epoch_length)
         if position is not None:
             sampler.load_state_dict(position)
-        self.coreset = coreset
+            epoch = position.get("epoch", 0)
+        elif epoch is not None:
+            sampler.set_epoch(epoch)
+        self.coreset, self._fixed, self._next = coreset, fixed, None
+        self._drawn_for, self._read = epoch or 0, False
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model)
         self._use(sampler)
         self._origin = sampler.state_dict()
 
+    def first_draw(self, epoch: int) -> Callable[[ScoreTable], Coreset]:
+        """Scores → what the policy draws for its first epoch."""
+        return functools.partial(self.draw, epoch)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the epoch that the coreset was drawn for has been read."""
+        return cast(PrunedSampler, self.sampler).epoch != self._drawn_for
+
+    def draw_next(self, table: ScoreTable | None) -> Coreset:
+        """What the policy draws for the epoch after the present one."""
+        return self.draw(self._drawn_for + 1, table)
+
+    def read_next(self, coreset: Coreset) -> None:
+        """Read what was drawn so, from the next pass on."""
+        self._next = coreset
+
     def end(self) -> None:
         """Give the loader its own sampler back."""
-        self._weights = None
-        self._use(self._replacement.base)
+        self._weights = self._next = None
+        self._use(self._swap.base)
+
+    def forget(self) -> None:
+        """As :meth:`end`; and nothing was drawn."""
+        self.end()
+        self.coreset = None
 
     def before_pass(self) -> None:
-        """The next pass is of the epoch that the loop or its framework says, where it does."""
-        epoch = self._replacement.epoch
+        """The next pass is of the epoch that the loop or its framework says, where it does; draw for it."""
+        epoch = self._swap.epoch
         if epoch is not None:
             cast(PrunedSampler, self.sampler).set_epoch(epoch)
+        if not self.draws_every_epoch:
+            return
+        epoch = cast(PrunedSampler, self.sampler).epoch
+        if self._next is None and epoch != self._drawn_for and not self._config.tracks_throughout:
+            self._next = self.draw(epoch, None)
+        if self._next is not None:
+            self.begin(self._next, epoch=epoch)
+        elif self._read and self._swap.num_replicas > 1 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"epoch {epoch} begins again, with the rows that it has drawn: call set_epoch(epoch) on the sampler "
+                "that the loader was made with, before every epoch and on every rank",
+                PruneSamplerWarning,
+                stacklevel=5,
+            )
 
     def started(self, of: Pass) -> None:
         """The first batch of a pass is handed out."""
+        self._read = True
+        if isinstance(self.sampler, StreamOrder):
+            self.sampler.count_pass()
         of.starts_at(cast(PrunedSampler, self.sampler).began)
 
     def weight(self, token: Token, logits: Tensor) -> None:
@@ -97,15 +187,18 @@ class PrunedEpochs:
         if of is None or of.position is None:
             return self._origin
         epoch, start = of.position
-        return {**self._origin, "epoch": epoch, "position": start + of.trained * self._replacement.rows_per_step}
+        if of.closed and not self._swap.rows_per_step:  # a stream, which tells no place inside a pass
+            epoch += 1
+        return {**self._origin, "epoch": epoch, "position": start + of.trained * self._swap.rows_per_step}
 
-    def resume(self, coreset: Any, position: Any, *, mid_epoch: bool) -> int:
+    def resume(self, coreset: Any, position: Any, *, mid_epoch: bool, fixed: bool = False) -> int:
         """Go on from there.
 
         Args:
             coreset: as :func:`~prunesampler.training.checkpoint.coreset_state` gives it.
             position: as :meth:`position` gave it.
             mid_epoch: whether the next pass begins inside the epoch; else the loop passes over its beginning.
+            fixed: whether the rows stay, whatever the policy.
 
         Returns:
             How many batches the loop passes over.
@@ -114,18 +207,18 @@ class PrunedEpochs:
             StateError: one of them is damaged or of another dataset. Nothing has changed then.
         """
         try:
-            self.begin(load_coreset(coreset), position or {})
+            self.begin(load_coreset(coreset), position=position or {}, fixed=fixed)
         except ArgumentError as error:
             raise StateError(f"state['coreset'] is of another dataset: {error}") from error
         sampler = cast(PrunedSampler, self.sampler)
-        self._replacement.go_to(sampler.state_dict()["epoch"])
+        self._swap.go_to(sampler.state_dict()["epoch"])
         if mid_epoch:
             return 0
         _, start = sampler.began
         sampler.load_state_dict({**sampler.state_dict(), "position": 0})
         self._origin = sampler.state_dict()
-        return start // self._replacement.rows_per_step
+        return int(start // self._swap.rows_per_step)
 
     def _use(self, sampler: Sampler[int]) -> None:
-        self._replacement.batch_sampler.sampler = sampler
+        self._swap.exchange(sampler)
         self.sampler = sampler

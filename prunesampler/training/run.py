@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -16,15 +16,23 @@ from torch import Tensor, nn
 
 from prunesampler.capture.binder import Binder, Pass, Token
 from prunesampler.capture.forward_hook import ForwardHook, find_logits, find_targets
-from prunesampler.capture.row_loader import RowLoader, plain_class
-from prunesampler.errors import BindingError, PruneSamplerError, PruneSamplerWarning, RankError, StateError
-from prunesampler.tables.score_table import Coreset, ScoreTable
+from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class
+from prunesampler.errors import (
+    BindingError,
+    PruneSamplerError,
+    PruneSamplerWarning,
+    RankError,
+    StateError,
+)
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
-from prunesampler.training.config import Plan
-from prunesampler.training.pruned_phase import PrunedEpochs
-from prunesampler.training.run_folder import RunDir
-from prunesampler.training.sampler_swap import Replacement
-from prunesampler.training.scoring_phase import Scoring
+from prunesampler.tracking.state import check_layout
+from prunesampler.training.checkpoint import coreset_state, load_coreset
+from prunesampler.training.config import RunConfig
+from prunesampler.training.pruned_phase import PrunedPhase
+from prunesampler.training.run_folder import RunFolder
+from prunesampler.training.scoring_phase import ScoringPhase
 
 __all__ = ["Phase", "Run"]
 
@@ -39,12 +47,12 @@ class Run:
     Args:
         loader: reports its passes here.
         model: whose training forwards are seen; None where logits are given by hand.
-        plan: what is wanted.
+        config: what is wanted.
         scoring: takes the logits.
         pruned: the epochs after that.
-        replacement: puts other samplers into the loader.
+        swap: puts other samplers into the loader.
         binder: which logits belong to which rows.
-        rundir: where scores and coreset are written.
+        folder: where scores and coreset are written.
         group: the ranks of the run.
         logits_fn: the model's output → logits (B, classes).
         target_fn: a batch → targets (B,).
@@ -52,44 +60,41 @@ class Run:
 
     Attributes:
         phase: ``"scoring"``, then ``"pruned"`` (or ``"scored"`` where nothing is selected); ``"detached"`` at the end.
-        current: the pass that was trained on last.
         given: the coreset that the run began with, if it did not score.
         scored_epochs: epochs before the pruned ones.
-        paused: whether batches and forwards are passed over.
-        base_resumes: whether the loader's own sampler was set to where a scoring epoch was cut off.
-        skipped: batches of the next pass that its loader leaves out.
     """
 
     def __init__(
         self,
         loader: RowLoader[Any],
         model: nn.Module | None,
-        plan: Plan,
+        config: RunConfig,
         *,
-        scoring: Scoring,
-        pruned: PrunedEpochs,
-        replacement: Replacement,
+        scoring: ScoringPhase,
+        pruned: PrunedPhase,
+        swap: Any,
         binder: Binder,
-        rundir: RunDir,
+        folder: RunFolder,
         group: Group,
         logits_fn: Callable[[Any], Tensor] | None,
         target_fn: Callable[[Any], Any] | None,
         train_on_all: bool,
     ) -> None:
         self._loader_ref = weakref.ref(loader)  # so that a loader, and its workers, end with the last name for it
-        self.plan, self.scoring, self.pruned = plan, scoring, pruned
-        self.replacement, self.binder, self.rundir = replacement, binder, rundir
+        self.config, self.scoring, self.pruned = config, scoring, pruned
+        self.swap, self.folder, self._binder = swap, folder, binder
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
         self._group, self._train_on_all = group, train_on_all
         self.phase: Phase = "scoring"
-        self.current: Pass | None = None
         self.given: Coreset | None = None
-        self.scored_epochs = plan.score_epochs
-        self.paused = self.base_resumes = False
-        self.skipped = 0
-        self.binder.follow(scoring.online)
+        self.scored_epochs = config.score_epochs
+        self._current: Pass | None = None  # the pass that was trained on last
+        self._paused = False
+        self._base_resumes = False  # whether the loader's own sampler was set to where a scoring epoch was cut off
+        self._skipped = 0  # batches of the next pass that its loader leaves out
         self._forwards_unfetched = 0
         self._hook = None if model is None else ForwardHook(model, self)
+        self._follow()
 
     @property
     def _loader(self) -> Any:
@@ -99,9 +104,9 @@ class Run:
 
     def before_pass(self) -> None:
         """``iter(loader)``: the moment when the set may change."""
-        if self.paused or self.phase == "detached":
+        if self._paused or self.phase == "detached":
             return
-        self.replacement.check_in_place(self._loader, self.pruned.sampler)
+        self.swap.check_in_place(self._loader, self.pruned.sampler)
         if not torch.is_grad_enabled():
             return  # an evaluation
         if self.phase == "scoring" and self._owes_rest:
@@ -114,25 +119,27 @@ class Run:
                     self._end_epoch()
                 self._conclude()
         if self.phase == "pruned":
+            if self._tracks_draws and self.scoring.progress.rows_open and self._group.world_size == 1:
+                self._end_drawn_epoch()  # left early, so its end went by unseen
             self.pruned.before_pass()
+            self._follow()
 
     def started(self) -> Pass:
         """An iterator begins."""
-        skipped, self.skipped = self.skipped, 0
-        return self.binder.start(skipped)
+        skipped, self._skipped = self._skipped, 0
+        return self._binder.start(skipped)
 
     def fetched(self, token: Pass, rows: NDArray[np.int64], batch: Any) -> None:
         """A batch is handed out."""
-        if self.paused or self.phase in ("detached", "scored"):
+        if self._paused or self.phase in ("detached", "scored"):
             return
         self._forwards_unfetched = 0
         if token.fetched == token.skipped and self.phase == "pruned":
             self.pruned.started(token)
         with self._guard():
-            online = self.phase == "scoring" and self.scoring.online
-            targets = self._find_targets(batch) if online else None
+            targets = self._find_targets(batch) if self._is_scored else None
             in_training = torch.is_grad_enabled() if self._hook is None else self._hook.in_training
-            self.binder.fetched(token, torch.from_numpy(rows), batch, targets, in_training)
+            self._binder.fetched(token, torch.from_numpy(rows), batch, targets, in_training)
 
     def exhausted(self, token: Pass) -> None:
         """An iterator ended."""
@@ -142,16 +149,16 @@ class Run:
 
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
         """A training forward has returned."""
-        if self.paused or self.phase in ("detached", "scored"):
+        if self._paused or self.phase in ("detached", "scored"):
             return
         with self._guard():
             self._forwards_unfetched += 1
-            if self._forwards_unfetched > 64 and self.current is None:
+            if self._forwards_unfetched > 64 and self._current is None:
                 raise BindingError(
                     "the model trains, but the attached loader hands out no batches: call attach after the framework "
                     "has prepared the loader (some build a new one), and before the loop begins"
                 )
-            token = self.binder.match(inputs)
+            token = self._binder.match(inputs)
             if token is not None:
                 self._bind(token, lambda: self._find_logits(output))
 
@@ -159,13 +166,19 @@ class Run:
 
     def observe(self, logits: Tensor, inputs: Any) -> None:
         """Logits given by hand, of the batch that waits or of these inputs."""
-        if self.phase == "detached" or self.paused:
+        if self.phase == "detached" or self._paused:
             return
         with self._guard():
-            token = self.binder.take_waiting() if inputs is None else self.binder.match(inputs)
+            token = self._binder.take_waiting() if inputs is None else self._binder.match(inputs)
             if token is None:
                 raise BindingError("observe(logits, inputs): these inputs are not a batch that waits for its logits")
             self._bind(token, lambda: logits)
+
+    def follow_rest(self, rest: Any, skipped: int) -> None:
+        """Follow another loader through the rest of one pass, of which it leaves out the first batches."""
+        rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
+        rest._row_listener = self
+        self._skipped = skipped
 
     def finish(self) -> None:
         """End the scoring now."""
@@ -174,16 +187,24 @@ class Run:
                 raise StateError("finish() has nothing to write: no batch has been trained on since attach")
             self._end_epoch()
             self._conclude()
+        elif self.phase == "pruned" and self._tracks_draws:
+            if self.scoring.progress.rows_open:
+                self._end_drawn_epoch()
+            self.folder.conclude(self.scoring.table(), None)
 
     def end_pass(self) -> None:
         """End the pass that was trained on, and the scoring where it is due."""
-        if self.current is not None:
-            self.current.close()
-        if self.phase != "scoring" or self.paused:
+        if self._current is not None:
+            self._current.close()
+        if self._paused or not (self.phase == "scoring" or (self.phase == "pruned" and self._tracks_draws)):
             return
         with self._guard():
-            self.binder.check_seen()
-            self.scoring.progress.cut_off = 0
+            self._binder.check_seen()
+            if self.phase == "pruned":
+                if self.scoring.progress.rows_open:
+                    self._end_drawn_epoch()
+                return
+            self.scoring.progress.settle()
             if self.scoring.progress.rows_open:
                 self._end_epoch()
             if self.scoring.due:
@@ -196,7 +217,7 @@ class Run:
         self.phase = "detached"
         if self._hook is not None:
             self._hook.remove()
-        self.binder.clear()
+        self._binder.clear()
         self.pruned.end()
         if self._loader is not None:
             self._loader.__class__ = plain_class(self._loader)
@@ -204,45 +225,75 @@ class Run:
     @contextmanager
     def pausing(self) -> Iterator[None]:
         """Within this context nothing is followed, and no set is switched."""
-        before, self.paused = self.paused, True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self.paused = before
+            self._paused = before
 
     # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
 
     def _bind(self, token: Token, logits: Callable[[], Tensor]) -> None:
-        before = self.open_pass()
-        if before is not None and before is not token.of and self.phase == "scoring":
+        before = self._open_pass
+        if before is not None and before is not token.of and (self.phase == "scoring" or self._tracks_draws):
             self._close(before, abandoned=True)
         if self.phase == "scoring" and self.scoring.progress.cut_off:
-            loader_resumes = self.base_resumes or hasattr(self._loader, "load_state_dict")
+            loader_resumes = self._base_resumes or hasattr(self._loader, "load_state_dict")
             if self.scoring.resume(token, loader_resumes=loader_resumes):
                 self._end_epoch()
-        self.current = token.of
+        self._current = token.of
         if self.phase == "scoring":
-            self.scoring.present(token, logits, real=self.replacement.real_rows(token.index))
-        elif self.pruned.weighted and token.of.position is not None:
-            self.pruned.weight(token, logits())
+            self.scoring.present(token, logits, real=self.swap.real_rows(token.index))
+        elif token.of.position is not None:
+            if self.pruned.weighted:
+                self.pruned.weight(token, logits())
+            if self._tracks_draws:
+                real = self.swap.real_rows(token.index, self.pruned.draws)
+                self.scoring.present(token, logits, real=real)
         self._close(token.of)
 
-    def open_pass(self) -> Pass | None:
+    @property
+    def _open_pass(self) -> Pass | None:
         """The pass that was trained on last, unless it has ended."""
-        return self.current if self.current is not None and not self.current.closed else None
+        return self._current if self._current is not None and not self._current.closed else None
 
     def _close(self, of: Pass, abandoned: bool = False) -> None:
         """End the epoch if its last batch is bound."""
-        if of.closed or not of.bound or not (abandoned or (of.exhausted and not self.binder.waiting(of))):
+        if of.closed or not of.bound or not (abandoned or (of.exhausted and not self._binder.waiting(of))):
             return
         of.close()
         if self.phase == "scoring" and self._end_epoch():
             self._conclude()
+        elif self.phase == "pruned" and self._tracks_draws:
+            self._end_drawn_epoch()
 
     def _end_epoch(self) -> bool:
-        if self.current is not None:
-            self.current.close()
-        return self.scoring.end_epoch(self.binder)
+        if self._current is not None:
+            self._current.close()
+        return self.scoring.end_epoch(self._binder)
+
+    def _end_drawn_epoch(self) -> None:
+        """Merge the scores of an epoch that was drawn, and draw the next one from them; on all ranks together."""
+        self._end_epoch()
+        self._draw_next()
+
+    def _draw_next(self) -> None:
+        # Rank 0 alone has the merged scores.
+        self.pruned.read_next(self._group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
+
+    @property
+    def _tracks_draws(self) -> bool:
+        """Whether the epochs that a policy draws are scored."""
+        return self.config.tracks_throughout and self.pruned.draws_every_epoch and self.scoring.online
+
+    @property
+    def _is_scored(self) -> bool:
+        """Whether the present batches are."""
+        return self.scoring.online if self.phase == "scoring" else self.phase == "pruned" and self._tracks_draws
+
+    def _follow(self) -> None:
+        """Have the binder compare inputs where scores or weights hang on it."""
+        self._binder.follow(self._is_scored or (self.phase == "pruned" and self.pruned.weighted))
 
     @property
     def _owes_rest(self) -> bool:
@@ -257,42 +308,116 @@ class Run:
         self._conclude_with(table)
 
     def begin(self, given: Coreset | None) -> None:
-        """Start on a given coreset, or on what an earlier run left; otherwise with scoring."""
+        """Start on a given coreset, on what an earlier run left, or on a policy's first draw; else with scoring.
+
+        Raises:
+            StateError: files of an earlier run, and a policy that draws anew every epoch.
+        """
         self.given = given
         if given is not None:
             self.scored_epochs = 0
-            self._prune(given)
-        elif self.rundir.finished:
-            found = self.rundir.take_up(self.plan.scoring(), self.plan.selection)
+            self._prune(given, fixed=True)
+        elif self.folder.finished and self.config.policy.every_epoch:
+            raise StateError(
+                f"{self.folder.scores_path} is of a finished run, and {self.config.policy} draws from the scores of "
+                "its own: give another save_dir, or load the checkpoint of that run with load_state_dict"
+            )
+        elif self.folder.finished:
+            found = self.folder.take_up(self.config.scoring(), self.config.selection)
             if found is None:
-                _log.info("selecting again from the scores in %s", self.rundir.scores_path)
+                _log.info("selecting again from the scores in %s", self.folder.scores_path)
                 self._conclude_with(None)
             else:
                 self._prune(found)
+        elif not self.config.score_epochs:
+            self._prune(self.pruned.draw(0, None), epoch=0)
 
     def _conclude_with(self, table: ScoreTable | None) -> None:
-        coreset = self.rundir.conclude(table, self.plan.selection, eligible=self.replacement.eligible)
+        every_epoch = self.config.policy.every_epoch
+        draw = None if self.config.scores_only else self.pruned.first_draw(self.scored_epochs)
+        coreset = self.folder.conclude(table, draw, keep_coreset=not every_epoch)
         if coreset is not None:
-            self._prune(coreset)
+            self._prune(coreset, epoch=self.scored_epochs if every_epoch else None)
         else:
-            self.stop_scoring("scored")
-            _log.info("scored %d rows%s", self.replacement.num_rows, self._written())
+            self._enter("scored")
+            _log.info("scored %d rows%s", self.swap.num_rows, self._written())
 
-    def _prune(self, coreset: Coreset) -> None:
-        self.pruned.begin(coreset)
-        self.stop_scoring("pruned")
+    def _prune(self, coreset: Coreset, *, epoch: int | None = None, fixed: bool = False) -> None:
+        self.pruned.begin(coreset, epoch=epoch, fixed=fixed)
+        self._enter("pruned")
 
-    def stop_scoring(self, phase: Phase) -> None:
-        """Nothing is scored any more."""
+    def _enter(self, phase: Phase) -> None:
         self.phase = phase
-        self.binder.follow(self.pruned.weighted)
-        if self.pruned.coreset is not None:
-            kept, eligible = len(self.pruned.coreset), self.replacement.num_eligible
-            _log.info("training on %d of %d rows (%s)%s", kept, eligible, _how(self.pruned.coreset), self._written())
+        self._follow()
+        if phase == "pruned" and self.pruned.coreset is not None:
+            drawn, eligible = len(self.pruned.coreset), self.swap.num_eligible
+            how = str(self.config.policy) if self.pruned.draws_every_epoch else _how(self.pruned.coreset)
+            _log.info("training on %d of %d rows (%s)%s", drawn, eligible, how, self._written())
 
     def _written(self) -> str:
-        path = self.rundir.scores_path
+        path = self.folder.scores_path
         return "" if path is None else f", written to {path.parent}"
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :class:`~prunesampler.Pruning` saves of the run, without what it was made with."""
+        open_pass, pruned = self._open_pass, self.phase == "pruned"
+        scored = self.phase == "scoring" or (pruned and self._tracks_draws)
+        return {
+            "phase": self.phase,
+            "batches_open": self.scoring.progress.cut_off if open_pass is None else open_pass.trained,
+            "scoring": self.scoring.state_dict() if scored else None,
+            "coreset": None if self.pruned.coreset is None else coreset_state(self.pruned.coreset),
+            "sampler": self.pruned.position(self._current) if pruned else None,
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that is damaged, or was not saved on the coreset that this run was given.
+
+        Raises:
+            StateError: it is, or was not.
+        """
+        check_layout(state["batches_open"], int, "state['batches_open']")
+        if state["phase"] not in get_args(Phase):
+            raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
+        if self.given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != self.given):
+            raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
+        tracked = self.config.tracks_throughout and self.given is None
+        if state["phase"] == "scoring" or (state["phase"] == "pruned" and tracked):
+            self.scoring.check_state(state["scoring"])
+
+    def load_state_dict(self, state: Mapping[str, Any], *, mid_epoch: bool, base_resumes: bool) -> None:
+        """Go on from a state that was checked; on all ranks together.
+
+        Raises:
+            StateError: a part of it is damaged after all. Nothing has changed then.
+        """
+        if state["phase"] == "scoring":
+            self.scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
+            if base_resumes:
+                self.scoring.check_start(skipped=True)
+            self.swap.go_to(self.scoring.progress.ended)
+            self.pruned.forget()
+            self._enter("scoring")
+            self._binder.expect_skips(state["batches_open"])
+        elif state["phase"] == "pruned":
+            fixed = self.given is not None or not self.config.policy.every_epoch
+            skips = self.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch, fixed=fixed)
+            self._enter("pruned")
+            if self._tracks_draws:
+                self.scoring.load_state_dict(state["scoring"], batches_open=0)
+                if self.pruned.at_the_end:
+                    self._draw_next()
+            self._binder.expect_skips(skips)
+        elif state["phase"] == "scored":
+            self.pruned.forget()
+            self._enter("scored")
+        else:
+            self.detach()
+        self._binder.clear()
+        self._base_resumes = base_resumes
+        self._current = None
 
     # -- failure -----------------------------------------------------------------------------------------------
 
@@ -303,8 +428,8 @@ class Run:
         except (PruneSamplerError, OSError) as error:  # a full disk is no reason to lose the run either
             if not self._train_on_all or self.phase == "pruned" or isinstance(error, RankError):
                 raise
-            self.scoring.failed = True
-            self.binder.follow(False)
+            self.scoring.give_up()
+            self._follow()
             if self._group.world_size == 1 or self.scoring.abandoned:
                 message = f"scoring failed, so training goes on with all rows: {error}"
                 warnings.warn(message, PruneSamplerWarning, stacklevel=3)

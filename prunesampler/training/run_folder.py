@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from prunesampler.errors import MismatchError, StateError, WriteError
 from prunesampler.selection.select import Selection
@@ -17,10 +15,10 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 
-__all__ = ["RunDir"]
+__all__ = ["RunFolder"]
 
 
-class RunDir:
+class RunFolder:
     """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches.
 
     Args:
@@ -45,20 +43,12 @@ class RunDir:
         fingerprint: str | None,
         group: Group,
     ) -> None:
-        self._folder = None if path is None else Path(path)
+        # Absolute from now on: a loop may change its working folder.
+        self._folder = None if path is None else Path(path).absolute()
         self._group = group
         self.table: ScoreTable | None = None
-        self.coreset: Coreset | None = None
-        failure = None
-        if self._folder is not None and group.rank == 0:
-            try:
-                self._open(self._folder, resume, num_rows, fingerprint)
-            except Exception as error:
-                failure = error
-        failure = group.broadcast_object(failure)
-        if failure is not None:
-            raise failure
-        self.finished = bool(group.broadcast_object(self.table is not None))
+        self._coreset: Coreset | None = None
+        self.finished = group.on_rank_0(lambda: self._open(resume, num_rows, fingerprint))
 
     @property
     def scores_path(self) -> Path | None:
@@ -66,7 +56,7 @@ class RunDir:
         return None if self._folder is None else self._folder / "scores.parquet"
 
     def conclude(
-        self, table: ScoreTable | None, selection: Selection | None, *, eligible: NDArray[np.int64] | None
+        self, table: ScoreTable | None, draw: Callable[[ScoreTable], Coreset] | None, *, keep_coreset: bool = True
     ) -> Coreset | None:
         """Write the scores, select, and write the coreset, on rank 0; all ranks call it and get the coreset.
 
@@ -74,25 +64,23 @@ class RunDir:
 
         Args:
             table: the scores; rank 0's count. None: those of the run that is taken up.
-            selection: how to select; None selects nothing.
-            eligible: the rows that may be kept; None: all.
+            draw: the scores → rows to train on; None draws nothing.
+            keep_coreset: whether these rows are written.
         """
-        coreset, failure = None, None
-        if self._group.rank == 0:
-            try:
-                if table is not None:
-                    self.table = table
-                    self._save("coreset.parquet", None)  # the one that is there belongs to other scores
-                    self._save("scores.parquet", table)
-                if selection is not None and self.table is not None:
-                    coreset = selection(self.table, eligible=eligible)
-                    self._save("coreset.parquet", coreset)
-            except Exception as error:
-                failure = error
-        failure, self.coreset = self._group.broadcast_object((failure, coreset))
-        if failure is not None:
-            raise failure
-        return self.coreset
+
+        def concluded() -> Coreset | None:
+            if table is not None:
+                self.table = table
+                self._save("coreset.parquet", None)  # the one that is there belongs to other scores
+                self._save("scores.parquet", table)
+            if draw is None or self.table is None:
+                return None
+            coreset = draw(self.table)
+            if keep_coreset:
+                self._save("coreset.parquet", coreset)
+            return coreset
+
+        return self._group.on_rank_0(concluded)
 
     def take_up(self, scoring: dict[str, Any], selection: Selection | None) -> Coreset | None:
         """The coreset of the finished run; None where these options select another one from its scores.
@@ -100,20 +88,19 @@ class RunDir:
         Raises:
             StateError: the run's scores were made under other options than ``scoring``; on every rank.
         """
-        failure, same = None, False
-        if self.table is not None:
-            found = self.table.provenance.get("scoring")
+
+        def taken_up() -> Coreset | None:
+            found = None if self.table is None else self.table.provenance.get("scoring")
             if found != scoring:
-                failure = StateError(
+                raise StateError(
                     f"{self.scores_path} was scored with {found}, and this run asks for {scoring}: give the same "
                     "scoring options, or another save_dir"
                 )
             wanted = None if selection is None else selection.to_dict()
-            same = self.coreset is not None and self.coreset.selection.get("options") == wanted
-        failure, coreset = self._group.broadcast_object((failure, self.coreset if same else None))
-        if failure is not None:
-            raise failure
-        return cast("Coreset | None", coreset)
+            same = self._coreset is not None and self._coreset.selection.get("options") == wanted
+            return self._coreset if same else None
+
+        return self._group.on_rank_0(taken_up)
 
     def _save(self, name: str, what: ScoreTable | Coreset | None) -> None:
         if self._folder is None:
@@ -127,20 +114,23 @@ class RunDir:
         except OSError as error:
             raise WriteError.of(error, path) from error
 
-    def _open(self, folder: Path, resume: bool, num_rows: int, fingerprint: str | None) -> None:
-        _check_writable(folder)
-        scores, coreset = folder / "scores.parquet", folder / "coreset.parquet"
+    def _open(self, resume: bool, num_rows: int, fingerprint: str | None) -> bool:
+        """Whether the folder holds a finished run, which is then read."""
+        if self._folder is None:
+            return False
+        _check_writable(self._folder)
+        scores, coreset = self._folder / "scores.parquet", self._folder / "coreset.parquet"
         found = [str(path) for path in (scores, coreset) if path.exists()]
         if not found:
             remove_unfinished(scores)
-            return
+            return False
         if not resume:
             raise StateError(
                 f"save_dir holds the files of another run ({', '.join(found)}): give another folder, or resume=True "
-                "to take them up"
+                "to continue that run"
             )
         if not scores.exists():
-            raise MismatchError(f"{coreset} stands without the scores.parquet that it was selected from: remove it")
+            raise MismatchError(f"{coreset} has no scores.parquet beside it, which it was selected from: remove it")
         table = ScoreTable.load(scores, fingerprint=fingerprint)
         if table.num_rows != num_rows:
             raise MismatchError(f"{scores} is of a dataset of {table.num_rows} rows, this one has {num_rows}")
@@ -148,9 +138,10 @@ class RunDir:
         remove_unfinished(coreset)
         self.table = table
         if coreset.exists():
-            self.coreset = Coreset.load(coreset, fingerprint=fingerprint)
-            if self.coreset.scores_digest != self.table.digest:
-                self.coreset = None  # cut off between the two writes: select again
+            kept = Coreset.load(coreset, fingerprint=fingerprint)
+            if kept.scores_digest == table.digest:  # else cut off between the two writes: select again
+                self._coreset = kept
+        return True
 
 
 def _check_writable(folder: Path) -> None:

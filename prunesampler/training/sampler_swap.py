@@ -21,14 +21,14 @@ from prunesampler.errors import StateError, UnsupportedError
 from prunesampler.sampling.permutation import rank_length
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.score_table import Coreset
-from prunesampler.training.batch_split import STATEFUL, Split, is_named
+from prunesampler.training.batch_split import STATEFUL, BatchSplit, is_named
 from prunesampler.training.progress import Progress
 
-__all__ = ["Replacement"]
+__all__ = ["SamplerSwap"]
 
 
 @dataclass(eq=False)
-class Replacement:
+class SamplerSwap:
     """A loader's batch sampler and sampler as they were found, and how to order a coreset in their way.
 
     Attributes:
@@ -44,7 +44,7 @@ class Replacement:
     """
 
     batch_sampler: Any
-    split: Split
+    split: BatchSplit
     base: Sampler[int]
     num_rows: int
     eligible: NDArray[np.int64] | None
@@ -54,13 +54,13 @@ class Replacement:
     counter: Any = None
 
     @classmethod
-    def of(cls, loader: DataLoader[Any]) -> Replacement:
+    def of(cls, loader: DataLoader[Any]) -> SamplerSwap:
         """Understand the samplers of ``loader``.
 
         Raises:
             UnsupportedError: a batch sampler or a sampler whose order we cannot reproduce for a part of its rows.
         """
-        batch_sampler, split = Split.of(loader.batch_sampler)
+        batch_sampler, split = BatchSplit.of(loader.batch_sampler)
         if split is None:
             raise UnsupportedError(
                 f"the batch sampler {type(batch_sampler).__name__} makes up batches in a way of its own, which "
@@ -132,11 +132,11 @@ class Replacement:
         """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks."""
         return self.split.batches(self._local(self.draws if draws is None else draws))
 
-    def real_rows(self, batch: int) -> int:
+    def real_rows(self, batch: int, draws: int | None = None) -> int:
         """Rows of this rank's batch, numbered in its pass, that do not only fill it up; they come first."""
         if not self.split.fills_up:  # batches may come in any order
             return self.split.batch_size
-        return self.split.real(self._local(self.draws), batch)
+        return self.split.real(self._local(self.draws if draws is None else draws), batch)
 
     @property
     def epoch(self) -> int | None:
@@ -163,13 +163,17 @@ class Replacement:
         draws = self.draws_of(len(coreset), epoch_length)
         return PrunedSampler(self.num_rows, rows=self.eligible, coreset=coreset, epoch_length=draws, **options)
 
+    def exchange(self, sampler: Sampler[int]) -> None:
+        """Have the loader's batches made from this sampler's rows, from the next pass on."""
+        self.batch_sampler.sampler = sampler
+
     def check_in_place(self, loader: DataLoader[Any], expected: Sampler[int]) -> None:
         """Notice that somebody exchanged the samplers since.
 
         Raises:
             StateError: the loader's batch sampler or its sampler is another one.
         """
-        batch_sampler, _ = Split.of(loader.batch_sampler)
+        batch_sampler, _ = BatchSplit.of(loader.batch_sampler)
         found = getattr(batch_sampler, "sampler", None)
         if batch_sampler is not self.batch_sampler or found is not expected:
             raise StateError(
@@ -181,7 +185,7 @@ class Replacement:
         return rank_length(draws, num_replicas=self.num_replicas, drop_last=bool(self.options.get("drop_last", False)))
 
 
-def _shared(base: Any, split: Split) -> dict[str, Any]:
+def _shared(base: Any, split: BatchSplit) -> dict[str, Any]:
     if base.num_replicas > 1 and split.processes > 1:
         raise UnsupportedError(
             f"{type(base).__name__} splits its rows over {base.num_replicas} ranks, and Accelerate splits them once "

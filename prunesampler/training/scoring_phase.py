@@ -15,17 +15,17 @@ from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_layout
 from prunesampler.tracking.tracker import ScoreTracker
-from prunesampler.training.config import Plan
+from prunesampler.training.config import RunConfig
 from prunesampler.training.progress import Progress
 
-__all__ = ["Scoring"]
+__all__ = ["ScoringPhase"]
 
 
-class Scoring:
+class ScoringPhase:
     """Scores of the training batches, of a pass of their own at the end, or both.
 
     Args:
-        plan: what is scored, and for how long.
+        config: what is scored, and for how long.
         progress: how far it has come.
         tracker: of the training batches; None where all scores come from a pass of their own.
         rescore: that pass: what was tracked → the table; None where there is none.
@@ -40,7 +40,7 @@ class Scoring:
 
     def __init__(
         self,
-        plan: Plan,
+        config: RunConfig,
         progress: Progress,
         *,
         tracker: ScoreTracker | None,
@@ -51,7 +51,7 @@ class Scoring:
     ) -> None:
         self.progress, self.tracker, self.failed = progress, tracker, False
         self.abandoned = False
-        self._plan, self._rescore, self._group = plan, rescore, group
+        self._config, self._rescore, self._group = config, rescore, group
         self._keys, self._fingerprint = keys, fingerprint
         self._agreed = self._starts_again = False
 
@@ -64,6 +64,10 @@ class Scoring:
     def due(self) -> bool:
         """Whether it is time to select, at the next ``iter``."""
         return self.progress.is_due if self._group.world_size == 1 else self._agreed
+
+    def give_up(self) -> None:
+        """Nothing is scored on this rank any more."""
+        self.failed = True
 
     def present(self, token: Token, logits: Callable[[], Tensor], *, real: int = sys.maxsize) -> None:
         """One batch was trained on, whose first ``real`` rows count: the others only fill it up.
@@ -108,8 +112,8 @@ class Scoring:
 
     def _check_column(self, tracker: ScoreTracker) -> None:
         # What score_fn returns is known once it was called: better after one epoch than after all of them.
-        selection = self._plan.selection
-        if self._plan.scores or self._rescore is not None or selection is None or selection.method == "random":
+        selection = self._config.selection
+        if self._config.scores or self._rescore is not None or selection is None or selection.method == "random":
             return
         columns = tracker.columns
         if not self._group.any(selection.by in columns):
@@ -119,7 +123,7 @@ class Scoring:
         """What was found; of tracked scores on rank 0 alone."""
         tracked = None
         if self.tracker is not None and self._group.rank == 0:
-            provenance = {"scoring": self._plan.scoring()}
+            provenance = {"scoring": self._config.scoring()}
             tracked = self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)
         return tracked if self._rescore is None else self._rescore(tracked)
 

@@ -1,4 +1,4 @@
-"""What attach exchanges in a stream of shards: not its order, but what it lets through."""
+"""What attach exchanges in a stream of shards: not its order, but the rows that it lets through."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunesampler.capture.rows import RowStream
+from prunesampler.errors import ArgumentError
 from prunesampler.tables.coreset import Coreset
+from prunesampler.training.policies.policy import Policy
+from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.progress import StreamProgress
 
-__all__ = ["StreamOrder", "StreamReplacement"]
+__all__ = ["StreamOrder", "StreamSwap"]
 
 
 class StreamOrder:
@@ -23,60 +26,69 @@ class StreamOrder:
     Attributes:
         coreset: the rows that pass; None for all.
         num_replicas: ranks that they are split over.
-        began: (epoch, position) where a pass begins; shards have no such thing.
+        epoch: the pass that the next iterator reads.
     """
-
-    began = (0, 0)
 
     def __init__(self, coreset: Coreset | None, num_replicas: int) -> None:
         self.coreset, self.num_replicas = coreset, num_replicas
+        self.epoch = 0
+        self._began: tuple[int, int] | None = None
+
+    @property
+    def began(self) -> tuple[int, int]:
+        """Epoch and position where the present pass began, or where none has, the next one will."""
+        return self._began if self._began is not None else (self.epoch, 0)
+
+    def count_pass(self) -> None:
+        """A pass hands out its first batch."""
+        self._began = self.epoch, 0
+        self.epoch += 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which pass the next iterator reads."""
+        self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing but where every pass begins."""
-        return {"epoch": 0, "position": 0}
+        """Where the next pass begins."""
+        return {"epoch": self.epoch, "position": 0}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next pass is a whole one."""
+        self.epoch = state.get("epoch", 0)
 
 
-class _Gate:
-    """In the place of a batch sampler: what is set as its sampler decides what the stream lets through."""
-
-    def __init__(self, stream: RowStream, order: StreamOrder) -> None:
-        self._stream, self._order = stream, order
-
-    @property
-    def sampler(self) -> StreamOrder:
-        return self._order
-
-    @sampler.setter
-    def sampler(self, order: StreamOrder) -> None:
-        self._order = order
-        self._stream.prune(order.coreset)
-
-
-class StreamReplacement:
-    """The counterpart of :class:`~prunesampler.training.sampler_swap.Replacement` for a stream of rows.
+class StreamSwap:
+    """The counterpart of :class:`~prunesampler.training.sampler_swap.SamplerSwap` for a stream of rows.
 
     Attributes:
         eligible: None: all rows of the index, of which those whose shards are not read have no score.
+
+    Raises:
+        ArgumentError: the policy asks for as many steps as before, which a stream cannot say.
     """
 
     epoch = None
     rows_per_step = 0  # positions inside a pass are not counted
     eligible: NDArray[np.int64] | None = None
 
-    def __init__(self, stream: RowStream, seed: int) -> None:
+    def __init__(self, stream: RowStream, policy: Policy, seed: int) -> None:
+        if isinstance(policy, PruneOnce) and policy.epoch_length == "full":
+            rule = 'must be "kept" for a shard pipeline: give it .with_epoch(nsamples) to keep its length'
+            raise ArgumentError("epoch_length", rule, policy.epoch_length)
         stream.prunable(seed)
+        self._stream = stream
         self.num_rows = self.num_eligible = self.rows_per_pass = stream.num_rows
         self.num_replicas = stream.num_replicas
         self.base: Any = StreamOrder(None, self.num_replicas)
-        self.batch_sampler: Any = _Gate(stream, self.base)
+
+    def exchange(self, order: Any) -> None:
+        """Let the order's rows through, from the next pass on."""
+        self._stream.prune(order.coreset)
 
     def batches(self, draws: int | None = None) -> None:
         """Unknown."""
 
-    def real_rows(self, batch: int) -> int:
+    def real_rows(self, batch: int, draws: int | None = None) -> int:
         """Each row is one."""
         return sys.maxsize
 
@@ -96,4 +108,4 @@ class StreamReplacement:
         return StreamOrder(coreset, self.num_replicas)
 
     def check_in_place(self, loader: Any, expected: Any) -> None:
-        """Nobody else holds the gate."""
+        """Nobody else decides what the stream lets through."""

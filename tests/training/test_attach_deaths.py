@@ -15,7 +15,7 @@ from torch.distributed import distributed_c10d
 
 import prunesampler as ps
 from prunesampler.tracking.ranks import Group
-from prunesampler.training.run_folder import RunDir
+from prunesampler.training.run_folder import RunFolder
 from tests.helpers.rankruns import Run
 from tests.helpers.ranks import outlive
 
@@ -55,7 +55,7 @@ def train(rank: int, world_size: int, folder: str, dies: int, when: str, options
                 if "merge" in when:
                     before(Group, "owners", end)
                 elif when == "at the switch":
-                    before(RunDir, "conclude", end)
+                    before(RunFolder, "conclude", end)
             inside = rank == dies and epoch == 1 and when == "inside an epoch"
             run.epoch(epoch, after=lambda done, inside=inside: end() if inside and done == 2 else None)
     except Exception as raised:

@@ -13,19 +13,20 @@ from prunesampler.errors import BindingError, StateError
 from prunesampler.selection.select import Selection
 from prunesampler.tables.coreset import Coreset
 from prunesampler.training.checkpoint import coreset_state
-from prunesampler.training.config import Plan
-from prunesampler.training.pruned_phase import PrunedEpochs
-from prunesampler.training.sampler_swap import Replacement
+from prunesampler.training.config import RunConfig
+from prunesampler.training.policies.prune_once import PruneOnce
+from prunesampler.training.pruned_phase import PrunedPhase
+from prunesampler.training.sampler_swap import SamplerSwap
 
 N, BATCH = 20, 3
 KEPT = [1, 2, 3, 5, 8, 13, 19]
 
 
-def made(**options: Any) -> tuple[Any, PrunedEpochs]:
+def made(**options: Any) -> tuple[Any, PrunedPhase]:
     loader = DataLoader(range(N), batch_size=BATCH, shuffle=True)  # type: ignore[arg-type]
-    options = {"selection": Selection(keep=7), "epoch_length": "kept", **options}
-    plan = Plan(1, ("el2n",), "mean", False, seed=0, **options)
-    return loader, PrunedEpochs(plan, Replacement.of(loader), None)
+    policy = PruneOnce(options.get("selection", Selection(keep=7)), 1, options.get("epoch_length", "kept"))
+    config = RunConfig(policy, ("el2n",), "mean", False, seed=0)
+    return loader, PrunedPhase(config, SamplerSwap.of(loader), None, fingerprint=None)
 
 
 def test_their_length_is_known_before_unless_it_hangs_on_the_scores() -> None:

@@ -21,18 +21,18 @@ from torch.utils.data import (
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
-from prunesampler.training.sampler_swap import Replacement
+from prunesampler.training.sampler_swap import SamplerSwap
 
 N = 20
 
 
-def of(sampler: Any = None, **options: Any) -> tuple[Any, Replacement]:
+def of(sampler: Any = None, **options: Any) -> tuple[Any, SamplerSwap]:
     loader = DataLoader(range(N), batch_size=3, sampler=sampler, **options)
-    return loader, Replacement.of(loader)
+    return loader, SamplerSwap.of(loader)
 
 
-def drawn(replacement: Replacement, kept: list[int], epoch_length: Any = "kept") -> list[int]:
-    return list(replacement.sampler(Coreset(kept, num_rows=N), seed=0, epoch_length=epoch_length))
+def drawn(swap: SamplerSwap, kept: list[int], epoch_length: Any = "kept") -> list[int]:
+    return list(swap.sampler(Coreset(kept, num_rows=N), seed=0, epoch_length=epoch_length))
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def drawn(replacement: Replacement, kept: list[int], epoch_length: Any = "kept")
     ],
 )
 def test_what_a_sampler_draws_is_understood(sampler: Any, eligible: int, draws: int) -> None:
-    loader, replacement = of(sampler)
-    assert (replacement.num_eligible, replacement.draws) == (eligible, draws)
-    assert replacement.batches() == len(loader)
-    assert replacement.rows_per_pass == sum(len(batch) for batch in loader)
+    loader, swap = of(sampler)
+    assert (swap.num_eligible, swap.draws) == (eligible, draws)
+    assert swap.batches() == len(loader)
+    assert swap.rows_per_pass == sum(len(batch) for batch in loader)
 
 
 def test_order_and_length_follow_the_sampler() -> None:
@@ -72,32 +72,32 @@ def test_order_and_length_follow_the_sampler() -> None:
 
 
 def test_rows_and_weights_of_our_own_sampler_stay_in_force() -> None:
-    replacement = of(PrunedSampler(N, rows=[9, 3, 7], shuffle=False))[1]
-    assert drawn(replacement, [3, 9]) == [9, 3]
+    swap = of(PrunedSampler(N, rows=[9, 3, 7], shuffle=False))[1]
+    assert drawn(swap, [3, 9]) == [9, 3]
     with pytest.raises(ArgumentError, match="must keep eligible rows only"):
-        drawn(replacement, [3, 4])
+        drawn(swap, [3, 4])
     weights = [0.0, 1.0, 3.0, *[0.0] * (N - 3)]
-    replacement = of(PrunedSampler(N, sampling_weights=weights, replacement=True, epoch_length=4000))[1]
-    counts = Counter(drawn(replacement, [1, 2]))
+    swap = of(PrunedSampler(N, sampling_weights=weights, replacement=True, epoch_length=4000))[1]
+    counts = Counter(drawn(swap, [1, 2]))
     assert counts[2] / counts[1] == pytest.approx(3, rel=0.2)
 
 
 def test_ranks_split_only_what_was_split() -> None:
     shares = []
     for rank in range(2):
-        replacement = of(DistributedSampler(range(N), num_replicas=2, rank=rank))[1]
-        assert replacement.follows
-        shares.append(drawn(replacement, list(range(10))))
+        swap = of(DistributedSampler(range(N), num_replicas=2, rank=rank))[1]
+        assert swap.follows
+        shares.append(drawn(swap, list(range(10))))
     assert sorted(shares[0] + shares[1]) == list(range(10))
     assert not of(RandomSampler(range(N)))[1].follows
 
 
 def test_batches_count_drop_last_of_both_kinds() -> None:
     sampler = DistributedSampler(range(N), num_replicas=3, rank=0, drop_last=True)
-    loader, replacement = of(sampler, drop_last=True)
-    assert replacement.batches() == len(loader) == 2
-    assert replacement.rows_per_pass == 6
-    assert replacement.batches(10) == 1
+    loader, swap = of(sampler, drop_last=True)
+    assert swap.batches() == len(loader) == 2
+    assert swap.rows_per_pass == 6
+    assert swap.batches(10) == 1
 
 
 class Mine(Sampler[int]):
@@ -119,26 +119,26 @@ def test_unknown_samplers_name_the_cure() -> None:
             of(sampler)
     loader = DataLoader(range(N), batch_sampler=MyBatches(RandomSampler(range(N)), 3, False))
     with pytest.raises(UnsupportedError, match="MyBatches"):
-        Replacement.of(loader)
+        SamplerSwap.of(loader)
     with pytest.raises(UnsupportedError, match="more than once"):
         of(SubsetRandomSampler([1, 1, 2]))
 
 
 def test_an_exchanged_sampler_is_noticed() -> None:
-    loader, replacement = of(RandomSampler(range(N)))
-    replacement.check_in_place(loader, replacement.base)
+    loader, swap = of(RandomSampler(range(N)))
+    swap.check_in_place(loader, swap.base)
     loader.batch_sampler.sampler = RandomSampler(range(N), generator=torch.Generator())
     with pytest.raises(StateError, match="exchanged"):
-        replacement.check_in_place(loader, replacement.base)
+        swap.check_in_place(loader, swap.base)
 
 
 def test_accelerates_seedable_sampler_is_a_random_one() -> None:
     from accelerate.data_loader import SeedableRandomSampler
 
     base = SeedableRandomSampler(range(10), data_seed=3)
-    replacement = Replacement.of(DataLoader(range(10), batch_size=4, sampler=base))  # type: ignore[arg-type]
-    assert (replacement.draws, replacement.follows, replacement.eligible) == (10, False, None)
-    sampler = replacement.sampler(Coreset([1, 4, 7], num_rows=10), seed=0, epoch_length="kept")
+    swap = SamplerSwap.of(DataLoader(range(10), batch_size=4, sampler=base))  # type: ignore[arg-type]
+    assert (swap.draws, swap.follows, swap.eligible) == (10, False, None)
+    sampler = swap.sampler(Coreset([1, 4, 7], num_rows=10), seed=0, epoch_length="kept")
     sampler.set_epoch(5)  # as Accelerate's loader calls it
     assert sorted(sampler) == [1, 4, 7]
 
@@ -150,24 +150,24 @@ def test_a_split_over_processes_is_seen_through(pieces: bool, batches: int, step
     processes = 3 if pieces else 2
     shard = accelerate.BatchSamplerShard(inner, processes, 1, split_batches=pieces)
     loader = DataLoader(range(N), batch_sampler=shard)  # type: ignore[arg-type]
-    replacement = Replacement.of(loader)
-    assert replacement.batch_sampler is inner
-    assert (replacement.batches(), replacement.rows_per_step) == (batches, step) == (len(loader), step)
-    assert replacement.rows_per_pass == sum(len(batch) for batch in loader)
-    sampler = inner.sampler = replacement.sampler(Coreset(range(9), num_rows=N), seed=0, epoch_length="kept")
-    replacement.check_in_place(loader, sampler)
-    assert len(list(loader)) == replacement.batches(9)
+    swap = SamplerSwap.of(loader)
+    assert swap.batch_sampler is inner
+    assert (swap.batches(), swap.rows_per_step) == (batches, step) == (len(loader), step)
+    assert swap.rows_per_pass == sum(len(batch) for batch in loader)
+    sampler = inner.sampler = swap.sampler(Coreset(range(9), num_rows=N), seed=0, epoch_length="kept")
+    swap.check_in_place(loader, sampler)
+    assert len(list(loader)) == swap.batches(9)
     with pytest.raises(StateError, match="exchanged"):
-        replacement.check_in_place(loader, RandomSampler(range(N)))
+        swap.check_in_place(loader, RandomSampler(range(N)))
 
 
 def test_processes_with_as_many_batches_alone_are_followed() -> None:
     accelerate = pytest.importorskip("accelerate.data_loader")
 
-    def of(drop_last: bool) -> Replacement:
+    def of(drop_last: bool) -> SamplerSwap:
         inner = BatchSampler(RandomSampler(range(N)), 3, drop_last)
         shard = accelerate.BatchSamplerShard(inner, 2, 0, even_batches=False)
-        return Replacement.of(DataLoader(range(N), batch_sampler=shard))  # type: ignore[arg-type]
+        return SamplerSwap.of(DataLoader(range(N), batch_sampler=shard))  # type: ignore[arg-type]
 
     assert of(drop_last=True).batches() == 3
     with pytest.raises(UnsupportedError, match="leave even_batches=True"):
@@ -175,24 +175,24 @@ def test_processes_with_as_many_batches_alone_are_followed() -> None:
 
 
 def test_batches_of_one_process_are_whole_in_whatever_order_they_come() -> None:
-    _, replacement = of(RandomSampler(range(N)))
-    assert {replacement.real_rows(batch) for batch in range(7)} == {3}
+    _, swap = of(RandomSampler(range(N)))
+    assert {swap.real_rows(batch) for batch in range(7)} == {3}
     accelerate = pytest.importorskip("accelerate.data_loader")
     shard = accelerate.BatchSamplerShard(BatchSampler(RandomSampler(range(N)), 3, False), 2, 0)
-    assert Replacement.of(DataLoader(range(N), batch_sampler=shard)).real_rows(0) == 3  # type: ignore[arg-type]
+    assert SamplerSwap.of(DataLoader(range(N), batch_sampler=shard)).real_rows(0) == 3  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="in_order=True"):
-        Replacement.of(DataLoader(range(N), batch_sampler=shard, num_workers=1, in_order=False))  # type: ignore[arg-type]
+        SamplerSwap.of(DataLoader(range(N), batch_sampler=shard, num_workers=1, in_order=False))  # type: ignore[arg-type]
 
 
 def test_the_epoch_is_the_frameworks() -> None:
     class Counter:
         iteration = 7
 
-    replacement = of(RandomSampler(range(N)))[1]
-    assert replacement.epoch is None
-    replacement.counter = counter = Counter()
-    assert replacement.epoch == 7
-    replacement.go_to(2)
+    swap = of(RandomSampler(range(N)))[1]
+    assert swap.epoch is None
+    swap.counter = counter = Counter()
+    assert swap.epoch == 7
+    swap.go_to(2)
     assert counter.iteration == 2
     sampler = DistributedSampler(range(N), num_replicas=2, rank=0)
     sampler.set_epoch(4)

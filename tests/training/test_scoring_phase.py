@@ -13,17 +13,18 @@ from prunesampler.errors import BindingError, StateError
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
-from prunesampler.training.config import Plan
+from prunesampler.training.config import RunConfig
+from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.progress import Progress
-from prunesampler.training.scoring_phase import Scoring
+from prunesampler.training.scoring_phase import ScoringPhase
 
 N, BATCH = 8, 2
-PLAN = Plan(2, ("el2n", "forgetting"), "mean", False, None, "kept", 0)
+CONFIG = RunConfig(PruneOnce(None, 2), ("el2n", "forgetting"), "mean", False, 0)
 
 
-def make(tracked: bool = True, rescore: Any = None) -> Scoring:
-    return Scoring(
-        PLAN,
+def make(tracked: bool = True, rescore: Any = None) -> ScoringPhase:
+    return ScoringPhase(
+        CONFIG,
         Progress(2, N, N // BATCH),
         tracker=ScoreTracker(N) if tracked else None,
         rescore=rescore,
@@ -42,13 +43,13 @@ def logits() -> Tensor:
     return torch.tensor([[2.0, 0.0]] * BATCH)
 
 
-def train(scoring: Scoring, batches: Any) -> None:
+def train(scoring: ScoringPhase, batches: Any) -> None:
     of = Pass(1)
     for index in batches:
         scoring.present(token(of, index), logits)
 
 
-def counts(scoring: Scoring) -> list[int]:
+def counts(scoring: ScoringPhase) -> list[int]:
     table = scoring.table()
     assert table is not None
     assert table.presentations is not None
@@ -65,7 +66,7 @@ def test_epochs_end_and_the_table_says_what_it_is_of() -> None:
     assert table is not None
     assert counts(scoring) == [2] * N
     assert (table.keys, table.fingerprint) == ([f"k{i}" for i in range(N)], "f")
-    assert table.provenance["scoring"] == PLAN.scoring()
+    assert table.provenance["scoring"] == CONFIG.scoring()
 
 
 def test_unequal_numbers_are_refused_before_they_count() -> None:
@@ -130,7 +131,7 @@ def test_a_state_of_another_protocol_is_refused() -> None:
 
 def test_a_failure_is_told_at_the_end_of_the_epoch() -> None:
     scoring = make()
-    scoring.failed = True
+    scoring.give_up()
     assert not scoring.online
     with pytest.raises(StateError, match="one of the ranks"):
         scoring.end_epoch(Binder())

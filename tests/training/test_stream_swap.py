@@ -9,8 +9,9 @@ import pytest
 
 from prunesampler.capture.rows import RowBatch, RowStream, row_stream
 from prunesampler.tables.coreset import Coreset
+from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.progress import StreamProgress
-from prunesampler.training.stream_swap import StreamReplacement
+from prunesampler.training.stream_swap import StreamSwap
 
 
 class Stream:
@@ -32,28 +33,27 @@ class Stream:
         raise AssertionError
 
 
-def test_what_takes_the_samplers_place_opens_and_shuts_the_gate() -> None:
+def test_what_takes_the_samplers_place_decides_what_the_stream_lets_through() -> None:
     stream = Stream()
     assert isinstance(stream, RowStream)
     assert row_stream(stream) is stream
-    replacement = StreamReplacement(stream, seed=3)
-    assert (replacement.num_rows, replacement.num_eligible, replacement.num_replicas) == (9, 9, 2)
+    swap = StreamSwap(stream, PruneOnce(), seed=3)
+    assert (swap.num_rows, swap.num_eligible, swap.num_replicas) == (9, 9, 2)
     coreset = Coreset([1, 2], num_rows=9)
-    order = replacement.sampler(coreset, seed=0, epoch_length="kept")
-    replacement.batch_sampler.sampler = order
-    assert replacement.batch_sampler.sampler is order
-    replacement.batch_sampler.sampler = replacement.base
+    order = swap.sampler(coreset, seed=0, epoch_length="kept")
+    swap.exchange(order)
+    swap.exchange(swap.base)
     assert stream.calls == [("prunable", 3), ("prune", coreset), ("prune", None)]
     assert order.state_dict() == {"epoch": 0, "position": 0}
     assert order.began == (0, 0)
-    assert replacement.draws_of(4, "kept") == 4
-    assert replacement.batches() is None  # type: ignore[func-returns-value]
-    assert isinstance(replacement.progress(2), StreamProgress)
+    assert swap.draws_of(4, "kept") == 4
+    assert swap.batches() is None  # type: ignore[func-returns-value]
+    assert isinstance(swap.progress(2), StreamProgress)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_whole_passes_are_counted(epochs: int) -> None:
-    progress = StreamReplacement(Stream(), seed=0).progress(epochs)
+    progress = StreamSwap(Stream(), PruneOnce(), seed=0).progress(epochs)
     for _ in range(epochs):
         assert not progress.is_due
         progress.train(40)

@@ -1,0 +1,1 @@
+"""What is drawn before every epoch: a file a policy."""

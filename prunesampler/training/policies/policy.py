@@ -1,0 +1,138 @@
+"""The protocol of policies, and what the library makes of their answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from prunesampler._random import mix
+from prunesampler.errors import ArgumentError, check_int
+from prunesampler.sampling.systematic import inclusion_probabilities, systematic_sample
+from prunesampler.tables.columns import row_numbers
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
+
+__all__ = ["Draw", "Policy", "Probabilities", "coreset_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities:
+    """An answer of a policy: draw exactly ``budget`` rows, each with a probability of its own.
+
+    The library draws by systematic sampling in a seeded order, and weights the gradient of each drawn sample's logits
+    by 1/probability, so that the expected sum of the gradients is that of all the data.
+
+    Args:
+        values: (E,) finite floats >= 0, one for each eligible row. Where they do not add up to ``budget``, they are
+            scaled until they do, none above 1 (:func:`prunesampler.sampling.systematic.inclusion_probabilities`).
+        budget: how many rows to draw, an int from 1 to the number of values above 0.
+
+    >>> Probabilities(np.array([1.0, 0.5, 0.5]), budget=2).budget
+    2
+    """
+
+    values: npt.ArrayLike
+    budget: int
+
+
+Draw = Coreset | npt.NDArray[np.int64] | Probabilities
+"""What a policy may answer: rows (a coreset where they have weights), or probabilities and a budget."""
+
+
+class Policy(ABC):
+    """What an attached run draws before every epoch. A frozen dataclass of options; it keeps no state.
+
+    All that an answer may depend on is given to :meth:`draw`, so a run resumes exactly, and every rank gets the same
+    answer. Derive from this class for a policy of your own, and give it to :func:`prunesampler.attach`.
+
+    Attributes:
+        score_epochs: passes over all rows that are scored before the first draw; 0 draws from the first epoch on.
+        every_epoch: whether a new set is drawn before every epoch, or one set for good.
+        reads: scores that each draw reads. They are tracked in every epoch, and a row's is that of the last epoch
+            in which it was drawn. Empty: nothing is tracked, and ``table`` is None.
+
+    >>> @dataclass(frozen=True)
+    ... class FirstRows(Policy):
+    ...     count: int = 2
+    ...     def budget(self, eligible):
+    ...         return self.count
+    ...     def draw(self, epoch, table, rows, seed):
+    ...         return rows[: self.count]
+    >>> FirstRows().draw(0, None, np.arange(5), seed=0)
+    array([0, 1])
+    """
+
+    score_epochs: int = 0
+    every_epoch: bool = True
+    reads: tuple[str, ...] = ()
+
+    @abstractmethod
+    def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Draw:
+        """What the epoch reads.
+
+        Args:
+            epoch: its number in the run, from 0; scored epochs count.
+            table: the scores as they stand, merged over all ranks; None where ``reads`` is empty.
+            rows: (E,) int64, ascending: the rows that may be drawn.
+            seed: of the run; mix it with ``epoch`` for numbers that differ from epoch to epoch.
+        """
+
+    @abstractmethod
+    def budget(self, eligible: int) -> int | None:
+        """How many of so many eligible rows each epoch draws; None where that depends on scores to come."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and options as JSON values."""
+        return {"name": type(self).__name__, **dataclasses.asdict(cast(Any, self))}
+
+
+EpochLength = Literal["kept", "full"]
+
+
+def coreset_of(
+    answer: Draw, rows: npt.NDArray[np.int64], *, num_rows: int, fingerprint: str | None, seed: int, epoch: int
+) -> Coreset:
+    """The rows that a policy's answer draws, with weights where they were drawn by probabilities.
+
+    Args:
+        answer: of :meth:`Policy.draw`.
+        rows: (E,) that it was given.
+        num_rows, fingerprint: of the dataset.
+        seed, epoch: of the draw by probabilities.
+
+    Raises:
+        ArgumentError: rows that may not be drawn, or that are repeated; probabilities that break their rule.
+
+    >>> drawn = coreset_of(
+    ...     Probabilities([1.0, 0.5, 0.5], 2), np.array([3, 5, 7]), num_rows=9, fingerprint=None, seed=0, epoch=0
+    ... )
+    >>> len(drawn), drawn.weights[0]
+    (2, 1.0)
+    """
+    if isinstance(answer, Coreset):
+        _check_eligible(answer.rows, rows)
+        return answer
+    if isinstance(answer, Probabilities):
+        values = np.asarray(answer.values, dtype=np.float64)
+        if values.shape != rows.shape:
+            raise ArgumentError("policy", f"must give {len(rows)} probabilities, one per eligible row", values.shape)
+        chances = inclusion_probabilities(values, check_int("budget", answer.budget, 1))
+        drawn = systematic_sample(chances, answer.budget, mix(seed, epoch))
+        weights = (1 / chances[drawn]).astype(np.float32)
+        return Coreset(rows[drawn], num_rows=num_rows, weights=weights, fingerprint=fingerprint)
+    found = np.sort(row_numbers("policy", answer, num_rows))
+    if not len(found) or (np.diff(found) == 0).any():
+        raise ArgumentError("policy", "must draw at least one row, and none twice", answer)
+    _check_eligible(found, rows)
+    return Coreset(found, num_rows=num_rows, fingerprint=fingerprint)
+
+
+def _check_eligible(drawn: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+    strangers = drawn[~np.isin(drawn, rows)]
+    if len(strangers):
+        raise ArgumentError("policy", "must draw rows that the loader's sampler can draw", int(strangers[0]))
