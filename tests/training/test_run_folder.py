@@ -100,7 +100,7 @@ def test_what_cannot_be_taken_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError):
         opened(tmp_path, resume=True)
     (tmp_path / "scores.parquet").unlink()
-    with pytest.raises(MismatchError, match="no scores.parquet beside it"):
+    with pytest.raises(MismatchError, match=r"no scores\.parquet beside it"):
         opened(tmp_path, resume=True)
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="file"):
