@@ -259,7 +259,7 @@ def attach(
     try:
         run.begin(given)
         if run.phase == "scoring":
-            _warn_of_length(swap.batches(), run.pruned.batches)
+            _warn_of_length(swap.batches(), run.pruned.batches, every_epoch=config.policy.every_epoch)
     except BaseException:
         pruning.detach()
         raise
@@ -340,16 +340,23 @@ def _given(coreset: Coreset | str | os.PathLike[str] | None, swap: Any, fingerpr
     return coreset
 
 
-def _warn_of_length(now: int | None, later: int | None) -> None:
+def _warn_of_length(now: int | None, later: int | None, *, every_epoch: bool) -> None:
     if now == later:
         return
-    text = (
-        f"len(loader) is {now} and will be {later} once pruned: give schedules that count steps "
-        "loader.pruning.total_steps(epochs), or keep the length with"
-    )
-    if later is None:
+    if later is not None:
         text = (
-            f'len(loader) is {now} and will be what keep="auto" leaves once pruned, which nobody knows yet: if '
-            "schedules count steps, keep the length with"
+            f"len(loader) is {now} and will be {later} once pruned: give schedules that count steps "
+            "loader.pruning.total_steps(epochs)"
         )
-    warnings.warn(f'{text} epoch_length="full"', PruneSamplerWarning, stacklevel=3)
+    elif every_epoch:
+        text = (
+            f"len(loader) is {now} and will then be what the policy draws, which nobody knows yet: let schedules count "
+            "epochs"
+        )
+    else:
+        text = (
+            f'len(loader) is {now} and will be what keep="auto" leaves once pruned, which nobody knows yet: let '
+            "schedules count epochs"
+        )
+    cure = "" if every_epoch else ', or keep the length with epoch_length="full"'
+    warnings.warn(f"{text}{cure}", PruneSamplerWarning, stacklevel=3)

@@ -119,8 +119,9 @@ class Run:
                     self._end_epoch()
                 self._conclude()
         if self.phase == "pruned":
-            if self._tracks_draws and self.scoring.progress.rows_open and self._group.world_size == 1:
-                self._end_drawn_epoch()  # left early, so its end went by unseen
+            left_early = self.scoring.progress.rows_open and self.pruned.at_the_end
+            if self._tracks_draws and left_early and self._group.world_size == 1:
+                self._end_drawn_epoch()
             self.pruned.before_pass()
             self._follow()
 
@@ -407,7 +408,9 @@ class Run:
             self._enter("pruned")
             if self._tracks_draws:
                 self.scoring.load_state_dict(state["scoring"], batches_open=0)
-                if self.pruned.at_the_end:
+                if self.pruned.at_the_end and self._group.any(self.scoring.progress.rows_open > 0):
+                    self._end_drawn_epoch()
+                elif self.pruned.at_the_end:
                     self._draw_next()
             self._binder.expect_skips(skips)
         elif state["phase"] == "scored":

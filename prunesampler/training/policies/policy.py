@@ -126,8 +126,8 @@ def coreset_of(
         weights = (1 / chances[drawn]).astype(np.float32)
         return Coreset(rows[drawn], num_rows=num_rows, weights=weights, fingerprint=fingerprint)
     found = np.sort(row_numbers("policy", answer, num_rows))
-    if not len(found) or (np.diff(found) == 0).any():
-        raise ArgumentError("policy", "must draw at least one row, and none twice", answer)
+    if (np.diff(found) == 0).any():
+        raise ArgumentError("policy", "must draw no row twice", answer)
     _check_eligible(found, rows)
     return Coreset(found, num_rows=num_rows, fingerprint=fingerprint)
 

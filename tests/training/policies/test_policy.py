@@ -1,0 +1,189 @@
+"""What a run makes of a policy's answers: rows or probabilities, from scores that are tracked throughout."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, DistributedSampler
+
+import prunesampler as ps
+from tests.helpers.ranks import run_ranks
+from tests.helpers.training import Journal, Leaky, Net, Trainer
+
+N, BATCH = 24, 4
+SHARES = np.linspace(0.2, 1.0, N)
+
+
+def by_probability(epoch: int, table: Any) -> ps.Probabilities:
+    return ps.Probabilities(SHARES, budget=10)
+
+
+def hardest_half(epoch: int, table: Any) -> Any:
+    """The half with the highest last EL2N, and one row more that comes round."""
+    order = np.argsort(-table.column("el2n"), kind="stable")
+    return np.union1d(order[: N // 2 - 1], [order[N // 2 + epoch % (N // 2)]])
+
+
+def make(policy: Any, **options: Any) -> tuple[Any, Trainer]:
+    model = Net()
+    loader = DataLoader(Leaky(N), batch_size=BATCH, shuffle=True, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.PruneSamplerWarning)  # of a length that nobody knows yet
+        return ps.attach(loader, model, policy=policy, **options), Trainer(model, Journal())
+
+
+def rows_of(trainer: Trainer) -> list[int]:
+    return list(itertools.chain.from_iterable(trainer.journal.epochs))
+
+
+def test_a_draw_by_probabilities_weights_each_gradient_by_one_over_its_probability() -> None:
+    loader, trainer = make(by_probability)
+    chances = SHARES * 10 / SHARES.sum()
+    model, seen = trainer.model, set()
+    for _ in range(5):
+        rows: list[int] = []
+        for x, y in loader:
+            each = x[:, 0].long()
+            rows += each.tolist()
+            weights = torch.from_numpy(1 / chances[each]).float()
+            twin = Net()
+            twin.load_state_dict(model.state_dict())
+            (cross_entropy(twin(x), y, reduction="none") * weights).mean().backward()
+            model.zero_grad()
+            cross_entropy(model(x), y).backward()
+            for mine, expected in zip(model.parameters(), twin.parameters(), strict=True):
+                torch.testing.assert_close(mine.grad, expected.grad)
+        assert len(rows) == len(set(rows)) == 10
+        seen.add(frozenset(rows))
+    assert len(seen) == 5
+
+
+def last_el2n(journal: Journal) -> np.ndarray[Any, Any]:
+    return np.array([journal.seen[row][-1][0] for row in range(N)])
+
+
+def test_each_draw_reads_the_last_scores_of_every_row() -> None:
+    tables: list[Any] = []
+    drawn: list[int] = []
+
+    def policy(epoch: int, table: Any) -> Any:
+        tables.append((epoch, table.column("el2n").copy()))
+        return hardest_half(epoch, table)
+
+    loader, trainer = make(policy, scores=("el2n",), score_epochs=2)
+    for epoch in range(6):
+        trainer.epoch(loader)
+        expected = last_el2n(trainer.journal)
+        if epoch >= 2:
+            assert sorted(trainer.journal.epochs[-2]) == drawn
+        if epoch >= 1:
+            loader.pruning.begin_pass()
+            drawn[:] = loader.pruning.coreset.rows.tolist()
+            number, values = tables[-1]
+            assert number == epoch + 1
+            np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", [hardest_half, by_probability])
+def test_a_run_resumes_after_any_step(policy: Any) -> None:
+    options = {"scores": ("el2n",), "score_epochs": 1} if policy is hardest_half else {}
+
+    def states(of: Any, trainer: Trainer) -> dict[str, Any]:
+        return {
+            "pruning": of.pruning.state_dict(),
+            "model": {name: value.clone() for name, value in trainer.model.state_dict().items()},
+        }
+
+    loader, trainer = make(policy, **options)
+    saved = []
+    for epoch in range(4):
+        for batch in loader:
+            trainer.step(batch)
+            if epoch:
+                saved.append((len(rows_of(trainer)), states(loader, trainer)))
+        trainer.journal.end_epoch()
+    whole, weights = rows_of(trainer), trainer.model.state_dict()
+    for done, state in saved:
+        loader, trainer = make(policy, **options)
+        trainer.model.load_state_dict(state["model"])
+        loader.pruning.load_state_dict(state["pruning"])
+        while len(rows_of(trainer)) < len(whole) - done:
+            trainer.epoch(loader)
+        assert rows_of(trainer) == whole[done:]
+        for name, value in trainer.model.state_dict().items():
+            torch.testing.assert_close(value, weights[name])
+
+
+def on_ranks(rank: int, world_size: int) -> list[list[int]]:
+    dataset, model = Leaky(N), Net()
+    sampler = DistributedSampler(dataset)
+    loader = DataLoader(dataset, batch_size=BATCH, sampler=sampler)
+    with pytest.warns(ps.PruneSamplerWarning, match="what the policy draws"):
+        loader = ps.attach(loader, model, policy=hardest_half, scores=("el2n",), score_epochs=1)
+    epochs = []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        rows = []
+        for x, y in loader:
+            rows += x[:, 0].long().tolist()
+            cross_entropy(model(x), y).backward()  # the model stays as it is, on every rank
+        epochs.append(rows)
+    return epochs
+
+
+def test_ranks_draw_the_same_rows_from_merged_scores() -> None:
+    alone = run_ranks(1, on_ranks)[0]
+    both = run_ranks(2, on_ranks)
+    for whole, first, second in zip(alone, *both, strict=True):
+        assert sorted(first + second) == sorted(whole)
+
+
+def test_a_loop_that_leaves_its_epochs_early_draws_all_the_same() -> None:
+    loader, trainer = make(hardest_half, scores=("el2n",), score_epochs=1)
+    trainer.epoch(loader)
+    drawn = []
+    for _ in range(4):
+        for batch, _ in zip(loader, range(2), strict=False):
+            trainer.step(batch)
+        drawn.append(frozenset(loader.pruning.coreset.rows.tolist()))
+    assert len(set(drawn)) == 4
+
+
+def test_the_scores_are_written_after_the_scored_epochs_and_by_finish(tmp_path: Path) -> None:
+    loader, trainer = make(hardest_half, scores=("el2n",), score_epochs=1, save_dir=tmp_path)
+    for _ in range(3):
+        trainer.epoch(loader)
+    first = ps.ScoreTable.load(tmp_path / "scores.parquet")
+    assert first.presentations is not None
+    assert first.presentations.tolist() == [1] * N
+    loader.pruning.finish()
+    last = ps.ScoreTable.load(tmp_path / "scores.parquet")
+    np.testing.assert_allclose(last.column("el2n"), last_el2n(trainer.journal), atol=1e-6)
+    assert loader.pruning.table == last
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    with pytest.raises(ps.StateError, match="another save_dir"):
+        make(hardest_half, scores=("el2n",), score_epochs=1, save_dir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([], "must not be empty"),
+        ([1, 1], "no row twice"),
+        ([1, N], "policy"),
+        (ps.Probabilities(np.ones(N - 1), 5), f"{N} probabilities"),
+        (ps.Probabilities(np.ones(N), N + 1), "budget must be an int"),
+        (ps.Probabilities(-np.ones(N), 5), "probabilities must"),
+        (ps.Coreset([1], num_rows=N + 1), "another number of rows|dataset of"),
+    ],
+)
+def test_an_answer_that_breaks_its_rule_is_refused(answer: Any, message: str) -> None:
+    with pytest.raises(ps.ArgumentError, match=message):
+        make(lambda epoch, table: answer)
