@@ -23,10 +23,6 @@ class BatchSplit:
         processes, index: how many there are, and which this is.
         cuts_batches: whether each batch is cut into one part for each process; else whole batches go round.
         even: whether all processes have as many batches, all full, what is missing taken from the beginning.
-
-    >>> split = BatchSplit(batch_size=4, drop_last=False, processes=2, index=1, even=True)
-    >>> split.batches(10), [split.real(10, batch) for batch in range(2)]
-    (2, [4, 0])
     """
 
     batch_size: int
@@ -83,10 +79,6 @@ class BatchSplit:
 
 
 def is_named(value: Any, module: str, name: str) -> bool:
-    """Whether a value is of this very class, known by name so that its package need not be there.
-
-    >>> is_named(1, "builtins", "int"), is_named(True, "builtins", "int")
-    (True, False)
-    """
+    """Whether a value is of this very class, known by name so that its package need not be there."""
     kind = type(value)
     return kind.__module__ == module and kind.__name__ == name

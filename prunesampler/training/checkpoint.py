@@ -23,11 +23,6 @@ def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None
         state: what was given to ``load_state_dict``.
         keys: that it must have, no more and no fewer.
         expected: values that it must have.
-
-    Raises:
-        StateError: it has others.
-
-    >>> check_state({"version": 1, "rows": 5}, {"version", "rows"}, {"version": 1})
     """
     version = expected.get("version")
     if isinstance(state, Mapping) and state.get("version", version) != version:
@@ -46,11 +41,6 @@ def check_moment(state: Mapping[str, Any], group: Group) -> None:
     Args:
         state: of this rank, checked. A rank that refused its own exchanges None instead.
         group: the ranks of the run.
-
-    Raises:
-        StateError: another rank has refused its state, or was given an earlier or a later one.
-
-    >>> check_moment({"phase": "scoring", "scoring": {"ended": 2}, "sampler": None}, Group())
     """
     scoring = state["scoring"] or {}
     moments = group.exchange({"phase": state["phase"], "ended": scoring.get("ended"), "sampler": state["sampler"]})
@@ -61,12 +51,7 @@ def check_moment(state: Mapping[str, Any], group: Group) -> None:
 
 
 def coreset_state(coreset: Coreset) -> dict[str, Any]:
-    """A coreset for ``torch.save``, to be loaded with ``weights_only=True``.
-
-    >>> coreset = Coreset([1, 4], num_rows=5, weights=[0.5, 2.0], keys=["a", "b"])
-    >>> load_coreset(coreset_state(coreset)) == coreset
-    True
-    """
+    """A coreset for ``torch.save``, to be loaded with ``weights_only=True``."""
     return {
         "rows": torch.from_numpy(coreset.rows.copy()),
         "weights": None if coreset.weights is None else torch.from_numpy(coreset.weights.copy()),
@@ -77,11 +62,7 @@ def coreset_state(coreset: Coreset) -> dict[str, Any]:
 
 
 def load_coreset(state: Mapping[str, Any]) -> Coreset:
-    """The coreset that :func:`coreset_state` was given.
-
-    Raises:
-        StateError: the state is damaged.
-    """
+    """The coreset that :func:`coreset_state` was given."""
     try:
         weights = state["weights"]
         arrays = {"rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()}

@@ -45,11 +45,7 @@ def policy_of(
     scores: Sequence[str] | None,
     options: SelectionOptions,
 ) -> Policy:
-    """The policy that the arguments of :func:`prunesampler.attach` mean, in their long form or in their short one.
-
-    Raises:
-        ArgumentError: both forms at once, an option that is none, or one that breaks its rule.
-    """
+    """The policy that the arguments of :func:`prunesampler.attach` mean, in their long form or in their short one."""
     for name, value in options.items():
         if name not in SelectionOptions.__annotations__:
             raise ArgumentError(name, f"must be an option of attach, or of select: {_names()}", value)
@@ -95,9 +91,6 @@ class RunConfig:
         reduction: ``"mean"`` over the scored epochs, or the ``"last"`` one alone.
         rescored: whether the scores come from a pass of their own at the end of the scored epochs.
         seed: of the draws, of the selection's ties and of the order.
-
-    Raises:
-        ArgumentError: an attribute breaks its rule, or the scores lack what the policy reads.
     """
 
     policy: Policy
@@ -144,11 +137,7 @@ class RunConfig:
         return self.policy.every_epoch and bool(self.scores)
 
     def check_columns(self, score_fn: Any) -> None:
-        """Whether what is selected by is tracked, and labels are there where classes matter.
-
-        Raises:
-            ArgumentError: it is not, or they are not.
-        """
+        """Whether what is selected by is tracked, and labels are there where classes matter."""
         selection = self.selection
         if selection is None:
             return
@@ -194,12 +183,7 @@ class RunConfig:
 
 
 def check_ranks_agree(group: Group, config: RunConfig, num_rows: int, fingerprint: str | None) -> None:
-    """Refuse ranks that want different things, or have different datasets. A collective; all ranks raise together.
-
-    Raises:
-        ArgumentError: an option is not the same on every rank.
-        UnsupportedError: the fingerprints of their datasets differ.
-    """
+    """Refuse ranks that want different things, or have different datasets. A collective; all ranks raise together."""
     mine = {**config.to_dict(), "len(loader.dataset)": num_rows, "fingerprint": fingerprint}
     if "selection" in mine:
         mine.update(mine.pop("selection") or {"keep": None})

@@ -20,14 +20,6 @@ class Progress:
         rows_open: of them, since the last epoch ended.
         cut_off: batches that the epoch of a loaded state had trained on; 0 once it is known how it goes on.
         ended: epochs that ended.
-
-    >>> progress = Progress(epochs=2, rows_per_pass=10, batches_per_pass=3)
-    >>> progress.train(14)
-    >>> progress.is_due
-    False
-    >>> progress.train(1)
-    >>> progress.is_due
-    True
     """
 
     epochs: int

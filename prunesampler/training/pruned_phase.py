@@ -79,11 +79,7 @@ class PrunedPhase:
         return int(self._swap.draws_of(len(self.coreset), self._config.epoch_length))
 
     def draw(self, epoch: int, table: ScoreTable | None) -> Coreset:
-        """What the policy draws for an epoch.
-
-        Raises:
-            ArgumentError: it answers with rows or probabilities that break their rule.
-        """
+        """What the policy draws for an epoch."""
         swap, seed = self._swap, self._config.seed
         rows = np.arange(swap.num_rows) if swap.eligible is None else swap.eligible
         answer = self._config.policy.draw(epoch, table, rows, seed)
@@ -104,10 +100,6 @@ class PrunedPhase:
             epoch: the number of that pass; None goes on counting, from 0.
             position: in an epoch, as :meth:`position` gave it; None for the beginning.
             fixed: whether the rows stay, whatever the policy.
-
-        Raises:
-            ArgumentError: the coreset is of another dataset. Nothing has changed then, nor with the other:
-            StateError: the position is one in another order.
         """
         sampler = self._swap.sampler(coreset, seed=self._config.seed, epoch_length=self._config.epoch_length)
         if position is not None:
@@ -202,9 +194,6 @@ class PrunedPhase:
 
         Returns:
             How many batches the loop passes over.
-
-        Raises:
-            StateError: one of them is damaged or of another dataset. Nothing has changed then.
         """
         try:
             self.begin(load_coreset(coreset), position=position or {}, fixed=fixed)

@@ -309,11 +309,7 @@ class Run:
         self._conclude_with(table)
 
     def begin(self, given: Coreset | None) -> None:
-        """Start on a given coreset, on what an earlier run left, or on a policy's first draw; else with scoring.
-
-        Raises:
-            StateError: files of an earlier run, and a policy that draws anew every epoch.
-        """
+        """Start on a given coreset, on what an earlier run left, or on a policy's first draw; else with scoring."""
         self.given = given
         if given is not None:
             self.scored_epochs = 0
@@ -374,11 +370,7 @@ class Run:
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state that is damaged, or was not saved on the coreset that this run was given.
-
-        Raises:
-            StateError: it is, or was not.
-        """
+        """Refuse a state that is damaged, or was not saved on the coreset that this run was given."""
         check_layout(state["batches_open"], int, "state['batches_open']")
         if state["phase"] not in get_args(Phase):
             raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
@@ -389,11 +381,7 @@ class Run:
             self.scoring.check_state(state["scoring"])
 
     def load_state_dict(self, state: Mapping[str, Any], *, mid_epoch: bool, base_resumes: bool) -> None:
-        """Go on from a state that was checked; on all ranks together.
-
-        Raises:
-            StateError: a part of it is damaged after all. Nothing has changed then.
-        """
+        """Go on from a state that was checked; on all ranks together."""
         if state["phase"] == "scoring":
             self.scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
             if base_resumes:

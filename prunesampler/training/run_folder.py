@@ -27,11 +27,6 @@ class RunFolder:
         num_rows: of the dataset that they must belong to.
         fingerprint: of that dataset; None accepts any.
         group: the ranks of the run.
-
-    Raises:
-        StateError: files are there and ``resume`` is false; on every rank.
-        FileError: ``resume``, and they are damaged or of another dataset; on every rank.
-        WriteError: an ``OSError``: the folder cannot be made or written; on every rank.
     """
 
     def __init__(
@@ -83,11 +78,7 @@ class RunFolder:
         return self._group.on_rank_0(concluded)
 
     def take_up(self, scoring: dict[str, Any], selection: Selection | None) -> Coreset | None:
-        """The coreset of the finished run; None where these options select another one from its scores.
-
-        Raises:
-            StateError: the run's scores were made under other options than ``scoring``; on every rank.
-        """
+        """The coreset of the finished run; None where these options select another one from its scores."""
 
         def taken_up() -> Coreset | None:
             found = None if self.table is None else self.table.provenance.get("scoring")

@@ -23,15 +23,6 @@ def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | N
         weights: (B,) non-negative floats on the logits' device.
         parameter: watched in the next backward: its gradient arriving without the logits' means that the loss goes
             another way.
-
-    Raises:
-        BindingError: in the backward, when the loss does not come through ``logits``.
-
-    >>> logits = torch.ones(2, 1, requires_grad=True)
-    >>> weight_gradient(logits, torch.tensor([2.0, 0.5]))
-    >>> logits.sum().backward()
-    >>> logits.grad.flatten().tolist()
-    [2.0, 0.5]
     """
     reached = False
 
@@ -59,10 +50,6 @@ class SampleWeights:
     Args:
         coreset: with weights.
         model: whose first backward shows whether the loss comes through the logits; None checks nothing.
-
-    >>> weights = SampleWeights(Coreset([1, 4], num_rows=5, weights=[0.5, 2.0]), None)
-    >>> weights.of(torch.tensor([4, 1]))
-    tensor([2.0000, 0.5000])
     """
 
     def __init__(self, coreset: Coreset, model: nn.Module | None) -> None:

@@ -55,11 +55,7 @@ class SamplerSwap:
 
     @classmethod
     def of(cls, loader: DataLoader[Any]) -> SamplerSwap:
-        """Understand the samplers of ``loader``.
-
-        Raises:
-            UnsupportedError: a batch sampler or a sampler whose order we cannot reproduce for a part of its rows.
-        """
+        """Understand the samplers of ``loader``."""
         batch_sampler, split = BatchSplit.of(loader.batch_sampler)
         if split is None:
             raise UnsupportedError(
@@ -168,11 +164,7 @@ class SamplerSwap:
         self.batch_sampler.sampler = sampler
 
     def check_in_place(self, loader: DataLoader[Any], expected: Sampler[int]) -> None:
-        """Notice that somebody exchanged the samplers since.
-
-        Raises:
-            StateError: the loader's batch sampler or its sampler is another one.
-        """
+        """Notice that somebody exchanged the samplers since."""
         batch_sampler, _ = BatchSplit.of(loader.batch_sampler)
         found = getattr(batch_sampler, "sampler", None)
         if batch_sampler is not self.batch_sampler or found is not expected:

@@ -70,11 +70,7 @@ class ScoringPhase:
         self.failed = True
 
     def present(self, token: Token, logits: Callable[[], Tensor], *, real: int = sys.maxsize) -> None:
-        """One batch was trained on, whose first ``real`` rows count: the others only fill it up.
-
-        Raises:
-            StateError: it comes after a restart from which the scores cannot go on; see :meth:`check_start`.
-        """
+        """One batch was trained on, whose first ``real`` rows count: the others only fill it up."""
         self.check_start(token.index > 0)
         if self.online and self.tracker is not None:
             values, rows, targets = logits(), token.rows, token.targets
@@ -92,10 +88,6 @@ class ScoringPhase:
         Returns:
             Whether to select at once: several ranks do it here, in a training forward, where all of them are; in
             ``iter`` they need not be.
-
-        Raises:
-            StateError: another rank has failed.
-            ArgumentError: score_fn does not return the score to select by.
         """
         self.progress.end_epoch()
         self.abandoned = self._group.any(self.failed)
@@ -162,11 +154,7 @@ class ScoringPhase:
         }
 
     def check_state(self, state: Any) -> None:
-        """Refuse a state that is damaged or holds scores of another protocol.
-
-        Raises:
-            StateError: it is, or does.
-        """
+        """Refuse a state that is damaged or holds scores of another protocol."""
         tracker = state.get("tracker") if isinstance(state, dict) else None
         counts = dict.fromkeys(("rank", "world_size", "rows", "rows_open", "rows_per_pass", "ended"), int)
         check_layout(state, {**counts, "tracker": None if tracker is None else type(tracker)}, "state['scoring']")
@@ -182,9 +170,6 @@ class ScoringPhase:
         Args:
             state: one that was checked.
             batches_open: of that epoch, trained before.
-
-        Raises:
-            StateError: the tracker's part is damaged. Nothing has changed then.
         """
         progress, group, tracker = self.progress, self._group, state["tracker"]
         moved = state["world_size"] != group.world_size
@@ -208,9 +193,6 @@ class ScoringPhase:
 
         Args:
             skipped: whether it leaves out batches that were trained before.
-
-        Raises:
-            StateError: it goes on inside an epoch whose scores so far are not all there.
         """
         if self._starts_again and skipped:
             raise StateError(

@@ -62,9 +62,6 @@ class StreamSwap:
 
     Attributes:
         eligible: None: all rows of the index, of which those whose shards are not read have no score.
-
-    Raises:
-        ArgumentError: the policy asks for as many steps as before, which a stream cannot say.
     """
 
     epoch = None
