@@ -37,9 +37,8 @@ from prunesampler.training.policies.policy import Draw, Policy
 from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.run import Run
 from prunesampler.training.run_folder import RunFolder
-from prunesampler.training.sampler_swap import SamplerSwap
+from prunesampler.training.sampler_swap import SamplerSwap, StreamSwap
 from prunesampler.training.scoring_phase import ScoringPhase
-from prunesampler.training.stream_swap import StreamSwap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

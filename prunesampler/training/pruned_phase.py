@@ -20,7 +20,7 @@ from prunesampler.training.checkpoint import load_coreset
 from prunesampler.training.config import RunConfig
 from prunesampler.training.policies.policy import coreset_of
 from prunesampler.training.sample_weights import SampleWeights
-from prunesampler.training.stream_swap import StreamOrder
+from prunesampler.training.sampler_swap import StreamOrder
 
 __all__ = ["PrunedPhase"]
 

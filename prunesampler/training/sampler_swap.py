@@ -1,13 +1,15 @@
-"""What takes the place of a loader's sampler once its set is pruned."""
+"""What takes the place of a loader's sampler once its set is pruned, and of what a stream of shards lets through."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
     RandomSampler,
@@ -17,14 +19,90 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from prunesampler.errors import StateError, UnsupportedError
+from prunesampler.capture.rows import RowStream
+from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.sampling.permutation import rank_length
 from prunesampler.sampling.sampler import PrunedSampler
-from prunesampler.tables.score_table import Coreset
-from prunesampler.training.batch_split import STATEFUL, BatchSplit, is_named
-from prunesampler.training.progress import Progress
+from prunesampler.tables.coreset import Coreset
+from prunesampler.training.policies.policy import Policy
+from prunesampler.training.policies.prune_once import PruneOnce
+from prunesampler.training.scoring_phase import Progress, StreamProgress
 
-__all__ = ["SamplerSwap"]
+__all__ = ["BatchSplit", "SamplerSwap", "StreamOrder", "StreamSwap", "is_named"]
+
+_STATEFUL = "torchdata.stateful_dataloader.sampler"
+"""Where StatefulDataLoader has samplers of its own, which it puts in the place of torch's."""
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """What one process reads of the batches.
+
+    Attributes:
+        batch_size: rows of a batch before the split.
+        drop_last: whether what does not fill a batch is left out.
+        processes, index: how many there are, and which this is.
+        cuts_batches: whether each batch is cut into one part for each process; else whole batches go round.
+        even: whether all processes have as many batches, all full, what is missing taken from the beginning.
+    """
+
+    batch_size: int
+    drop_last: bool
+    processes: int = 1
+    index: int = 0
+    cuts_batches: bool = False
+    even: bool = False
+
+    @classmethod
+    def of(cls, batch_sampler: Any) -> tuple[Any, BatchSplit | None]:
+        """The batch sampler that makes the batches, and how they are split; None where that is not known."""
+        if is_named(batch_sampler, "accelerate.data_loader", "BatchSamplerShard"):
+            inner, shard = batch_sampler.batch_sampler, batch_sampler
+            given = {"processes": shard.num_processes, "index": shard.process_index}
+            given |= {"cuts_batches": shard.split_batches, "even": shard.even_batches}
+        else:
+            inner, given = batch_sampler, {}
+        if type(inner) is BatchSampler or is_named(inner, _STATEFUL, "BatchSampler"):
+            return inner, cls(inner.batch_size, inner.drop_last, **given)
+        return inner, None
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that the processes read together while each reads one batch."""
+        return self.batch_size if self.cuts_batches else self.batch_size * self.processes
+
+    @property
+    def fills_up(self) -> bool:
+        """Whether a last batch may have rows that are repeated from the beginning."""
+        return self.even and not self.drop_last
+
+    def batches(self, draws: int) -> int:
+        """Batches of this process, of so many rows that all of them read together."""
+        whole, rest = divmod(draws, self.rows_per_step)
+        if self.drop_last or not rest:
+            return whole
+        return whole + (self.even or self.real(draws, whole) > 0)
+
+    def rows(self, draws: int) -> int:
+        """Rows in them."""
+        whole, batches = draws // self.rows_per_step, self.batches(draws)
+        if self.even or batches == whole:
+            return batches * self._size
+        return whole * self._size + self.real(draws, whole)
+
+    def real(self, draws: int, batch: int) -> int:
+        """Rows of this process's batch that are not repeated from the beginning to fill it; they come first."""
+        return min(max(draws - batch * self.rows_per_step - self.index * self._size, 0), self._size)
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size // self.processes if self.cuts_batches else self.batch_size
+
+
+def is_named(value: Any, module: str, name: str) -> bool:
+    """Whether a value is of this very class, known by name so that its package need not be there."""
+    kind = type(value)
+    return kind.__module__ == module and kind.__name__ == name
 
 
 @dataclass(eq=False)
@@ -192,4 +270,94 @@ def _is_seedable(value: Any) -> bool:
 
 
 def _is(value: Any, plain: type, stateful: str) -> bool:
-    return type(value) is plain or is_named(value, STATEFUL, stateful)
+    return type(value) is plain or is_named(value, _STATEFUL, stateful)
+
+
+class StreamOrder:
+    """The kept rows of a stream, in the place of a :class:`~prunesampler.PrunedSampler`.
+
+    A pass that was cut off starts again: shards are not read from the middle.
+
+    Attributes:
+        coreset: the rows that pass; None for all.
+        num_replicas: ranks that they are split over.
+        epoch: the pass that the next iterator reads.
+    """
+
+    def __init__(self, coreset: Coreset | None, num_replicas: int) -> None:
+        self.coreset, self.num_replicas = coreset, num_replicas
+        self.epoch = 0
+        self._began: tuple[int, int] | None = None
+
+    @property
+    def began(self) -> tuple[int, int]:
+        """Epoch and position where the present pass began, or where none has, the next one will."""
+        return self._began if self._began is not None else (self.epoch, 0)
+
+    def count_pass(self) -> None:
+        """A pass hands out its first batch."""
+        self._began = self.epoch, 0
+        self.epoch += 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which pass the next iterator reads."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next pass begins."""
+        return {"epoch": self.epoch, "position": 0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next pass is a whole one."""
+        self.epoch = state.get("epoch", 0)
+
+
+class StreamSwap:
+    """The counterpart of :class:`~prunesampler.training.sampler_swap.SamplerSwap` for a stream of rows.
+
+    Attributes:
+        eligible: None: all rows of the index, of which those whose shards are not read have no score.
+    """
+
+    epoch = None
+    rows_per_step = 0  # positions inside a pass are not counted
+    eligible: NDArray[np.int64] | None = None
+
+    def __init__(self, stream: RowStream, policy: Policy, seed: int) -> None:
+        if isinstance(policy, PruneOnce) and policy.epoch_length == "full":
+            rule = 'must be "kept" for a shard pipeline: give it .with_epoch(nsamples) to keep its length'
+            raise ArgumentError("epoch_length", rule, policy.epoch_length)
+        stream.prunable(seed)
+        self._stream = stream
+        self.num_rows = self.num_eligible = self.rows_per_pass = stream.num_rows
+        self.num_replicas = stream.num_replicas
+        self.base: Any = StreamOrder(None, self.num_replicas)
+
+    def exchange(self, order: Any) -> None:
+        """Let the order's rows through, from the next pass on."""
+        self._stream.prune(order.coreset)
+
+    def batches(self, draws: int | None = None) -> None:
+        """Unknown."""
+
+    def real_rows(self, batch: int, draws: int | None = None) -> int:
+        """Each row is one."""
+        return sys.maxsize
+
+    def go_to(self, epoch: int) -> None:
+        """Nobody counts."""
+
+    def progress(self, epochs: int) -> StreamProgress:
+        """Of so many scoring epochs."""
+        return StreamProgress(epochs)
+
+    def draws_of(self, kept: int, epoch_length: Literal["kept", "full"]) -> int:
+        """Rows that one epoch draws over all ranks, once so many rows are kept."""
+        return kept
+
+    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"]) -> Any:
+        """What lets the coreset through."""
+        return StreamOrder(coreset, self.num_replicas)
+
+    def check_in_place(self, loader: Any, expected: Any) -> None:
+        """Nobody else decides what the stream lets through."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,18 @@ from torch.utils.data import (
     DistributedSampler,
     RandomSampler,
     Sampler,
+    SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
 
+from prunesampler.capture.rows import RowBatch, RowStream, row_stream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
-from prunesampler.training.sampler_swap import SamplerSwap
+from prunesampler.training.policies.prune_once import PruneOnce
+from prunesampler.training.sampler_swap import BatchSplit, SamplerSwap, StreamSwap
+from prunesampler.training.scoring_phase import StreamProgress
 
 N = 20
 
@@ -197,3 +202,107 @@ def test_the_epoch_is_the_frameworks() -> None:
     sampler = DistributedSampler(range(N), num_replicas=2, rank=0)
     sampler.set_epoch(4)
     assert of(sampler)[1].epoch == 4
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("cuts_batches", "even"), [(False, True), (False, False), (True, True), (True, False)])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_batches_rows_and_repeats_are_accelerates(
+    processes: int, cuts_batches: bool, even: bool, drop_last: bool
+) -> None:
+    accelerate = pytest.importorskip("accelerate.data_loader")
+    for rows in range(1, 40):
+        shares = []
+        for index in range(processes):
+            inner = BatchSampler(SequentialSampler(range(rows)), 6, drop_last)
+            shard = accelerate.BatchSamplerShard(inner, processes, index, split_batches=cuts_batches, even_batches=even)
+            found, split = BatchSplit.of(shard)
+            assert found is inner
+            assert split is not None
+            batches = [list(batch) for batch in shard]
+            assert split.batches(rows) == len(batches)
+            assert split.rows(rows) == sum(map(len, batches))
+            shares += [row for i, batch in enumerate(batches) for row in batch[: split.real(rows, i)]]
+        if not drop_last:
+            assert sorted(shares) == list(range(rows))  # each once, whatever was repeated
+        assert len(set(shares)) == len(shares)
+
+
+def test_without_accelerate_nothing_is_split() -> None:
+    inner = BatchSampler(SequentialSampler(range(10)), 4, False)
+    found, split = BatchSplit.of(inner)
+    assert found is inner
+    assert split == BatchSplit(4, False)
+    assert (split.batches(10), split.rows(10), split.rows_per_step, split.real(10, 2)) == (3, 10, 4, 2)
+
+
+def test_other_batch_samplers_are_unknown() -> None:
+    class Mine(BatchSampler):
+        pass
+
+    sampler: Any = Mine(SequentialSampler(range(10)), 4, False)
+    assert BatchSplit.of(sampler) == (sampler, None)
+
+
+class Stream:
+    num_rows, fingerprint, num_replicas = 9, "sha256:x", 2
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def iter_rows(self) -> Iterator[RowBatch]:
+        return iter(())
+
+    def prunable(self, seed: int) -> None:
+        self.calls.append(("prunable", seed))
+
+    def prune(self, rows: Any) -> None:
+        self.calls.append(("prune", rows))
+
+    def adopt(self, loader: Any) -> None:
+        raise AssertionError
+
+
+def test_what_takes_the_samplers_place_decides_what_the_stream_lets_through() -> None:
+    stream = Stream()
+    assert isinstance(stream, RowStream)
+    assert row_stream(stream) is stream
+    swap = StreamSwap(stream, PruneOnce(), seed=3)
+    assert (swap.num_rows, swap.num_eligible, swap.num_replicas) == (9, 9, 2)
+    coreset = Coreset([1, 2], num_rows=9)
+    order = swap.sampler(coreset, seed=0, epoch_length="kept")
+    swap.exchange(order)
+    swap.exchange(swap.base)
+    assert stream.calls == [("prunable", 3), ("prune", coreset), ("prune", None)]
+    assert order.state_dict() == {"epoch": 0, "position": 0}
+    assert order.began == (0, 0)
+    assert swap.draws_of(4, "kept") == 4
+    assert swap.batches() is None  # type: ignore[func-returns-value]
+    assert isinstance(swap.progress(2), StreamProgress)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_whole_passes_are_counted(epochs: int) -> None:
+    progress = StreamSwap(Stream(), PruneOnce(), seed=0).progress(epochs)
+    for _ in range(epochs):
+        assert not progress.is_due
+        progress.train(40)
+        progress.train(60)
+        progress.end_epoch()
+    assert progress.is_due
+
+
+def test_a_short_look_is_no_pass_but_most_of_one_is() -> None:
+    progress = StreamProgress(2)
+    progress.end_epoch()
+    assert progress.ended == 0
+    progress.train(100)
+    progress.end_epoch()
+    progress.train(49)
+    assert not progress.is_due
+    progress.end_epoch()
+    assert progress.ended == 1
+    progress.train(75)
+    assert progress.is_due
+    progress.cut_off = 5
+    assert not progress.is_due

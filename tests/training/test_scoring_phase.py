@@ -15,10 +15,10 @@ from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig
 from prunesampler.training.policies.prune_once import PruneOnce
-from prunesampler.training.progress import Progress
-from prunesampler.training.scoring_phase import ScoringPhase
+from prunesampler.training.scoring_phase import Progress, ScoringPhase
 
 N, BATCH = 8, 2
+
 CONFIG = RunConfig(PruneOnce(None, 2), ("el2n", "forgetting"), "mean", False, 0)
 
 
@@ -136,3 +136,26 @@ def test_a_failure_is_told_at_the_end_of_the_epoch() -> None:
     with pytest.raises(StateError, match="one of the ranks"):
         scoring.end_epoch(Binder())
     assert scoring.abandoned
+
+
+def test_scoring_is_over_half_a_pass_early() -> None:
+    progress = Progress(epochs=3, rows_per_pass=40, batches_per_pass=7)
+    for rows, due in ((40, False), (40, False), (19, False), (1, True)):
+        progress.train(rows)
+        assert progress.is_due is due
+
+
+def test_an_epoch_that_starts_again_counts_once() -> None:
+    progress = Progress(epochs=1, rows_per_pass=40, batches_per_pass=7)
+    progress.train(10)
+    progress.end_epoch()
+    progress.train(15)
+    progress.restart_epoch()
+    assert (progress.rows, progress.rows_open) == (10, 0)
+
+
+def test_an_epoch_that_was_cut_off_comes_first() -> None:
+    progress = Progress(epochs=1, rows_per_pass=40, batches_per_pass=7, rows=39, rows_open=39, cut_off=6)
+    assert not progress.is_due
+    progress.cut_off = 7  # it was complete
+    assert progress.is_due
