@@ -189,7 +189,6 @@ def attach(
     if keys is not None:
         keys = identities("keys", keys, swap.num_rows)
     config = _config(chosen, seed, scores, reduction, rescore, score_fn)
-    config.check_columns(score_fn)
     if config.selection is not None:
         config.selection.warn(swap.num_eligible, stacklevel=2)
     elif not config.scores_only:
@@ -262,7 +261,7 @@ def attach(
     except BaseException:
         pruning.detach()
         raise
-    return cast("AttachedLoader[T]", plain)
+    return cast("AttachedLoader[T]", loader)
 
 
 def _config(
@@ -272,7 +271,7 @@ def _config(
         scores = policy.reads if policy.every_epoch else ("el2n",) if rescore is not None else ("el2n", "forgetting")
     if reduction is None:
         reduction = "last" if policy.reads else "mean"
-    return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed)
+    return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed, own_scores=score_fn is not None)
 
 
 def _become_attached(loader: Any, plain: Any, run: Run, pruning: Pruning) -> None:

@@ -91,6 +91,7 @@ class RunConfig:
         reduction: ``"mean"`` over the scored epochs, or the ``"last"`` one alone.
         rescored: whether the scores come from a pass of their own at the end of the scored epochs.
         seed: of the draws, of the selection's ties and of the order.
+        own_scores: whether a function of the user's scores, whose columns are not known yet.
     """
 
     policy: Policy
@@ -98,12 +99,13 @@ class RunConfig:
     reduction: Literal["mean", "last"]
     rescored: bool
     seed: int
+    own_scores: bool = False
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed)
         check_choice("reduction", self.reduction, ("mean", "last"))
-        if self.selection is not None and self.selection.keep == "auto":
-            self._check_auto(self.selection.by)
+        if self.selection is not None:
+            self._check_selection(self.selection)
         if self.policy.every_epoch and self.rescored:
             rule = f"must be None with {type(self.policy).__name__}, which draws a new set every epoch"
             raise ArgumentError("rescore", rule, "a loader")
@@ -136,22 +138,21 @@ class RunConfig:
         """Whether the drawn rows are scored too, for the next draw."""
         return self.policy.every_epoch and bool(self.scores)
 
-    def check_columns(self, score_fn: Any) -> None:
+    def _check_selection(self, selection: Selection) -> None:
         """Whether what is selected by is tracked, and labels are there where classes matter."""
-        selection = self.selection
-        if selection is None:
-            return
         for name in ("class_balanced", "min_per_class"):
-            if getattr(selection, name) and score_fn is not None:
+            if getattr(selection, name) and self.own_scores:
                 value = getattr(selection, name)
                 raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
-        if selection.keep == "auto" and score_fn is not None:
-            raise ArgumentError("score_fn", 'must be None with keep="auto", which reads scores of ours', score_fn)
-        if selection.method != "random" and score_fn is None and selection.by not in self.scores:
+        if selection.keep == "auto":
+            self._check_auto(selection.by)
+        elif selection.method != "random" and not self.own_scores and selection.by not in self.scores:
             raise ArgumentError("by", f"must be one of the tracked scores, {self.scores}", selection.by)
 
     def _check_auto(self, by: str) -> None:
         """Whether the scores will hold what ``keep="auto"`` reads: two halves and forgetting."""
+        if self.own_scores:
+            raise ArgumentError("score_fn", 'must be None with keep="auto", which reads scores of ours', "a function")
         if self.rescored:
             raise ArgumentError("rescore", 'must be None with keep="auto": one pass has no halves to compare', True)
         if self.score_epochs < 2:

@@ -23,6 +23,19 @@ from torch.utils.data import (
 )
 
 import prunesampler as ps
+from tests.helpers.attached import (
+    AUTO,
+    BATCH,
+    EPOCHS,
+    N,
+    attach,
+    check_pruned_epochs,
+    collate_pairs,
+    make_loader,
+    run,
+    scored,
+    started,
+)
 from tests.helpers.training import (
     Journal,
     Leaky,
@@ -37,45 +50,6 @@ from tests.helpers.training import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata on current PyTorch
 ]
-N, BATCH, EPOCHS = 40, 6, 3  # 40 rows leave a last batch of 4
-
-
-def collate_pairs(samples: list[Any]) -> Any:
-    return torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples])
-
-
-def attach(loader: Any, model: Any, **options: Any) -> Any:
-    options = {"keep": 0.7, "score_epochs": EPOCHS, "method": "top", **options}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ps.PruneSamplerWarning)
-        return ps.attach(loader, model, **options)
-
-
-def make_loader(dataset: Any = None, **options: Any) -> Any:
-    options = {"batch_size": BATCH, "shuffle": True, "generator": torch.Generator().manual_seed(5), **options}
-    return DataLoader(Leaky(N) if dataset is None else dataset, **options)
-
-
-def check_pruned_epochs(loader: Any, trainer: Trainer, kept: set[int], epochs: int = 2) -> None:
-    journal = trainer.journal
-    journal.recording = False
-    assert loader.pruning.phase in ("scoring", "pruned")  # the switch is at the next iter
-    for _ in range(epochs):
-        trainer.epoch(loader)
-        assert loader.pruning.phase == "pruned"
-        assert sorted(journal.epochs[-2]) == sorted(kept)
-        assert len(loader) == -(-len(kept) // BATCH)
-
-
-def run(loader: Any, trainer: Trainer, n: int = N) -> None:
-    """Scoring epochs with a plain loop, then the checks."""
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
-    kept = hardest(trainer.journal, n, round(0.7 * n))
-    check_pruned_epochs(loader, trainer, kept)
-    check_scores(loader.pruning.table, trainer.journal, n)
-
-
 LOADERS = {
     "plain": {},
     "two workers": {"num_workers": 2},
@@ -124,10 +98,8 @@ def test_outputs_of_many_kinds(output: str) -> None:
 
 
 def test_drop_last_leaves_rows_without_a_score_which_are_kept() -> None:
-    model = Net()
     dataset = Leaky(N)
-    loader = attach(DataLoader(dataset, batch_size=BATCH, shuffle=False, drop_last=True), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started(DataLoader(dataset, batch_size=BATCH, shuffle=False, drop_last=True))
     for _ in range(EPOCHS + 1):
         trainer.journal.recording = len(trainer.journal.epochs) <= EPOCHS
         trainer.epoch(loader)
@@ -141,9 +113,7 @@ def test_drop_last_leaves_rows_without_a_score_which_are_kept() -> None:
 
 
 def test_gradient_accumulation() -> None:
-    model = Net()
-    loader = attach(make_loader(), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started()
     for _ in range(EPOCHS):
         loss = 0.0
         for number, batch in enumerate(loader):
@@ -160,9 +130,7 @@ def test_gradient_accumulation() -> None:
 
 
 def test_autocast_bfloat16() -> None:
-    model = Net()
-    loader = attach(make_loader(), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started()
     for _ in range(EPOCHS):
         for batch in loader:
             with torch.autocast("cpu", torch.bfloat16):
@@ -259,9 +227,8 @@ def test_two_forwards_a_batch(ahead: bool) -> None:
 
 
 def test_copies_and_pickles_of_the_model_carry_no_hook() -> None:
-    model = Net()
-    loader = attach(make_loader(), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started()
+    model = trainer.model
     averaged = copy.deepcopy(model)
     for _ in range(EPOCHS):
         for batch in loader:
@@ -281,22 +248,14 @@ def test_copies_and_pickles_of_the_model_carry_no_hook() -> None:
 
 def test_a_subset_dataset_and_a_subset_sampler() -> None:
     dataset = Leaky(N)
-    model = Net()
     chosen = list(range(3, N, 2))
-    loader = attach(make_loader(Subset(dataset, chosen)), model)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(make_loader(Subset(dataset, chosen)))
     loader.pruning.finish()
     for row, original in enumerate(chosen):
         assert loader.pruning.table.scores["el2n"][row] == pytest.approx(trainer.journal.el2n(original), abs=1e-6)
 
-    model = Net()
     sampler = SubsetRandomSampler(chosen, generator=torch.Generator().manual_seed(1))
-    loader = attach(DataLoader(dataset, batch_size=BATCH, sampler=sampler), model, keep=0.5)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(DataLoader(dataset, batch_size=BATCH, sampler=sampler), keep=0.5)
     trainer.journal.recording = False
     trainer.epoch(loader)
     check_scores(loader.pruning.table, trainer.journal, N)
@@ -309,11 +268,7 @@ def test_a_weighted_sampler_goes_on_with_its_weights_on_the_kept_rows() -> None:
     weights[:10] = 0
     weights[10] = 30.0
     sampler = WeightedRandomSampler(weights.tolist(), 120, generator=torch.Generator().manual_seed(3))
-    model = Net()
-    loader = attach(DataLoader(Leaky(N), batch_size=BATCH, sampler=sampler), model, keep=15, method="bottom")
-    trainer = Trainer(model, Journal(), lr=0.1)
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(DataLoader(Leaky(N), batch_size=BATCH, sampler=sampler), lr=0.1, keep=15, method="bottom")
     kept_before = loader.pruning.coreset
     assert kept_before is None
     trainer.journal.recording = False
@@ -363,11 +318,7 @@ def test_scoring_changes_nothing_in_the_run() -> None:
 
 
 def test_full_epoch_length_keeps_the_number_of_steps() -> None:
-    model = Net()
-    loader = attach(make_loader(), model, epoch_length="full", keep=0.5)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(epoch_length="full", keep=0.5)
     trainer.journal.epochs = [[]]
     for _ in range(2):
         trainer.epoch(loader)
@@ -376,9 +327,6 @@ def test_full_epoch_length_keeps_the_number_of_steps() -> None:
     kept = loader.pruning.coreset.rows.tolist()
     assert [sorted(stream[i : i + 20]) for i in range(0, 80, 20)] == [kept] * 4
     assert loader.pruning.total_steps(10) == 70
-
-
-AUTO: dict[str, Any] = {"keep": "auto", "method": "stratified", "threshold": 0.4}
 
 
 def check_spread(table: Any, journal: Journal) -> None:
@@ -391,12 +339,8 @@ def check_spread(table: Any, journal: Journal) -> None:
 
 @pytest.mark.parametrize("epoch_length", ["kept", "full"])
 def test_auto_trains_on_all_but_the_superfluous_rows(epoch_length: Any, tmp_path: Any, caplog: Any) -> None:
-    model = Net()
     options = {**AUTO, "save_dir": tmp_path, "epoch_length": epoch_length}
-    loader = attach(make_loader(), model, **options)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(**options)
     check_scores(table := loader.pruning.tracker.table(), trainer.journal, N)
     check_spread(table, trainer.journal)
     gone = trainer.journal.superfluous(N, 0.4)
@@ -448,11 +392,7 @@ def test_auto_does_not_say_how_many_steps_before_it_knows() -> None:
 
 
 def test_auto_that_finds_nothing_superfluous_keeps_all() -> None:
-    model = Net()
-    loader = attach(make_loader(), model, **{**AUTO, "threshold": 1e-6})
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS + 1):
-        trainer.epoch(loader)
+    loader, trainer = scored(epochs=EPOCHS + 1, **{**AUTO, "threshold": 1e-6})
     assert loader.pruning.phase == "pruned"
     assert sorted(trainer.journal.epochs[-2]) == list(range(N))
     assert len(loader) == 7
@@ -468,11 +408,7 @@ def test_auto_needs_the_second_epoch_that_finish_cut_off(tmp_path: Any) -> None:
 
 
 def test_files_are_written_and_hold_what_was_found(tmp_path: Any, caplog: Any) -> None:
-    model = Net()
-    loader = attach(make_loader(), model, save_dir=tmp_path / "run", keys=[f"img/{i}" for i in range(N)])
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(save_dir=tmp_path / "run", keys=[f"img/{i}" for i in range(N)])
     assert list((tmp_path / "run").iterdir()) == []
     with caplog.at_level("INFO", "prunesampler"):
         trainer.journal.recording = False
@@ -488,11 +424,7 @@ def test_files_are_written_and_hold_what_was_found(tmp_path: Any, caplog: Any) -
 
 
 def test_scores_only() -> None:
-    model = Net()
-    loader = attach(make_loader(), model, keep=None)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS):
-        trainer.epoch(loader)
+    loader, trainer = scored(keep=None)
     trainer.journal.recording = False
     trainer.epoch(loader)
     assert loader.pruning.phase == "scored"
@@ -518,9 +450,8 @@ def test_finish_ends_a_short_run(tmp_path: Any) -> None:
 
 
 def test_paused_follows_nothing() -> None:
-    model = Net()
-    loader = attach(make_loader(), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started()
+    model = trainer.model
     other = Trainer(model, Journal())
     for _ in range(EPOCHS):
         trainer.epoch(loader)
@@ -580,10 +511,9 @@ def test_logits_given_by_hand_one_batch_ahead_need_their_inputs() -> None:
 
 def test_scores_of_a_pass_of_its_own() -> None:
     dataset = Leaky(N)
-    model = Net()
     plain = DataLoader(dataset, batch_size=16)
-    loader = attach(make_loader(dataset), model, rescore=plain)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started(make_loader(dataset), rescore=plain)
+    model = trainer.model
     for _ in range(EPOCHS):
         for x, y in loader:  # mixup: the online logits belong to no label
             mixed = 0.7 * x + 0.3 * x.flip(0)
@@ -653,9 +583,7 @@ def test_weights_that_the_loss_passes_by_are_an_error() -> None:
 
 
 def test_own_columns_can_be_recorded_and_selected_by() -> None:
-    model = Net()
-    loader = attach(make_loader(), model, method="random")
-    trainer = Trainer(model, Journal())
+    loader, trainer = started(method="random")
     for _ in range(EPOCHS):
         for batch in loader:
             rows = batch[0][:, 0].long()
@@ -722,11 +650,9 @@ def test_stateful_dataloader_resumes_mid_epoch() -> None:
 
 
 def test_a_sequential_base_stays_sequential() -> None:
-    model = Net()
-    loader = attach(DataLoader(Leaky(N), batch_size=BATCH, sampler=SequentialSampler(range(N))), model)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS + 1):
-        trainer.epoch(loader)
+    loader, trainer = scored(
+        DataLoader(Leaky(N), batch_size=BATCH, sampler=SequentialSampler(range(N))), epochs=EPOCHS + 1
+    )
     assert trainer.journal.epochs[-2] == loader.pruning.coreset.rows.tolist()
 
 

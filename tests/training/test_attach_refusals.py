@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 import prunesampler as ps
+from tests.helpers.attached import BATCH, EPOCHS, N, attach, make_loader
 from tests.helpers.training import Journal, Leaky, Net, Trainer, lookahead
-from tests.training.test_attach import BATCH, EPOCHS, N, attach, make_loader
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from torch.utils.data import DistributedSampler, Subset
 
 import prunesampler as ps
 from prunesampler.tables.parquet import write_columns
+from tests.helpers.attached import EPOCHS, N, attach, make_loader
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
-from tests.training.test_attach import EPOCHS, N, attach, make_loader
 from tests.training.test_handle import STEPS_SCORED, Run, finished
 
 KINDS = {"scores.parquet": ps.ScoreTable, "coreset.parquet": ps.Coreset}

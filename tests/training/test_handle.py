@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import prunesampler as ps
+from tests.helpers.attached import AUTO, BATCH, EPOCHS, N, attach, make_loader, scored
 from tests.helpers.training import Journal, Leaky, Net, Trainer, lookahead
-from tests.training.test_attach import AUTO, BATCH, EPOCHS, N, attach, make_loader
 
 STEPS_SCORED = EPOCHS * -(-N // BATCH)
 TOTAL_EPOCHS = EPOCHS + 3
@@ -175,11 +175,7 @@ def test_a_resumed_loop_may_pass_over_a_long_beginning() -> None:
 
 
 def test_a_finished_run_starts_pruned_and_other_options_select_again(tmp_path: Path, caplog: Any) -> None:
-    model = Net()
-    loader = attach(make_loader(), model, save_dir=tmp_path)
-    trainer = Trainer(model, Journal())
-    for _ in range(EPOCHS + 1):
-        trainer.epoch(loader)
+    loader, _ = scored(epochs=EPOCHS + 1, save_dir=tmp_path)
     first = loader.pruning.coreset
     scores = (tmp_path / "scores.parquet").read_bytes()
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from tests.helpers.attached import EPOCHS, N, attach, check_pruned_epochs, make_loader, started
 from tests.helpers.training import Journal, Leaky, Net, Trainer, check_scores, evaluate, hardest, lookahead
-from tests.training.test_attach import EPOCHS, N, attach, check_pruned_epochs, make_loader
 
 
 class BreakingTrainer(Trainer):
@@ -80,9 +80,7 @@ def test_skipped_batches_are_credited_to_nobody(kind: type[Trainer], ahead: bool
 
 
 def test_a_loop_that_looks_one_batch_ahead() -> None:
-    model = Net()
-    loader = attach(make_loader(num_workers=2), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started(make_loader(num_workers=2))
     for _ in range(EPOCHS):
         trainer.epoch(lookahead(loader))
     kept = hardest(trainer.journal, N, 28)
@@ -94,9 +92,7 @@ def test_a_loop_that_looks_one_batch_ahead() -> None:
 
 
 def test_one_batch_ahead_over_a_cycle() -> None:
-    model = Net()
-    loader = attach(make_loader(), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started()
 
     def cycle() -> Any:
         while True:
@@ -119,9 +115,8 @@ def test_one_batch_ahead_over_a_cycle() -> None:
 
 
 def test_evaluation_between_and_over_the_train_loader() -> None:
-    model = Net()
-    loader = attach(make_loader(), model)
-    trainer = Trainer(model, Journal())
+    loader, trainer = started()
+    model = trainer.model
     other = DataLoader(Leaky(12, seed=1), batch_size=4)
     for _ in range(EPOCHS):
         for number, batch in enumerate(loader):
