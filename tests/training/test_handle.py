@@ -280,7 +280,7 @@ def train_until_killed(folder: str, pause: float) -> None:
 
 def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_pruning"])
+    context.set_forkserver_preload(["tests.training.test_handle"])
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = context.Process(target=train_until_killed, args=(str(tmp_path / "whole"), 0.0))
