@@ -10,6 +10,7 @@ import numpy as np
 
 from prunesampler.errors import ArgumentError
 from prunesampler.training.attach import attach
+from prunesampler.training.config import SelectionOptions
 from prunesampler.training.handle import Pruning
 
 __all__ = ["check_options", "quantiles"]
@@ -17,7 +18,8 @@ __all__ = ["check_options", "quantiles"]
 
 def check_options(options: Mapping[str, Any], own: Collection[str]) -> None:
     """Refuse what attach does not have, or the callback sets its ``own``, before training starts."""
-    known = [name for name in inspect.signature(attach).parameters if name not in own]
+    known = [*inspect.signature(attach).parameters, *SelectionOptions.__annotations__]
+    known = [name for name in known if name not in own and name != "options"]
     for name, value in options.items():
         if name not in known:
             raise ArgumentError(name, f"must be one of the options of prunesampler.attach, {known},", value)
