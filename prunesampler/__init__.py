@@ -21,6 +21,7 @@ from prunesampler.errors import (
     WriteError,
 )
 from prunesampler.sampling.sampler import PrunedSampler
+from prunesampler.scores.registry import register_score
 from prunesampler.selection.registry import register_method
 from prunesampler.selection.select import Selection, select
 from prunesampler.selection.superfluous import superfluous
@@ -61,6 +62,7 @@ __all__ = [
     "attach",
     "merge",
     "register_method",
+    "register_score",
     "score",
     "select",
     "superfluous",

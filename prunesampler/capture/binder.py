@@ -1,8 +1,8 @@
 """Which logits belong to which rows.
 
 A loop may fetch ahead, skip batches, run the model twice on one batch or on something else. So every batch that the
-loader hands out leaves a :class:`Token` in a queue, and a training forward takes the token whose batch it was given:
-told by the values at some positions of the inputs, never by which batch happened to be fetched last.
+loader hands out leaves a :class:`Token` in a queue, and a training forward takes the token of its own batch, which is
+recognised by some values of the inputs, never by which batch was fetched last.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 
 from prunesampler.capture.forward_hook import tensor_leaves
 from prunesampler.capture.input_match import Input, Probe, likeness, sample
-from prunesampler.errors import ArgumentError, BindingError
+from prunesampler.errors import ArgumentError, BindingError, check_choice
 
 __all__ = ["Binder", "Pass", "Token"]
 
 _LEAVES = 4  # inputs compared of each batch
 _VERIFIED = 8  # first batches whose inputs are compared at the price of a host synchronisation
 _HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation
-_UNBOUND = 64  # training batches without a training forward before it is an error
+_UNBOUND = 64  # training batches without a training forward that are an error
 
 _OBSERVE = "call loader.pruning.observe(logits) after the forward"
 
 
 @dataclass(eq=False)
 class Pass:
-    """One pass over the loader: from an ``iter`` to its end or its abandonment.
+    """One pass over the loader, from ``iter`` to its end or to where the loop leaves it.
 
     ``position`` is (epoch, global position) where a pruned order stood when the pass began; ``skipped`` batches came
     before its first one.
@@ -70,7 +70,7 @@ class Pass:
 
 @dataclass(eq=False)
 class Token:
-    """What remains of a batch until its logits come: its rows (int64, CPU), its targets, some of its values."""
+    """What is kept of a batch until its logits come: its rows (int64, CPU), its targets, some of its values."""
 
     rows: Tensor
     targets: Any
@@ -86,20 +86,16 @@ class Token:
         self.of.trained += batches
 
     def check_counts(self, logits: Tensor) -> None:
-        """As many logits and targets as rows.
-
-        Raises:
-            BindingError: their numbers differ.
-        """
+        """Raises a BindingError unless there are as many logits and targets as rows."""
         counts = {"rows": len(self.rows), "logits": len(logits)}
         if isinstance(self.targets, Tensor) and self.targets.dim():
             counts["targets"] = len(self.targets)
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{count} {name}" for name, count in counts.items())
             raise BindingError(
-                f"one batch has {found}: a collate function that drops or repeats samples, micro-batches, several "
-                "crops a sample or a batch mixed with another cannot be attributed; score in a pass of its own with "
-                "attach(..., rescore=plain_loader)"
+                f"one batch has {found}, so logits cannot be attributed to rows: does a collate function drop or "
+                "repeat samples, or the loop split or mix batches, or take several crops per sample? Score in a "
+                "separate pass with attach(..., rescore=plain_loader)"
             )
 
 
@@ -109,12 +105,8 @@ class Binder:
     Args:
         inputs_changed: ``"augmented"`` when the loop changes the inputs between the loader and the model in a way
             that leaves the labels right, so that values cannot be compared.
-        forwards: ``"all"``: every training forward of the model is given a batch of the loader, and another one is an
-            error. ``"matching"``: forwards on anything else are passed over (each forward is then compared, which
-            costs a host synchronisation a step on a GPU).
-
-    Raises:
-        ArgumentError: another value of an argument.
+        forwards: ``"all"``: a training forward on anything but a batch of the loader is an error. ``"matching"``: it
+            is ignored (each forward is then compared, which costs a host synchronisation a step on a GPU).
     """
 
     def __init__(
@@ -123,13 +115,11 @@ class Binder:
         inputs_changed: Literal["augmented"] | None = None,
         forwards: Literal["all", "matching"] = "all",
     ) -> None:
-        if inputs_changed not in (None, "augmented"):
-            raise ArgumentError("inputs_changed", 'must be None or "augmented"', inputs_changed)
-        if forwards not in ("all", "matching"):
-            raise ArgumentError("forwards", 'must be "all" or "matching"', forwards)
+        check_choice("inputs_changed", inputs_changed, (None, "augmented"))
+        check_choice("forwards", forwards, ("all", "matching"))
         if forwards == "matching" and inputs_changed:
             raise ArgumentError(
-                "forwards", "must be 'all' where inputs_changed keeps inputs from being compared", forwards
+                "forwards", "must be 'all' with inputs_changed=, which keeps inputs from being compared", forwards
             )
         self._augmented = inputs_changed is not None
         self._matching = forwards == "matching"
@@ -150,23 +140,19 @@ class Binder:
         self._following = following
 
     def start(self, skipped: int = 0) -> Pass:
-        """A pass begins, so many batches after its beginning."""
+        """A pass begins, after so many skipped batches."""
         self._passes += 1
         return Pass(self._passes, skipped, fetched=skipped, trained=skipped)
 
     def fetched(self, of: Pass, rows: Tensor, batch: Any, targets: Any, in_training: bool) -> None:
-        """The loader hands out ``batch``.
-
-        Raises:
-            BindingError: two training passes are interleaved, or 64 training batches passed without a forward.
-        """
+        """The loader hands out ``batch``. BindingError: passes are interleaved, or the model is never seen."""
         if of.number < self._newest_bound:
             raise BindingError(
                 "two training passes over one loader are interleaved: a batch of the older pass came after the newer "
                 "one had been trained on; use one loader for each, or loader.pruning.paused() around the inner pass"
             )
         while self._queue and self._queue[-1].of.number > of.number:
-            self._queue.pop()  # a pass inside this one that no training forward followed was an evaluation
+            self._queue.pop()  # of an evaluation inside this pass: no training forward followed
         token = Token(rows, targets, of, of.fetch(), in_training)
         if self._following and not self._augmented:
             leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())
@@ -184,14 +170,14 @@ class Binder:
             self._queue.popleft()
 
     def match(self, inputs: Any) -> Token | None:
-        """The token whose batch a training forward on ``inputs`` was given, taken off the queue.
+        """Take the token of a training forward's batch off the queue.
 
         Returns:
             The token; or None where the forward is not a new presentation: a second one on the batch bound last
             (SAM, recomputation), or one before any batch was fetched.
 
         Raises:
-            BindingError: the inputs are not a batch that waits, or it cannot be told which.
+            BindingError: the inputs are not a waiting batch, or it cannot be told which.
         """
         leaves = [leaf for leaf in tensor_leaves(inputs) if leaf.numel()][:_LEAVES]
         if not self._passes or self._is_repeated(leaves):
@@ -202,42 +188,29 @@ class Binder:
         return self._take(index, leaves)
 
     def take_waiting(self) -> Token:
-        """The one batch that waits: for logits given by hand.
-
-        Raises:
-            BindingError: no batch waits, or several do.
-        """
+        """Take the only waiting token, for logits given by hand. BindingError: none waits, or several do."""
         index = self._only() if self._following else self._by_depth()
         if index is None:
-            raise BindingError("observe(logits) found no batch that waits for its logits: each batch has them once")
+            raise BindingError("observe(logits) found no batch that waits for logits: call it once per batch")
         return self._take(index, [])
 
     def expect_skips(self, batches: int) -> None:
-        """The loop may pass over so many batches before it trains again: it resumes."""
+        """The loop resumes, and may skip so many batches before it trains again."""
         self._skips, self._unbound = batches, -batches
 
     def check(self) -> None:
-        """Compare what could not be compared without synchronising.
-
-        Raises:
-            BindingError: some batch of this epoch was not what the model was given.
-        """
+        """Raises a BindingError if a comparison that was left on the device, to not wait for it, has failed."""
         suspects, self._suspects = self._suspects, None
         if suspects is not None and int(suspects):
             raise BindingError(
-                f"the inputs of {int(suspects)} training forwards of this epoch were not the batches that they were "
-                f"taken for (batches used out of order, or inputs changed on the way): {_OBSERVE}, or score in a "
-                "pass of its own with rescore="
+                f"the inputs of {int(suspects)} training forwards of this epoch were not the expected batches (used "
+                f"out of order, or changed on the way): {_OBSERVE}, or score in a separate pass with rescore="
             )
 
     def check_seen(self) -> None:
-        """Whether the model was seen at all.
-
-        Raises:
-            BindingError: training batches were fetched, and not one was bound.
-        """
+        """Raises a BindingError if training batches were fetched, and not one was bound."""
         if self._following and self._unbound > 0 and self._newest_bound < 0:
-            raise BindingError(f"a whole epoch went by and no training forward of the model was seen: {_OBSERVE}")
+            raise BindingError(f"a whole epoch ended and no training forward of the model was seen: {_OBSERVE}")
 
     def waiting(self, of: Pass) -> bool:
         """Whether batches of the pass still wait for their logits."""
@@ -280,15 +253,15 @@ class Binder:
             return None
         if not self._queue:
             raise BindingError(
-                "a training forward came with no batch of the loader waiting for it, on inputs that are not the last "
+                "a training forward came while no batch of the loader was waiting, on inputs that are not the last "
                 'batch: if the model is also trained on other data, give attach(..., forwards="matching"); if an '
-                "earlier attach() to this model is done with (a notebook cell run twice), detach() that loader.pruning"
+                "earlier attach() to this model is finished (a notebook cell run twice), detach() that loader.pruning"
             )
         raise BindingError(
-            "a training forward was given inputs that are not a batch of the loader. If they were changed on the way: "
-            'augmentation that leaves labels right (on the GPU, say) wants attach(..., inputs_changed="augmented"); '
-            "mixup, CutMix or micro-batches want scores of a pass of their own, attach(..., rescore=plain_loader). If "
-            'the model is also trained on other data, attach(..., forwards="matching")'
+            "a training forward was given inputs that are not a batch of the loader. If they were changed on the way "
+            'and labels still hold (augmentation on the GPU), give attach(..., inputs_changed="augmented"). With '
+            "mixup, CutMix or micro-batches score in a separate pass, attach(..., rescore=plain_loader). If the model "
+            'is also trained on other data, give attach(..., forwards="matching")'
         )
 
     def _only(self) -> int | None:
@@ -297,12 +270,12 @@ class Binder:
             return waiting[0]
         if not waiting:
             raise BindingError(
-                "a training forward came with no batch of the loader waiting for it: with inputs_changed= each batch "
+                "a training forward came while no batch of the loader was waiting: with inputs_changed= each batch "
                 f"may have one training forward; {_OBSERVE} instead, or give rescore="
             )
         raise BindingError(
-            f"{len(waiting)} batches wait for their logits and inputs_changed= keeps inputs from telling which this "
-            f"forward belongs to (a skipped batch, or a framework that looks ahead): {_OBSERVE}, or give rescore="
+            f"{len(waiting)} batches wait for their logits, and with inputs_changed= it cannot be told which of them "
+            f"this forward belongs to (a skipped batch, or a framework that looks ahead): {_OBSERVE}, or give rescore="
         )
 
     def _suspect(self, leaves: list[Tensor]) -> None:
@@ -316,7 +289,7 @@ class Binder:
 
     def _take(self, index: int, leaves: list[Tensor]) -> Token:
         for _ in range(index):
-            self._queue.popleft()  # fetched, and passed over by the loop
+            self._queue.popleft()  # skipped by the loop
         token = self._queue.popleft()
         self._history.appendleft((token, [Input.of(leaf) for leaf in leaves]))
         self._unbound = 0

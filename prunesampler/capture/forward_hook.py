@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: finding logits and targets, and hooking a module's forward."""
+"""Finding logits and targets, and hooking a module's forward."""
 
 from __future__ import annotations
 
@@ -33,9 +33,6 @@ def find_logits(output: Any) -> Tensor:
 
     Raises:
         UnsupportedError: none of these.
-
-    >>> find_logits({"loss": torch.tensor(1.0), "logits": torch.zeros(2, 3)}).shape
-    torch.Size([2, 3])
     """
     if isinstance(output, Tensor):
         return output
@@ -61,9 +58,6 @@ def find_targets(batch: Any) -> Any:
 
     Raises:
         UnsupportedError: none of these.
-
-    >>> find_targets((torch.zeros(2, 4), torch.tensor([1, 0]), {"path": "a"}))
-    tensor([1, 0])
     """
     if isinstance(batch, Mapping):
         for key in TARGET_KEYS:
@@ -78,11 +72,7 @@ def find_targets(batch: Any) -> Any:
 
 
 def tensor_leaves(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings, in order.
-
-    >>> [leaf.item() for leaf in tensor_leaves({"a": torch.tensor(1), "b": [torch.tensor(2), "text"]})]
-    [1, 2]
-    """
+    """Every tensor in nested tuples, lists and mappings, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -94,11 +84,7 @@ def tensor_leaves(value: Any) -> Iterator[Tensor]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """``value`` with every tensor in nested tuples, lists and mappings on ``device``.
-
-    >>> to_device([torch.tensor(1), "text"], torch.device("cpu"))
-    [tensor(1), 'text']
-    """
+    """``value`` with every tensor in nested tuples, lists and mappings on ``device``."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
@@ -111,14 +97,14 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 class ForwardListener(Protocol):
-    """Whom a :class:`ForwardHook` tells about a forward."""
+    """What a :class:`ForwardHook` reports to."""
 
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
         """A training forward (train mode, gradients on) has returned."""
 
 
 def _no_hook(*args: Any) -> None:
-    """What stands in a copied or pickled model where the hook was."""
+    """Replaces the hook in a copied or pickled model."""
 
 
 def _pickled_hook() -> Callable[..., None]:
@@ -126,14 +112,14 @@ def _pickled_hook() -> Callable[..., None]:
 
 
 class ForwardHook:
-    """A forward hook that tells a listener of every training forward of one module.
+    """A forward hook that reports every training forward of one module to a listener.
 
     The module holds it, it holds the listener weakly, and a deep copy (EMA) or pickle (``torch.save(model)``) of the
-    module carries an empty function instead. Under ``torch.compile`` it runs outside of the graph.
+    module has an empty function instead. Under ``torch.compile`` it runs outside of the graph.
 
     Args:
-        module: the module that the training loop calls: the DDP or compiled wrapper, where there is one.
-        listener: told of forwards until the hook is removed, which it is when the listener is garbage.
+        module: what the training loop calls: the DDP or compiled wrapper, where there is one.
+        listener: when it is garbage, the hook is removed.
 
     >>> class Print:
     ...     def forwarded(self, inputs, output):

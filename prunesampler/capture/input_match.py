@@ -1,4 +1,4 @@
-"""Values by which a batch is recognised in what a model is given."""
+"""Recognising a batch in the inputs of a model, by some of its values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _positions(numel: int, device: torch.device) -> Tensor:
 
 
 def sample(leaf: Tensor) -> Tensor:
-    """Up to 256 values of ``leaf``, always at the same places of its elements in order; on its device."""
+    """Up to 256 values of ``leaf``, always at the same flat positions; on its device."""
     return leaf.detach().take(_positions(leaf.numel(), leaf.device))
 
 
@@ -60,7 +60,7 @@ class Probe(NamedTuple):
     values: Tensor
 
     def equals(self, numel: int, values: Tensor) -> bool:
-        """Whether an input of so many elements, with these values at the same places, is this one."""
+        """Whether an input of ``numel`` elements, with these values at the same positions, is this one."""
         if self.numel != numel:
             return False
         expected = self.values.to(values.device, values.dtype)  # casts round alike here and in the loop
@@ -73,14 +73,14 @@ class Probe(NamedTuple):
 
 
 def likeness(probes: list[Probe], samples: list[tuple[int, Tensor]]) -> list[tuple[int, int]]:
-    """Which inputs of a forward are which of a batch's; a constant one (a mask of ones) tells nothing."""
+    """Pairs (input of the forward, input of the batch) that are equal; a constant one (a mask) says nothing."""
     pairs = [
         (i, j)
         for i, (numel, values) in enumerate(samples)
         for j, probe in enumerate(probes)
         if probe.equals(numel, values)
     ]
-    if len(probes) == 1:  # looking whether it is constant takes longer than all else here, and changes nothing
+    if len(probes) == 1:  # whether it is constant changes nothing, and takes long to find out
         return pairs
     return [pair for pair in pairs if not probes[pair[1]].constant] or (
         pairs if all(probe.constant for probe in probes) else []

@@ -1,8 +1,8 @@
 """Rows travel with the batches that they produced.
 
-While a loader builds its iterator, its dataset and its collate function are stand-ins that put the rows beside
-the batch; whoever reads the iterator takes them off again. Nothing is inferred from the order in which batches
-arrive, so ``in_order=False``, prefetching, worker processes and early exits cannot shift a row.
+While a loader builds its iterator, its dataset and its collate function are proxies that put the rows beside the
+batch. Nothing is inferred from the order in which batches arrive, so ``in_order=False``, prefetching, worker processes
+and early exits cannot shift a row.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class _RowDataset(Dataset[Any]):
             rows = np.fromiter((operator.index(i) for i in indices), np.int64, len(indices))
         except TypeError:
             raise UnsupportedError(
-                f"the sampler must yield positions in the dataset as ints, got {indices[0]!r}: keys of "
-                "another kind cannot be rows"
+                f"the sampler must yield positions in the dataset as ints, got {indices[0]!r}"
             ) from None
         if (rows < 0).any():
             rows = np.where(rows < 0, rows + len(dataset), rows)
@@ -57,7 +56,7 @@ class _RowDataset(Dataset[Any]):
         return len(self._dataset)
 
     def __getattr__(self, name: str) -> Any:
-        # A spawned worker looks attributes up before __init__'s work was restored.
+        # A spawned worker looks attributes up before _dataset is restored.
         if name == "_dataset":
             raise AttributeError(name)
         return getattr(self._dataset, name)

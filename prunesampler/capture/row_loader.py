@@ -1,4 +1,4 @@
-"""Loaders that say of every batch which rows it was made of."""
+"""Loaders that report the rows of every batch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor,
 
 
 class RowListener(Protocol):
-    """What a :class:`RowLoader` tells about its passes. ``token`` is the listener's own name for a pass."""
+    """What a :class:`RowLoader` reports its passes to. ``token`` is what :meth:`started` returned for a pass."""
 
     def before_pass(self) -> None:
         """``iter(loader)`` was called; the sampler may still be changed."""
@@ -95,7 +95,7 @@ class RowLoader(DataLoader[T]):
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch says that batches are Any
         self._row_listener.before_pass()
-        if not isinstance(self, RowLoader):  # the listener has let go of the loader
+        if not isinstance(self, RowLoader):  # the listener has detached the loader
             return iter(self)
         return super().__iter__()
 
@@ -162,12 +162,7 @@ def _row_iterator_class(plain: type) -> type:
 
 @cache
 def row_loader_class(base: Any, plain: Any) -> type:
-    """The subclass of ``plain`` that is a ``base``, a kind of :class:`RowLoader`; made once for each pair.
-
-    >>> from torch.utils.data import DataLoader
-    >>> row_loader_class(RowLoader, DataLoader).__mro__[1:3] == (RowLoader, DataLoader)
-    True
-    """
+    """The subclass of ``plain`` that is a ``base``, a kind of :class:`RowLoader`; made once for each pair."""
     return type(plain.__name__, (base, plain), {"__module__": plain.__module__})
 
 

@@ -1,4 +1,4 @@
-"""Batches with the rows that they were made of, and who can give them."""
+"""Batches with the rows that they were made of, and the pipelines that give them."""
 
 from __future__ import annotations
 

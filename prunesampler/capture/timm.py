@@ -1,4 +1,4 @@
-"""timm's prefetcher around a loader: it hands out the batches one by one, a step later and on another scale."""
+"""timm's prefetcher around a loader: it hands out the batches a step later and normalised."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ def is_prefetcher(loader: Any) -> bool:
 
 
 class Prefetched:
-    """Listens to the loader inside, and tells the listener of each batch when and as the prefetcher hands it out.
-
-    Args:
-        listener: what follows the batches.
-    """
+    """Listens to the loader inside, and reports each batch when and as the prefetcher hands it out."""
 
     def __init__(self, listener: RowListener) -> None:
         self._listener = listener
@@ -48,7 +44,7 @@ class Prefetched:
         token.append(rows)
 
     def exhausted(self, token: Any) -> None:
-        """The prefetcher has the last batch, and has yet to hand it out."""
+        """The prefetcher has the last batch, but has not handed it out yet."""
 
     def follow(self, batches: Iterator[Any]) -> Iterator[Any]:
         """One pass of the prefetcher."""

@@ -1,33 +1,22 @@
-"""One score per sample from a batch of logits and their class indices: pure functions that share their work."""
+"""Scores of a batch from its logits and class indices: one number a sample, from one softmax that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection
 from functools import cached_property
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError, UnsupportedError
-from prunesampler.scores.digest import digest
 
-__all__ = [
-    "SCORES",
-    "Score",
-    "check_logits",
-    "compute",
-    "correct",
-    "el2n",
-    "entropy",
-    "finish",
-    "loss",
-    "margin",
-]
+__all__ = ["Prediction", "check_logits", "correct", "el2n", "entropy", "loss", "margin", "workspace"]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_BITS_PER_NAT = math.log2(math.e)  # torch's exp2 takes a third less time than its exp
+_FEW_CLASSES = 32  # up to here a CPU reduces columns of classes faster than rows
 
 
 def check_logits(logits: Tensor, targets: Tensor) -> None:
@@ -36,8 +25,6 @@ def check_logits(logits: Tensor, targets: Tensor) -> None:
     Raises:
         UnsupportedError: logits that are not (B, C) floats with C >= 2, or targets that are not (B,) integers.
         ArgumentError: another number of targets than of logits.
-
-    >>> check_logits(torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64))
     """
     if logits.dim() != 2 or not logits.is_floating_point() or logits.shape[1] < 2:
         raise UnsupportedError(
@@ -50,113 +37,119 @@ def check_logits(logits: Tensor, targets: Tensor) -> None:
             "multi-dimensional targets need score_fn=, a function from logits and targets to scores"
         )
     if targets.shape[0] != logits.shape[0]:
-        raise ArgumentError("targets", f"must be as many as the {len(logits)} rows of logits", len(targets))
+        raise ArgumentError("targets", f"must be {len(logits)}, one per row of logits", len(targets))
 
 
-class _Prediction:
-    """A batch seen from its labels, as :func:`digest` has left it."""
+def _by_class(logits: Tensor) -> bool:
+    return logits.is_cpu and logits.shape[1] <= _FEW_CLASSES
 
-    def __init__(self, numbers: Mapping[str, Tensor]) -> None:
-        self.numbers = numbers
+
+def workspace(logits: Tensor, size: int) -> Tensor:
+    """(size, C) uninitialised, for copies of such logits, laid out as they are scored fastest."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    classes = logits.shape[1]
+    if _by_class(logits):
+        return logits.new_empty(classes, size, dtype=dtype).t()
+    return logits.new_empty(size, classes, dtype=dtype)
+
+
+class Prediction:
+    """The few numbers of each sample that its scores follow from: all the work that grows with the classes is done.
+
+    Args:
+        numbers: (B,) by name: the label's logit, the best other one, and the sums of the other classes' odds and of
+            the squares of these; float64 or float32. Odds are relative to the best of these classes: in (0, 1], and
+            one of them is 1, so that neither a very confident nor a very wrong sample overflows or cancels.
+        targets: (B,) int64.
+        classes: C.
+    """
+
+    def __init__(self, numbers: dict[str, Tensor], targets: Tensor, classes: int) -> None:
+        self.numbers, self.targets, self.classes = numbers, targets, classes
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, names: Collection[str], logits: Tensor, targets: Tensor, *, overwrite: bool = False) -> Prediction:
+        """What is needed for the scores ``names`` of checked (B, C) logits and (B,) targets on one device.
+
+        Args:
+            overwrite: whether the memory of the logits may be worked in.
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        classes, along = logits.shape[1], 0 if _by_class(logits) else 1
+        numbers = {"entropy": _entropies(logits)} if "entropy" in names else {}
+        others = logits.t() if along == 0 else logits
+        others = others if overwrite else others.clone(memory_format=torch.contiguous_format)
+        targets = targets.long()
+        index = _clamped(targets, classes).unsqueeze(along)
+        numbers["label"] = others.gather(along, index).squeeze(along)
+        others.scatter_(along, index, torch.full_like(index, -torch.inf, dtype=others.dtype))
+        numbers["best_other"] = best = others.amax(along)
+        if "el2n" in names or "loss" in names:
+            odds = others.sub_(best.unsqueeze(along)).mul_(_BITS_PER_NAT).exp2_()
+            numbers["odds_sum"] = odds.sum(along)
+            if "el2n" in names:
+                numbers["odds_squares"] = odds.square_().sum(along)
+        return cls(numbers, targets, classes)
+
+    @classmethod
+    def join(cls, parts: list[Prediction]) -> Prediction:
+        """Those of several batches, of the same names and classes, as one."""
+        numbers = {name: torch.cat([part.numbers[name] for part in parts]) for name in parts[0].numbers}
+        return cls(numbers, torch.cat([part.targets for part in parts]), parts[0].classes)
 
     @cached_property
-    def lead(self) -> Tensor:
-        """By how much the best other class leads the label: below 0 where the label wins."""
+    def valid(self) -> Tensor:
+        """(B,) bool, whether the target is one of the classes."""
+        return (self.targets >= 0) & (self.targets < self.classes)
+
+    @cached_property
+    def _lead(self) -> Tensor:
+        # By how much the best other class leads the label: below 0 where the label wins.
         return self.numbers["best_other"] - self.numbers["label"]
 
     @cached_property
-    def odds_sum(self) -> Tensor:
+    def _odds_sum(self) -> Tensor:
         # 0 * lead makes an infinite logit NaN, as it is in softmax, where it would pass for perfect confidence.
-        return torch.add(self.numbers["odds_sum"], self.lead, alpha=0)
+        return torch.add(self.numbers["odds_sum"], self._lead, alpha=0)
 
-
-def _el2n(seen: _Prediction) -> Tensor:
-    # The best of the odds is 1, so that neither square is ever too small for a float.
-    norm = seen.odds_sum.square().add_(seen.numbers["odds_squares"]).sqrt_()
-    return norm.div_(seen.lead.neg().exp_().add_(seen.odds_sum))
-
-
-def _loss(seen: _Prediction) -> Tensor:
-    return F.softplus(seen.lead + seen.odds_sum.log())
-
-
-def _margin(seen: _Prediction) -> Tensor:
-    return -seen.lead
-
-
-def _entropy(seen: _Prediction) -> Tensor:
-    return seen.numbers["entropy"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score's definition.
-
-    Attributes:
-        direction: whether a higher or a lower value means a harder sample.
-        citation: where it was defined.
-    """
-
-    direction: Literal["higher", "lower"]
-    citation: str
-    _function: Callable[[_Prediction], Tensor]
-
-
-SCORES: dict[str, Score] = {
-    "el2n": Score("higher", "Paul et al., Deep Learning on a Data Diet, NeurIPS 2021", _el2n),
-    "loss": Score("higher", "cross entropy of the label, in nats", _loss),
-    "margin": Score("lower", "Pleiss et al., Identifying Mislabeled Data using AUM, NeurIPS 2020", _margin),
-    "entropy": Score("higher", "Shannon entropy of the prediction, in nats", _entropy),
-}
-"""The scores by name, with their directions and sources."""
-
-
-@torch.no_grad()
-def compute(names: Collection[str], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Several scores of one batch; what they have in common is computed once.
-
-    Args:
-        names: of :data:`SCORES`, or ``"correct"``.
-        logits: (B, C) floats of any precision, C >= 2, on any device.
-        targets: (B,) class indices on the same device.
-
-    Returns:
-        (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. ``"correct"`` is
-        bool, and False there. Never waits for the device.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`check_logits`.
-
-    >>> values = compute(("margin", "correct"), torch.tensor([[2.0, 0.5]]), torch.tensor([0]))
-    >>> values["margin"], values["correct"]
-    (tensor([1.5000]), tensor([True]))
-    """
-    check_logits(logits, targets)
-    targets = targets.long()
-    return finish(names, digest(names, logits, targets), targets, logits.shape[1])
-
-
-def finish(names: Collection[str], numbers: Mapping[str, Tensor], targets: Tensor, classes: int) -> dict[str, Tensor]:
-    """Scores from their digest, which may be that of many batches.
-
-    Args:
-        names: that the digest was made for.
-        numbers: (B,) by name.
-        targets: (B,) int64.
-        classes: C, of all of them.
-
-    Returns:
-        As :func:`compute`.
-    """
-    valid = (targets >= 0) & (targets < classes)
-    seen = _Prediction(numbers)
-    values = {}
-    for name in names:
+    def score(self, name: str) -> Tensor:
+        """(B,) float32, a built-in score, NaN for targets outside of the classes; or bools for ``"correct"``."""
         if name == "correct":
-            values[name] = (numbers["label"] > numbers["best_other"]) & valid
+            return (self.numbers["label"] > self.numbers["best_other"]) & self.valid
+        if name == "el2n":
+            norm = self._odds_sum.square().add_(self.numbers["odds_squares"]).sqrt_()
+            values = norm.div_(self._lead.neg().exp_().add_(self._odds_sum))
+        elif name == "loss":
+            values = F.softplus(self._lead + self._odds_sum.log())
+        elif name == "margin":
+            values = -self._lead
         else:
-            values[name] = torch.where(valid, SCORES[name]._function(seen), torch.nan).float()
-    return values
+            values = self.numbers["entropy"]
+        return self.masked(values)
+
+    def masked(self, values: Tensor) -> Tensor:
+        """``values`` as float32, NaN for targets outside of the classes."""
+        return torch.where(self.valid, values, torch.nan).float()
+
+
+def _clamped(targets: Tensor, classes: int) -> Tensor:
+    # On a GPU an index outside of the classes would be a device assert, which kills the process.
+    return targets.clamp(0, classes - 1)
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    best, index = logits.max(1, keepdim=True)
+    gaps = best - logits
+    # Without the best class, whose probability close to 1 would hide all the others'.
+    odds = (-gaps).exp_().scatter_(1, index, 0.0)
+    total = torch.add(odds.sum(1), best.squeeze(1), alpha=0)  # NaN where the best is infinite
+    return total.log1p() + torch.where(odds > 0, odds * gaps, 0.0).sum(1) / (1 + total)
+
+
+def _alone(name: str, logits: Tensor, targets: Tensor) -> Tensor:
+    check_logits(logits, targets)
+    return Prediction.of((name,), logits, targets).score(name)
 
 
 def el2n(logits: Tensor, targets: Tensor) -> Tensor:
@@ -177,80 +170,47 @@ def el2n(logits: Tensor, targets: Tensor) -> Tensor:
     >>> el2n(torch.tensor([[0.0, 0.0], [20.0, 0.0]]), torch.tensor([1, 0]))
     tensor([7.0711e-01, 2.9149e-09])
     """
-    return compute(("el2n",), logits, targets)["el2n"]
+    return _alone("el2n", logits, targets)
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy −log softmax(logits)[target], in nats.
-
-    Args:
-        logits: (B, C) floats of any precision, C >= 2.
-        targets: (B,) class indices.
-
-    Returns:
-        (B,) float32, at least 0, higher is harder; NaN as in :func:`el2n`.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`check_logits`.
+    """Cross entropy −log softmax(logits)[target], in nats, at least 0, higher is harder; otherwise as :func:`el2n`.
 
     >>> loss(torch.tensor([[0.0, 0.0], [40.0, 0.0]]), torch.tensor([1, 0]))
     tensor([6.9315e-01, 4.2484e-18])
     """
-    return compute(("loss",), logits, targets)["loss"]
+    return _alone("loss", logits, targets)
 
 
 def margin(logits: Tensor, targets: Tensor) -> Tensor:
     """Label's logit minus the largest other logit; its mean over epochs is the AUM (Pleiss et al. 2020).
 
-    Args:
-        logits: (B, C) floats of any precision, C >= 2.
-        targets: (B,) class indices.
-
-    Returns:
-        (B,) float32, in units of logits, **lower** is harder; NaN as in :func:`el2n`.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`check_logits`.
+    In units of logits, **lower** is harder; otherwise as :func:`el2n`.
 
     >>> margin(torch.tensor([[3.0, 1.0, 2.5]]), torch.tensor([0]))
     tensor([0.5000])
     """
-    return compute(("margin",), logits, targets)["margin"]
+    return _alone("margin", logits, targets)
 
 
 def entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Entropy of the predicted distribution, −Σ p log p, in nats. Of the targets only the validity matters.
+    """Entropy of the predicted distribution, −Σ p log p, in nats, in [0, log C]; higher is harder.
 
-    Args:
-        logits: (B, C) floats of any precision, C >= 2.
-        targets: (B,) class indices.
-
-    Returns:
-        (B,) float32 in [0, log C], higher is harder; NaN as in :func:`el2n`.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`check_logits`.
+    Of the targets only the validity matters; otherwise as :func:`el2n`.
 
     >>> entropy(torch.zeros(1, 4), torch.tensor([2]))
     tensor([1.3863])
     """
-    return compute(("entropy",), logits, targets)["entropy"]
+    return _alone("entropy", logits, targets)
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Whether the label's logit is the strict maximum: a tie is not correct.
 
-    Args:
-        logits: (B, C) floats of any precision, C >= 2.
-        targets: (B,) class indices.
-
     Returns:
         (B,) bool; False for a target outside [0, C) and where a logit is NaN.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`check_logits`.
 
     >>> correct(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0]))
     tensor([ True, False])
     """
-    return compute(("correct",), logits, targets)["correct"]
+    return _alone("correct", logits, targets)

@@ -1,4 +1,4 @@
-"""One score per sequence from the logits and labels of its tokens, without a softmax of the whole batch: pure."""
+"""Scores of token sequences from the logits and labels of their tokens, without a softmax of the whole batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.errors import UnsupportedError, check_int
 
 __all__ = ["sequence_scores", "token_scores"]
 
@@ -17,9 +17,8 @@ _CHUNK = 4096
 def token_scores(logits: Tensor, labels: Tensor, *, chunk: int = _CHUNK) -> dict[str, Tensor]:
     """EL2N and loss of every token, computed over ``chunk`` entries of the vocabulary at a time.
 
-    Of the other tokens' odds relative to the best of them, as in :mod:`prunesampler.scores`, two running sums are
-    kept: of the odds and of their squares. EL2N² = Σ_{j≠y} p_j² + (1 − p_y)² (Paul et al. 2021) follows from these
-    without cancellation.
+    Two running sums are kept, of the other tokens' odds relative to the best of them and of their squares. EL2N² =
+    Σ_{j≠y} p_j² + (1 − p_y)² (Paul et al. 2021) follows from these without cancellation.
 
     Args:
         logits: (..., V) floats of any precision, V >= 2.
@@ -37,8 +36,7 @@ def token_scores(logits: Tensor, labels: Tensor, *, chunk: int = _CHUNK) -> dict
     >>> token_scores(torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([1, 0]))["el2n"]
     tensor([0.7071, 0.0671])
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ArgumentError("chunk", "must be an int >= 1", chunk)
+    check_int("chunk", chunk, 1)
     if not logits.is_floating_point() or logits.dim() < 1 or logits.shape[-1] < 2:
         raise UnsupportedError(f"logits must be floats (..., vocabulary), got {logits.dtype} {tuple(logits.shape)}")
     if labels.shape != logits.shape[:-1] or labels.is_floating_point() or labels.dtype == torch.bool:
@@ -80,9 +78,9 @@ def sequence_scores(
 
     Args:
         logits: (B, L, V) floats of any precision: what a language model returns.
-        labels: (B, L) indices of the vocabulary, ``ignore_index`` where a token is none of the sequence's.
-        shift: how far the token that a position predicts lies ahead: 1 in causal models, 0 in masked ones.
-        ignore_index: the label that does not count.
+        labels: (B, L) indices of the vocabulary, ``ignore_index`` where a token does not count.
+        shift: distance from a position to the token that it predicts: 1 in causal models, 0 in masked ones.
+        ignore_index: the label of tokens that do not count.
         chunk: as in :func:`token_scores`.
 
     Returns:
@@ -96,8 +94,7 @@ def sequence_scores(
     >>> sequence_scores(logits, torch.tensor([[0, 1, 2], [3, 3, -100]]))["loss"]
     tensor([1.3863, 1.3863])
     """
-    if shift not in (0, 1):
-        raise ArgumentError("shift", "must be 0 or 1", shift)
+    check_int("shift", shift, 0, 1)
     if logits.dim() != 3 or labels.dim() != 2:
         raise UnsupportedError(
             "a language model's logits must be (batch, tokens, vocabulary) and its labels (batch, tokens), got "

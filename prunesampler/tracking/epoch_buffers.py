@@ -1,49 +1,147 @@
-"""What one rank has seen since the last merge: one value per row and column, on the device."""
+"""What one rank has seen since the last merge: batches that wait to be scored, and one value per row and column."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["BAD_CLASS", "BAD_ROW", "CHANGED_LABEL", "Share"]
+from prunesampler.scores.logits import Prediction, workspace
+from prunesampler.tracking.state import copied
+
+__all__ = ["BAD_CLASS", "BAD_ROW", "CHANGED_LABEL", "BatchQueue", "EpochBuffers", "ScoredBatch", "moved"]
 
 BAD_ROW, BAD_CLASS, CHANGED_LABEL = range(3)
 
+_TOGETHER = 64  # batches
+_CPU_LOGITS = 1 << 17  # what stays in a processor's cache
+_GPU_LOGITS = 1 << 20
 
-class Share:
-    """Sums and counts of one rank, one epoch. Nothing here waits for the device.
+
+class ScoredBatch(NamedTuple):
+    """(B,) rows, scores by name and class indices; and the number of classes."""
+
+    rows: Tensor
+    values: dict[str, Tensor]
+    targets: Tensor
+    classes: int
+
+
+class BatchQueue:
+    """Scores sixty-four batches together: for a small batch, calling torch costs ten times the computation.
+
+    Logits are copied into one buffer, in which they are scored whenever it is full.
+
+    Args:
+        names: built-in scores, as for :func:`~prunesampler.scores.registry.compute`.
+
+    >>> queue, batch = BatchQueue(("margin",)), (torch.tensor([7]), torch.zeros(1, 10), torch.tensor([3]))
+    >>> [len(queue.add(*batch)) for _ in range(64)] == [0] * 63 + [1]
+    True
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._kind: tuple[Any, ...] = ()
+        self._room = 0  # rows of logits
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._rows: list[Tensor] = []
+        self._predictions: list[Prediction] = []
+        self._filled = 0  # rows of logits that wait, with these targets
+        self._targets: list[Tensor] = []
+
+    def add(self, rows: Tensor, logits: Tensor, targets: Tensor) -> list[ScoredBatch]:
+        """Copy (B,) int64, (B, C) and (B,), checked already, B >= 1.
+
+        Returns:
+            What was scored now, oldest first; mostly nothing.
+        """
+        size, classes = logits.shape
+        kind = (classes, logits.dtype, logits.device, rows.device, targets.device)
+        ready = []
+        if kind != self._kind or (size > self._room and not logits.is_cpu):
+            ready = self.take()
+            self._kind = kind
+            self._room = (_CPU_LOGITS if logits.is_cpu else max(_GPU_LOGITS, logits.numel())) // classes or 1
+            with torch.inference_mode(False):
+                self._logits = workspace(logits, self._room)
+        self._rows.append(rows.clone())
+        targets = targets.clone() if targets.dtype == torch.int64 else targets.long()
+        if size > self._room:
+            for part in zip(logits.split(self._room), targets.split(self._room), strict=True):
+                self._copy(*part)
+        else:
+            self._copy(logits, targets)
+        return ready + self.take() if len(self._rows) == _TOGETHER else ready
+
+    def _copy(self, logits: Tensor, targets: Tensor) -> None:
+        if self._filled + len(logits) > self._room:
+            self._predict()
+        self._logits[self._filled : self._filled + len(logits)] = logits
+        self._filled += len(logits)
+        self._targets.append(targets)
+
+    def _predict(self) -> None:
+        if self._filled:
+            logits, targets = self._logits[: self._filled], moved(torch.cat(self._targets), self._logits.device)
+            self._predictions.append(Prediction.of(self._names, logits, targets, overwrite=True))
+            self._filled = 0
+            self._targets.clear()
+
+    @torch.no_grad()
+    def take(self) -> list[ScoredBatch]:
+        """Scores of all that waits, joined to one batch, beside its logits; an empty list where nothing does."""
+        if not self._rows:
+            return []
+        self._predict()
+        seen = Prediction.join(self._predictions)
+        rows = moved(torch.cat(self._rows), self._logits.device)
+        self.clear()
+        return [ScoredBatch(rows, {name: seen.score(name) for name in self._names}, seen.targets, seen.classes)]
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``, without waiting for a GPU unless it must be read from there."""
+    if tensor.is_cpu and device.type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory a copy of more than 64 kB waits for the device
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+class EpochBuffers:
+    """Sums and counts of one rank in one epoch. Nothing here waits for the device, unless it says so.
 
     What belongs to a row lies side by side, so that a presentation, which comes in no order, reads memory once.
 
     Attributes:
+        device: where the buffers lie.
         sums: (N,) float32 by score.
         counts: (N,) int32 by recorded column: those that are not counted by presentations.
         presentations: (N,) int32.
         packed: (N,) int32, forgetting events << 2 | learned << 1 | correct at the last presentation; the two flags
-            outlive the epoch. None where nobody asked for forgetting.
+            outlive the epoch. None where forgetting is not followed.
         labels: (N,) int32, −1 before the first presentation; outlives the epoch.
         problems: (3,) int64 by kind of problem: the highest row that has it, −1 for none.
         followed: whether any presentation said if it was correct.
 
-    >>> share = Share(4, ("el2n",), forgetting=True)
-    >>> share.add(torch.tensor([2, 2]), {"el2n": torch.tensor([0.5, 1.0])}, torch.tensor([True, False]))
-    >>> share.sums["el2n"].tolist(), (share.packed >> 2).tolist()
+    >>> buffers = EpochBuffers(4, ("el2n",), forgetting=True)
+    >>> buffers.add(torch.tensor([2, 2]), {"el2n": torch.tensor([0.5, 1.0])}, torch.tensor([True, False]))
+    >>> buffers.sums["el2n"].tolist(), (buffers.packed >> 2).tolist()
     ([0.0, 0.0, 1.5, 0.0], [0, 0, 1, 0])
     """
 
     def __init__(self, num_rows: int, scores: Iterable[str], *, forgetting: bool) -> None:
-        self.num_rows = num_rows
-        self.device = torch.device("cpu")
+        self.num_rows, self.device, self.followed = num_rows, torch.device("cpu"), False
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self._scores, self._forgetting = tuple(scores), forgetting
         self._arrange(torch.zeros(num_rows, 2 + forgetting + len(self._scores), dtype=torch.int32))
         self.labels.fill_(-1)
         self.problems = torch.full((3,), -1)
-        self.followed = False
 
     def _arrange(self, columns: Tensor) -> None:
         """Name the columns of (N, columns) int32."""
@@ -51,8 +149,7 @@ class Share:
         self.presentations, self.labels, *others = columns.unbind(1)
         self.packed = others[0] if self._forgetting else None
         floats = columns.view(torch.float32)[:, 2 + self._forgetting :]
-        recorded = {name: self.sums[name] for name in self.counts}
-        self.sums = {**dict(zip(self._scores, floats.unbind(1), strict=True)), **recorded}
+        self.sums |= zip(self._scores, floats.unbind(1), strict=True)
 
     @property
     def empty(self) -> bool:
@@ -62,15 +159,11 @@ class Share:
 
     def move(self, device: torch.device) -> None:
         """Put the buffers on ``device``."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=device.type == "cuda")
-
         with torch.inference_mode(False):
-            self.sums = {name: moved(self.sums[name]) for name in self.counts}  # the others are moved below
-            self.counts = {name: moved(tensor) for name, tensor in self.counts.items()}
-            self.problems = moved(self.problems)
-            self._arrange(moved(self._columns))
+            for recorded in (self.sums, self.counts):
+                recorded.update({name: moved(recorded[name], device) for name in self.counts})
+            self.problems = moved(self.problems, device)
+            self._arrange(moved(self._columns, device))
         self.device = device
 
     def add(
@@ -84,8 +177,8 @@ class Share:
         """Presentations, in the order in which they happened; a row may come several times.
 
         Args:
-            rows: (B,) int64, B >= 1, on the CPU checked already; this and all that follows on the share's device.
-            scores: (B,) floats by name: all that the share was made with.
+            rows: (B,) int64, B >= 1, on the CPU checked already; this and all that follows on the buffers' device.
+            scores: (B,) floats by name: all that the buffers were made with.
             correct: (B,) bool.
             targets: (B,) class indices, below 0 for none.
             classes: number of classes that they must be below; None does not look.
@@ -131,16 +224,15 @@ class Share:
     def record(self, rows: Tensor, name: str, values: Tensor) -> None:
         """Values of a column that presentations do not count: (B,) each, on the device, B >= 1."""
         rows = self._checked(rows)
-        if name not in self.counts:
-            self.allow(name)
+        self._allow(name)
         self.sums[name].index_add_(0, rows, values.float())
         self.counts[name].index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
 
-    def allow(self, name: str) -> None:
-        """Make room for a recorded column."""
-        with torch.inference_mode(False):
-            self.sums[name] = torch.zeros(self.num_rows, device=self.device)
-            self.counts[name] = torch.zeros(self.num_rows, dtype=torch.int32, device=self.device)
+    def _allow(self, name: str) -> None:
+        if name not in self.counts:
+            with torch.inference_mode(False):
+                self.sums[name] = torch.zeros(self.num_rows, device=self.device)
+                self.counts[name] = torch.zeros(self.num_rows, dtype=torch.int32, device=self.device)
 
     def _checked(self, rows: Tensor) -> Tensor:
         if rows.is_cpu:
@@ -171,29 +263,17 @@ class Share:
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all buffers, on the CPU."""
-
-        def copied(tensor: Tensor) -> Tensor:
-            return tensor.detach().to("cpu", copy=True)
-
-        return {
-            "sums": {name: copied(tensor) for name, tensor in self.sums.items()},
-            "counts": {name: copied(tensor) for name, tensor in self.counts.items()},
-            "presentations": copied(self.presentations),
-            "packed": None if self.packed is None else copied(self.packed),
-            "labels": copied(self.labels),
-            "problems": copied(self.problems),
-            "followed": self.followed,
-        }
+        names = ("sums", "counts", "presentations", "packed", "labels", "problems", "followed")
+        return {name: copied(getattr(self, name)) for name in names}
 
     def layout(self, recorded: Iterable[str]) -> dict[str, Any]:
-        """What a state with these recorded columns looks like."""
+        """What a state with these recorded columns looks like, as :func:`check_layout` wants it."""
         n, recorded = self.num_rows, list(recorded)
-        scores = [name for name in self.sums if name not in self.counts]
         return {
-            "sums": dict.fromkeys((*scores, *recorded), (torch.float32, n)),
+            "sums": dict.fromkeys((*self._scores, *recorded), (torch.float32, n)),
             "counts": dict.fromkeys(recorded, (torch.int32, n)),
             "presentations": (torch.int32, n),
-            "packed": None if self.packed is None else (torch.int32, n),
+            "packed": (torch.int32, n) if self._forgetting else None,
             "labels": (torch.int32, n),
             "problems": (torch.int64, 3),
             "followed": bool,
@@ -201,14 +281,13 @@ class Share:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state whose layout was checked, after :meth:`clear`."""
-        for name in state["counts"]:
-            self.allow(name)
-            self.counts[name].copy_(state["counts"][name])
-        for name in self.sums:
-            self.sums[name].copy_(state["sums"][name])
-        self.presentations.copy_(state["presentations"])
-        self.labels.copy_(state["labels"])
-        self.problems.copy_(state["problems"])
-        self.followed = state["followed"]
+        for name, count in state["counts"].items():
+            self._allow(name)
+            self.counts[name].copy_(count)
+        for name, total in state["sums"].items():
+            self.sums[name].copy_(total)
+        for name in ("presentations", "labels", "problems"):
+            getattr(self, name).copy_(state[name])
         if self.packed is not None:
             self.packed.copy_(state["packed"])
+        self.followed = state["followed"]

@@ -1,4 +1,4 @@
-"""A pass of its own that scores a dataset with a finished or half-finished model."""
+"""Scoring a dataset in a pass of its own, with a model in eval mode."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from prunesampler.capture.forward_hook import find_logits, find_targets, to_devi
 from prunesampler.capture.row_loader import with_rows
 from prunesampler.capture.rows import RowSource, check_map_style, row_stream
 from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.scores.registry import SCORES
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.inputs import torch_device
+from prunesampler.tracking.inputs import score_names, torch_device
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreFunction, ScoreTracker
 
@@ -54,8 +55,8 @@ def score(
         model: any module; the inner one of a DistributedDataParallel is called.
         loader: a ``DataLoader`` over a map-style dataset, or a shard pipeline with rows. A row that comes several
             times gets its mean, one that does not come has no score.
-        scores: of ``"el2n"``, ``"loss"``, ``"margin"`` and ``"entropy"``; by default EL2N. With ``score_fn``, names
-            that it must return.
+        scores: of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and those of
+            :func:`prunesampler.register_score`; by default EL2N. With ``score_fn``, names that it must return.
         device: where batches go; by default the device of the model's parameters.
         input_fn: batch → what the model is called with: a tuple of arguments, a dict of keywords, or one argument.
             By default the first of a tuple, and of a dict the entries that ``forward`` names, without the targets.
@@ -98,6 +99,11 @@ def score(
         scores = ("el2n",)
     if scores is not None and "forgetting" in scores:
         raise ArgumentError("scores", "must not name forgetting, which takes more than one pass", scores)
+    others = {}
+    if score_fn is None:
+        names = score_names(scores, own=False)
+        others = {name: SCORES[name] for name in names if SCORES[name].needs != "logits"}
+        scores = [name for name in names if name not in others] or None
     stream = row_stream(loader)
     if stream is None and not isinstance(loader, RowSource):
         check_map_style(loader)
@@ -107,19 +113,31 @@ def score(
     if num_rows is None:
         num_rows = _length(dataset)
     place = _home(model) if device is None else torch_device(device)
+    if scores is None and score_fn is None:
+        score_fn = _no_scores
     tracker = ScoreTracker(num_rows, scores=scores, device=place, score_fn=score_fn, group=Group())
     with _as_before(model, loader), torch.no_grad():
         model.eval()
         for rows, batch in _shown(with_rows(loader), loader, progress):
             targets = (target_fn or find_targets)(batch)
             inputs = _inputs(model, batch, targets) if input_fn is None else input_fn(batch)
-            logits = (logits_fn or find_logits)(_call(model, to_device(inputs, place)))
+            inputs = to_device(inputs, place)
+            logits = (logits_fn or find_logits)(_call(model, inputs))
             # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
             tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
+            for name, entry in others.items():
+                given = (inputs, to_device(targets, place))
+                with torch.enable_grad():
+                    values = entry.values(name, *((model, *given) if entry.needs == "model" else given))
+                tracker.record(rows, **{name: values})
     tracker.end_epoch()
     if fingerprint is None and dataset is not None:
         fingerprint = fingerprint_of(dataset)
     return tracker.table(kind="rescored", keys=keys, fingerprint=fingerprint)
+
+
+def _no_scores(logits: Tensor, targets: Any) -> dict[str, Tensor]:
+    return {}
 
 
 def _home(model: nn.Module) -> torch.device:

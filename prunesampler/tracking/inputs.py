@@ -1,4 +1,4 @@
-"""Rows, targets and columns as callers hand them over, checked as far as that needs no waiting for a device."""
+"""Rows, targets and columns as callers give them, checked as far as that needs no waiting for a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError
-from prunesampler.scores.logits import SCORES
+from prunesampler.scores.registry import SCORES
 from prunesampler.tables.score_table import ScoreTable
 
 __all__ = [
@@ -28,14 +28,7 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def as_tensor(argument: str, values: Any) -> Tensor:
-    """A tensor of what a tensor, an array or a list holds, without its gradient, where it lies.
-
-    Raises:
-        ArgumentError: naming ``argument``, for anything else.
-
-    >>> as_tensor("rows", [3, 1])
-    tensor([3, 1])
-    """
+    """A tensor of what a tensor, an array or a list holds, without its gradient, where it lies."""
     if isinstance(values, Tensor):
         return values.detach() if values.requires_grad else values
     try:
@@ -47,13 +40,7 @@ def as_tensor(argument: str, values: Any) -> Tensor:
 
 
 def check_range(argument: str, values: Tensor, end: int) -> None:
-    """Refuse integers outside [0, end), where they lie on the CPU: elsewhere looking would mean waiting.
-
-    Raises:
-        ArgumentError: naming ``argument``.
-
-    >>> check_range("targets", torch.tensor([0, 9]), 10)
-    """
+    """Refuse integers outside [0, end), where they lie on the CPU: elsewhere looking would mean waiting."""
     if not values.is_cpu or not values.shape[0]:
         return
     if values.dtype == torch.int64:
@@ -68,39 +55,22 @@ def row_tensor(rows: Any, length: int | None, num_rows: int) -> Tensor:
     """Rows as int64, (length,), each in [0, num_rows) as far as they lie on the CPU.
 
     Floats are refused: float32 turns row 20,000,001 into 20,000,000.
-
-    Raises:
-        ArgumentError: of another type or shape, not ``length`` of them, or out of range.
-
-    >>> row_tensor([4, 4, 0], 3, num_rows=5)
-    tensor([4, 4, 0])
     """
     tensor = as_tensor("rows", rows)
-    if tensor.dtype != torch.int64:
-        if tensor.dtype not in _INTEGERS and tensor.numel():
-            raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
-        tensor = tensor.long()
-    if tensor.dim() != 1:
+    if tensor.dim() != 1 or (tensor.dtype not in _INTEGERS and tensor.numel()):
         raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
     if length is not None and tensor.shape[0] != length:
-        raise ArgumentError("rows", f"must be as many as the logits, {length}", len(tensor))
+        raise ArgumentError("rows", f"must be {length}, one per row of logits", len(tensor))
+    tensor = tensor.long()
     check_range("rows", tensor, num_rows)
     return tensor
 
 
 def column_tensor(name: str, values: Any, length: int) -> Tensor:
-    """One number per row, (length,), of any real dtype.
-
-    Raises:
-        ArgumentError: naming the column.
-
-    >>> column_tensor("mine", [0.5, 2.0], 2)
-    tensor([0.5000, 2.0000], dtype=torch.float64)
-    """
+    """One number per row, (length,), of any real dtype."""
     column = as_tensor(name, values)
     if column.shape != (length,) or column.is_complex():
-        found = f"{column.dtype} {tuple(column.shape)}"
-        raise ArgumentError(name, f"must be one number for each of the {length} rows", found)
+        raise ArgumentError(name, f"must be {length} numbers, one per row", f"{column.dtype} {tuple(column.shape)}")
     return column
 
 
@@ -114,15 +84,12 @@ def own_columns(returned: Any, wanted: Sequence[str], length: int) -> tuple[dict
 
     Raises:
         ArgumentError: naming ``score_fn`` or the column.
-
-    >>> own_columns({"mine": torch.ones(1), "correct": torch.tensor([True])}, ["mine"], 1)
-    ({'mine': tensor([1.])}, tensor([True]))
     """
     if not isinstance(returned, Mapping):
         raise ArgumentError("score_fn", "must return a dict of tensors by name", returned)
     missing = [name for name in wanted if name != "forgetting" and name not in returned]
     if missing:
-        rule = f"must return the scores that are asked for, {missing} among them (or give other scores=)"
+        rule = f"must return all scores that are asked for, {missing} are missing (or give other scores=)"
         raise ArgumentError("score_fn", rule, list(returned))
     columns = {name: column_tensor(name, values, length) for name, values in returned.items()}
     correct = columns.pop("correct", None)
@@ -132,14 +99,7 @@ def own_columns(returned: Any, wanted: Sequence[str], length: int) -> tuple[dict
 
 
 def score_names(scores: Any, *, own: bool) -> tuple[str, ...]:
-    """Distinct names of scores to track; of known ones, unless a ``score_fn`` of the user's makes them.
-
-    Raises:
-        ArgumentError: none, repeated or unknown.
-
-    >>> score_names(["el2n", "forgetting"], own=False)
-    ('el2n', 'forgetting')
-    """
+    """Distinct names of scores; of registered ones and ``"forgetting"``, unless a ``score_fn`` makes them (own)."""
     known = (*SCORES, "forgetting")
     try:
         names = (scores,) if isinstance(scores, str) else tuple(scores)
@@ -147,30 +107,18 @@ def score_names(scores: Any, *, own: bool) -> tuple[str, ...]:
     except TypeError:
         good = False
     if not good:
-        raise ArgumentError("scores", f"must name distinct scores, of {known} unless score_fn makes them", scores)
+        rule = f"must name distinct scores of {known}, or of register_score() or score_fn="
+        raise ArgumentError("scores", rule, scores)
     return names
 
 
 def check_column_name(name: str) -> None:
-    """Refuse a name that a column of a score table cannot have.
-
-    Raises:
-        ArgumentError: the name is empty or taken.
-
-    >>> check_column_name("my_score")
-    """
+    """Refuse a name that a column of a score table cannot have."""
     ScoreTable({name: [0.0]})
 
 
 def torch_device(device: Any) -> torch.device:
-    """The device, with its index where it is the current one of a GPU.
-
-    Raises:
-        ArgumentError: no device.
-
-    >>> torch_device("cpu")
-    device(type='cpu')
-    """
+    """The device, with its index where it is the current one of a GPU."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, TypeError, AssertionError) as error:

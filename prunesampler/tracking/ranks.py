@@ -1,4 +1,4 @@
-"""The few things that ranks tell each other."""
+"""The collectives that ranks of a run need."""
 
 from __future__ import annotations
 
@@ -54,15 +54,12 @@ class Group:
         Raises:
             UnsupportedError: several processes were started (WORLD_SIZE > 1) but have no process group yet, or their
                 build of torch lacks gloo.
-
-        >>> Group.create().world_size
-        1
         """
         if dist.is_available() and dist.is_initialized():
             if dist.get_world_size() == 1:
                 return cls()
             if not dist.is_gloo_available():
-                raise UnsupportedError("ranks talk over gloo, and this build of torch.distributed has none")
+                raise UnsupportedError("several ranks need gloo, which this build of torch.distributed lacks")
             return cls(dist.new_group(backend="gloo", timeout=_timeout()))
         started = os.environ.get("WORLD_SIZE", "1")
         if started.isdecimal() and int(started) > 1:
@@ -73,14 +70,7 @@ class Group:
         return cls()
 
     def broadcast_object(self, obj: Any) -> Any:
-        """Rank 0's ``obj``, on every rank.
-
-        Args:
-            obj: plain data, or an exception; of rank 0, that of the others is ignored.
-
-        >>> Group().broadcast_object({"keep": 0.5})
-        {'keep': 0.5}
-        """
+        """Rank 0's plain data or exception, on every rank; what the others give is ignored."""
         if self.world_size == 1:
             return obj
         box = [obj if self.rank == 0 else None]
@@ -106,14 +96,7 @@ class Group:
         return cast(T, found)
 
     def gather_object(self, obj: Any) -> list[Any]:
-        """Every rank's ``obj`` in the order of ranks, **on rank 0**; an empty list on the others.
-
-        Args:
-            obj: plain data or tensors.
-
-        >>> Group().gather_object({"keep": 0.5})
-        [{'keep': 0.5}]
-        """
+        """Every rank's data or tensors in the order of ranks, **on rank 0**; an empty list on the others."""
         if self.world_size == 1:
             return [obj]
         gathered: list[Any] = [None] * self.world_size if self.rank == 0 else []
@@ -122,14 +105,7 @@ class Group:
         return gathered
 
     def exchange(self, obj: Any) -> list[Any]:
-        """Every rank's ``obj`` in the order of ranks, on every rank.
-
-        Args:
-            obj: plain data, little of it.
-
-        >>> Group().exchange({"keep": 0.5})
-        [{'keep': 0.5}]
-        """
+        """Every rank's plain data (little of it) in the order of ranks, on every rank."""
         exchanged = [obj] * self.world_size
         if self.world_size > 1:
             with _meeting():
@@ -137,46 +113,27 @@ class Group:
         return exchanged
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any rank.
-
-        >>> Group().any(False)
-        False
-        """
+        """Whether ``flag`` is set on any rank."""
         return bool(self.max_(torch.tensor([flag], dtype=torch.int32)).item())
 
     def union(self, names: Iterable[str]) -> list[str]:
-        """The names known to any rank, sorted: an order that all ranks agree on.
-
-        >>> Group().union({"b", "a"})
-        ['a', 'b']
-        """
+        """The names known to any rank, sorted: an order that all ranks agree on."""
         return sorted(set().union(*self.exchange(set(names))))
 
     def max_(self, tensor: Tensor) -> Tensor:
-        """The elementwise largest value of any rank, on every rank, in place.
-
-        Args:
-            tensor: on the CPU, contiguous, of any numeric dtype that gloo knows; of the same shape on all ranks.
-
-        >>> Group().max_(torch.tensor([1, 2]))
-        tensor([1, 2])
-        """
+        """The elementwise largest value of any rank, on every rank, in place; of contiguous CPU tensors."""
         return self._all_reduce_(tensor, dist.ReduceOp.MAX) if self.world_size > 1 else tensor
 
     def owners(self, counts: Tensor) -> Tensor:
-        """Which rows are this rank's to report.
+        """Which rows are this rank's to report: those that no lower rank has seen.
 
-        A row belongs to the lowest rank that has seen it: samplers give several ranks the same row to make their
-        shares equal, and of those padding duplicates one counts.
+        Samplers give several ranks the same row so that all have equally many; one of these duplicates counts.
 
         Args:
             counts: (N,) integers on the CPU, how often this rank has seen each row.
 
         Returns:
             (N,) bool, set on one rank for each row that any rank has seen.
-
-        >>> Group().owners(torch.tensor([2, 0, 1]))
-        tensor([ True, False,  True])
         """
         seen = counts > 0
         if self.world_size == 1:
@@ -186,13 +143,9 @@ class Group:
         return self._all_reduce_(lowest, dist.ReduceOp.MIN).eq(self.rank)
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The elementwise sum over ranks, **on rank 0**, in place; the other ranks' tensors are spent.
+        """The elementwise sum over ranks, **on rank 0**, in place, of contiguous CPU tensors.
 
-        Args:
-            tensor: on the CPU, contiguous; of the same shape and dtype on all ranks.
-
-        >>> Group().sum_(torch.tensor([1.5]))
-        tensor([1.5000])
+        The tensors of the other ranks hold anything afterwards.
         """
         if self.world_size > 1:
             with _meeting():
@@ -213,13 +166,13 @@ def _meeting() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankError(
-            "the ranks could not exchange what they have scored: another one has died, has left the training loop "
-            f"earlier, or did not come within the process group's timeout ({error})"
+            "the ranks could not exchange their scores: another rank has died, has left the training loop earlier, or "
+            f"did not come within the process group's timeout ({error})"
         ) from error
 
 
 def _timeout() -> timedelta | None:
-    """That of the group of the training loop; a new group would take torch's default."""
+    # That of the group of the training loop; a new group would take torch's default.
     for device in ("cuda", "cpu"):
         with suppress(AttributeError, RuntimeError):  # it has no backend for such a device
             backend: Any = dist.group.WORLD._get_backend(torch.device(device))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a snapshot must look like before anything is taken from it."""
+"""Checking a saved state before anything is taken from it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from prunesampler.errors import StateError
 
-__all__ = ["check_identity", "check_layout", "names_in"]
+__all__ = ["check_identity", "check_layout", "copied", "names_in"]
 
 
 def check_layout(found: Any, expected: Any, where: str = "state") -> None:
-    """Refuse a snapshot of another layout.
+    """Refuse a state of another layout.
 
     Args:
         found: nested dicts of tensors and plain Python.
@@ -43,25 +43,21 @@ def check_layout(found: Any, expected: Any, where: str = "state") -> None:
 
 
 def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse a snapshot that was taken under another configuration.
-
-    Raises:
-        StateError: naming the entry, its value there and its value here.
-
-    >>> check_identity({"num_rows": 7, "epochs": 3}, {"num_rows": 7})
-    """
+    """Refuse a state of another configuration: a StateError names the entry, its value there and its value here."""
     for name, value in identity.items():
         if state[name] != value:
-            raise StateError(f"the state was taken with {name} {state[name]!r}, and here it is {value!r}")
+            raise StateError(f"the state was saved with {name} {state[name]!r}, and here it is {value!r}")
 
 
 def names_in(state: Any, *path: str) -> list[str]:
-    """The keys of a dict inside a snapshot that was not checked yet; none where there is no such dict.
-
-    >>> import torch
-    >>> names_in({"share": {"counts": {"mine": torch.zeros(2)}}}, "share", "counts")
-    ['mine']
-    """
+    """The keys of a dict inside a state that was not checked yet; none where there is no such dict."""
     for key in path:
         state = state.get(key) if isinstance(state, Mapping) else None
     return [name for name in state if isinstance(name, str)] if isinstance(state, Mapping) else []
+
+
+def copied(value: Any) -> Any:
+    """Copies of all tensors in nested dicts, on the CPU."""
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError, StateError
+from prunesampler.scores.registry import SCORES
 from prunesampler.tables.agreement import spearman
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.epoch_buffers import BAD_CLASS, BAD_ROW, CHANGED_LABEL, Share
+from prunesampler.tracking.epoch_buffers import BAD_CLASS, BAD_ROW, CHANGED_LABEL, EpochBuffers
 from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.state import copied
 
 __all__ = ["Reduction", "Totals"]
 
@@ -23,9 +25,8 @@ Reduction = Literal["mean", "last"]
 class Totals:
     """Merged sums and counts, held by rank 0; every rank holds the merged flags and labels.
 
-    Of scores that are averaged, those of every other epoch (the first, the third, …) are summed on their own too: how
-    far the two halves of the epochs lie apart tells how far a score can be trusted. That makes 8 bytes a row for each
-    score and 4 more, on the host of rank 0.
+    Of averaged scores the sums over the odd epochs (the first, the third, …) are kept too: how far the two halves of
+    the epochs lie apart tells how far a score can be trusted.
 
     Attributes:
         epochs: merges that brought presentations; counted by rank 0.
@@ -35,9 +36,9 @@ class Totals:
         flags: (N,) uint8, learned << 1 | correct at the last presentation, or None.
         labels: (N,) int32, −1 for none.
 
-    >>> share, totals = Share(3, ("el2n",), forgetting=False), Totals(3, ("el2n",), "mean", forgetting=False)
-    >>> share.add(torch.tensor([0, 2, 0]), {"el2n": torch.tensor([0.5, 0.25, 1.0])})
-    >>> totals.merge(share, Group())
+    >>> buffers, totals = EpochBuffers(3, ["el2n"], forgetting=False), Totals(3, ["el2n"], "mean", forgetting=False)
+    >>> buffers.add(torch.tensor([0, 2, 0]), {"el2n": torch.tensor([0.5, 0.25, 1.0])})
+    >>> totals.merge(buffers, Group())
     >>> totals.value("el2n").tolist()
     [0.75, nan, 0.25]
     """
@@ -47,27 +48,23 @@ class Totals:
     ) -> None:
         self.epochs, self.followed = 0, False
         self._num_rows, self._reduction, self._first = num_rows, reduction, first
-        size = self._size = num_rows if first else 0  # ranks above 0 hand their sums in and keep none
         self._scores = tuple(scores)
         self._halved = self._scores if reduction == "mean" else ()
-        self._sums = {name: self._column() for name in self._scores}
+        self._sums = {name: self._zeros(torch.float64) for name in self._scores}
         self._counts: dict[str, Tensor] = {}
-        self._odd_sums = {name: self._column() for name in self._halved}
-        self._odd_presentations = torch.zeros(size, dtype=torch.int32) if self._halved else None
-        self.presentations = torch.zeros(size, dtype=torch.int32)
-        self.forgetting_events = torch.zeros(size, dtype=torch.int32) if forgetting else None
+        self._odd_sums = {name: self._zeros(torch.float64) for name in self._halved}
+        self._odd_presentations = self._zeros(torch.int32) if self._halved else None
+        self.presentations = self._zeros(torch.int32)
+        self.forgetting_events = self._zeros(torch.int32) if forgetting else None
         self.flags = torch.zeros(num_rows, dtype=torch.uint8) if forgetting else None
         self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
 
-    def _column(self) -> Tensor:
-        return torch.zeros(self._size, dtype=torch.float64)
+    def _zeros(self, dtype: torch.dtype) -> Tensor:
+        # Ranks above 0 hand their sums in and keep none.
+        return torch.zeros(self._num_rows if self._first else 0, dtype=dtype)
 
-    def _allow(self, name: str) -> None:
-        self._sums[name] = self._column()
-        self._counts[name] = torch.zeros(self._size, dtype=torch.int32)
-
-    def merge(self, share: Share, group: Group) -> None:
-        """Add every rank's share, or nothing. A collective; all ranks raise together.
+    def merge(self, buffers: EpochBuffers, group: Group) -> None:
+        """Add every rank's buffers, or nothing. A collective; all ranks raise together.
 
         Of a row that several ranks have seen, the lowest one's counts are added.
 
@@ -75,62 +72,60 @@ class Totals:
             ArgumentError: a row or class index on the device was out of its range.
             StateError: a row's label changed.
         """
-        labels = share.labels.to("cpu", copy=True)
+        labels = buffers.labels.to("cpu", copy=True)
         merged = group.max_(labels.clone())
-        problems = share.problems.to("cpu", copy=True)
+        problems = buffers.problems.to("cpu", copy=True)
         conflict = ((labels >= 0) & (labels != merged)).nonzero()
         if len(conflict):
             problems[CHANGED_LABEL] = conflict[-1, 0]
         _refuse(group.max_(problems), self._num_rows)
         self.labels = merged
-        self._merge_columns(share, group)
+        self._merge_columns(buffers, group)
 
-    def _merge_columns(self, share: Share, group: Group) -> None:
-        recorded = group.union(share.counts)
-        seen = share.presentations.cpu()
-        others = ~group.owners(seen)
-
+    def _merge_columns(self, buffers: EpochBuffers, group: Group) -> None:
         def summed(mine: Tensor) -> Tensor:
             return group.sum_(mine.cpu().masked_fill(others, 0))
 
+        seen = buffers.presentations.cpu()
+        nothing = torch.zeros_like(seen)
+        recorded = group.union(buffers.counts)
+        others = ~group.owners(seen)
         presented = summed(seen)
-        sums = {name: summed(share.sums[name]) for name in self._scores}
+        sums = {name: summed(buffers.sums[name]) for name in self._scores}
+        events = None
+        if buffers.packed is not None:
+            self.followed = group.any(buffers.followed) or self.followed
+            self._merge_flags(buffers.packed.cpu(), others, group)
+            events = summed(buffers.packed.cpu() >> 2)
         counts = {}
-        if share.packed is not None:
-            self.followed = group.any(share.followed) or self.followed
-            self._merge_flags(share.packed.cpu(), others, group)
-            events = summed(share.packed.cpu() >> 2)
         for name in recorded:
-            mine = share.counts[name].cpu() if name in share.counts else torch.zeros_like(seen)
+            mine = buffers.counts.get(name, nothing).cpu()
             others = ~group.owners(mine)
-            sums[name] = summed(share.sums[name] if name in share.counts else torch.zeros(len(seen)))
-            counts[name] = summed(mine)
-        if group.rank == 0:
-            self.epochs += bool(presented.any())
-            self.presentations += presented
-            if self.epochs % 2 and self._odd_presentations is not None:
-                self._odd_presentations += presented
-                for name, odd in self._odd_sums.items():
-                    odd += sums[name]
-            if self.forgetting_events is not None:
-                self.forgetting_events += events
-            for name, total in sums.items():
-                self._add(name, total, counts.get(name, presented), counted=name in counts)
+            sums[name], counts[name] = summed(buffers.sums.get(name, nothing.float())), summed(mine)
+        if group.rank > 0:
+            return
+        self.epochs += bool(presented.any())
+        self.presentations += presented
+        if self.epochs % 2 and self._odd_presentations is not None:
+            self._odd_presentations += presented
+            for name, odd in self._odd_sums.items():
+                odd += sums[name]
+        if events is not None and self.forgetting_events is not None:
+            self.forgetting_events += events
+        for name, total in sums.items():
+            if name in counts:
+                self._sums.setdefault(name, self._zeros(torch.float64))
+                self._counts[name] = self._counts.get(name, 0) + counts[name]
+            if self._reduction == "mean":
+                self._sums[name] += total
+            else:
+                count = counts.get(name, presented)
+                self._sums[name] = torch.where(count > 0, total / count.double(), self._sums[name])
 
     def _merge_flags(self, packed: Tensor, others: Tensor, group: Group) -> None:
         assert self.flags is not None
         merged = group.max_(packed.to(torch.int8).bitwise_and_(3).masked_fill_(others, -1))
         self.flags = torch.where(merged < 0, self.flags.to(torch.int8), merged).to(torch.uint8)
-
-    def _add(self, name: str, total: Tensor, count: Tensor, *, counted: bool) -> None:
-        if name not in self._sums:
-            self._allow(name)
-        if counted:
-            self._counts[name] += count
-        if self._reduction == "mean":
-            self._sums[name] += total
-        else:
-            self._sums[name] = torch.where(count > 0, total / count.double(), self._sums[name])
 
     def _seen(self, name: str) -> Tensor:
         return self._counts.get(name, self.presentations)
@@ -158,11 +153,7 @@ class Totals:
         return {name: count for name, count in counts.items() if count}
 
     def table(self, *, kind: Literal["online", "rescored"], **identity: Any) -> ScoreTable:
-        """All of it as a table; ``identity`` is handed on (keys, fingerprint, provenance).
-
-        After two epochs each averaged score has a column ``<score>_spread``, the distance between its mean over the
-        odd and its mean over the even epochs (NaN for a row that was not seen in both), and its protocol says as
-        ``split_half`` by what Spearman's correlation the two agree over all rows.
+        """All of it as :meth:`ScoreTracker.table` describes it; ``identity``: keys, fingerprint, provenance.
 
         Raises:
             StateError: nothing was merged yet.
@@ -194,6 +185,7 @@ class Totals:
             labels=self.labels.numpy() if bool((self.labels >= 0).any()) else None,
             presentations=self.presentations.numpy(),
             protocols=protocols,
+            directions={name: SCORES[name].direction for name in scores if name in SCORES},
             **columns,
             **identity,
         )
@@ -201,20 +193,15 @@ class Totals:
     def state_dict(self) -> dict[str, Any]:
         """Copies of everything; ``held`` is None on ranks above 0."""
         held = {
-            "sums": {name: tensor.clone() for name, tensor in self._sums.items()},
-            "counts": {name: tensor.clone() for name, tensor in self._counts.items()},
-            "odd_sums": {name: tensor.clone() for name, tensor in self._odd_sums.items()},
-            "odd_presentations": None if self._odd_presentations is None else self._odd_presentations.clone(),
-            "presentations": self.presentations.clone(),
-            "forgetting_events": None if self.forgetting_events is None else self.forgetting_events.clone(),
+            "sums": self._sums,
+            "counts": self._counts,
+            "odd_sums": self._odd_sums,
+            "odd_presentations": self._odd_presentations,
+            "presentations": self.presentations,
+            "forgetting_events": self.forgetting_events,
         }
-        return {
-            "epochs": self.epochs,
-            "followed": self.followed,
-            "flags": None if self.flags is None else self.flags.clone(),
-            "labels": self.labels.clone(),
-            "held": held if self._first else None,
-        }
+        everyones = {"epochs": self.epochs, "followed": self.followed, "flags": self.flags, "labels": self.labels}
+        return copied({**everyones, "held": held if self._first else None})  # type: ignore[no-any-return]
 
     def layout(self, recorded: Iterable[str], *, held: bool) -> dict[str, Any]:
         """What a state with these recorded columns looks like."""
@@ -237,20 +224,14 @@ class Totals:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state whose layout was checked; on rank 0 one that holds the sums."""
-
-        def copied(tensor: Tensor | None) -> Any:
-            return None if tensor is None else tensor.clone()
-
+        state = copied(state)
         self.epochs, self.followed = state["epochs"], state["followed"]
-        self.flags, self.labels = copied(state["flags"]), copied(state["labels"])
+        self.flags, self.labels = state["flags"], state["labels"]
         if self._first:
             held = state["held"]
-            self._sums = {name: copied(tensor) for name, tensor in held["sums"].items()}
-            self._counts = {name: copied(tensor) for name, tensor in held["counts"].items()}
-            self._odd_sums = {name: copied(tensor) for name, tensor in held["odd_sums"].items()}
-            self._odd_presentations = copied(held["odd_presentations"])
-            self.presentations = copied(held["presentations"])
-            self.forgetting_events = copied(held["forgetting_events"])
+            self._sums, self._counts, self._odd_sums = held["sums"], held["counts"], held["odd_sums"]
+            self._odd_presentations, self.presentations = held["odd_presentations"], held["presentations"]
+            self.forgetting_events = held["forgetting_events"]
 
 
 def _finite(values: Tensor) -> Tensor:
@@ -262,7 +243,7 @@ def _finite(values: Tensor) -> Tensor:
 def _refuse(problems: Tensor, num_rows: int) -> None:
     rows = problems.tolist()
     if rows[BAD_ROW] >= 0:
-        raise ArgumentError("rows", f"must be in [0, {num_rows})", "rows outside of it, on the device")
+        raise ArgumentError("rows", f"must be in [0, {num_rows})", "other ones on the device")
     if rows[BAD_CLASS] >= 0:
         raise ArgumentError("targets", "must be class indices in [0, classes)", f"another one at row {rows[BAD_CLASS]}")
     if rows[CHANGED_LABEL] >= 0:

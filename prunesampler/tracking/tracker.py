@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, check_int
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, check_choice, check_int
 from prunesampler.scores.logits import check_logits
+from prunesampler.scores.registry import SCORES, compute
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.epoch_buffers import Share
+from prunesampler.tracking.epoch_buffers import BatchQueue, EpochBuffers, ScoredBatch, moved
 from prunesampler.tracking.inputs import (
     as_tensor,
     check_column_name,
@@ -23,7 +24,6 @@ from prunesampler.tracking.inputs import (
     score_names,
     torch_device,
 )
-from prunesampler.tracking.pending import Pending, Scored
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_identity, check_layout, names_in
 from prunesampler.tracking.totals import Reduction, Totals
@@ -46,8 +46,9 @@ class ScoreTracker:
 
     Args:
         num_rows: size of the dataset.
-        scores: columns, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and ``"forgetting"``; by default EL2N
-            and forgetting. With ``score_fn``, names that it must return.
+        scores: columns, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"`` and those of
+            :func:`prunesampler.register_score` that need only logits; by default EL2N and forgetting. With
+            ``score_fn``, names that it must return.
         reduction: a row's score is the ``"mean"`` over its presentations, or over those of the ``"last"`` epoch in
             which it had any. Means over two epochs or more come with a column ``<score>_spread``, see :meth:`table`.
         device: where the buffers lie; by default that of the first logits. Logits on another device are copied,
@@ -85,24 +86,26 @@ class ScoreTracker:
             self.scores: tuple[str, ...] = _DEFAULT if score_fn is None else ()
         else:
             self.scores = score_names(scores, own=score_fn is not None)
-        if reduction not in get_args(Reduction):
-            raise ArgumentError("reduction", 'must be "mean" or "last"', reduction)
-        self.reduction = reduction
+            if score_fn is None:
+                _check_from_logits(self.scores)
+        self.reduction: Reduction = check_choice("reduction", reduction, get_args(Reduction))
         if score_fn is not None and not callable(score_fn):
-            raise ArgumentError("score_fn", "must be a function of logits and targets, or None", score_fn)
+            raise ArgumentError("score_fn", "must be None or a function of logits and targets", score_fn)
         self._score_fn = score_fn
         self._group = Group.create() if group is None else group
         self._settled = device is not None
         forgetting = "forgetting" in self.scores or (score_fn is not None and scores is None)
         computed = () if score_fn else tuple(name for name in self.scores if name != "forgetting")
         self._wanted = (*computed, "correct") if forgetting else computed
+        # A function of the user's is called at its own batch, so that its errors come from there.
+        self._queued = all(SCORES[name].built_in for name in computed)
         first = self._group.rank == 0
-        with torch.inference_mode(False):  # what is born under it can never be updated outside of it
-            self._share = Share(self.num_rows, computed, forgetting=forgetting)
+        with torch.inference_mode(False):  # tensors created in inference mode cannot be updated outside of it
+            self._buffers = EpochBuffers(self.num_rows, computed, forgetting=forgetting)
             self._totals = Totals(self.num_rows, computed, reduction, forgetting=forgetting, first=first)
         if device is not None:
-            self._share.move(torch_device(device))
-        self._pending = Pending(self._wanted)
+            self._buffers.move(torch_device(device))
+        self._queue = BatchQueue(self._wanted)
 
     # -- what training says ------------------------------------------------------------------------------------
 
@@ -130,15 +133,24 @@ class ScoreTracker:
         size = logits.shape[0]
         rows = self._rows(rows, size)
         check_range("targets", targets, logits.shape[1])
-        if size and (ready := self._pending.add(rows, logits, targets)):
-            self._credit(ready)
+        if not size:
+            return
+        if self._queued:
+            for batch in self._queue.add(rows, logits, targets):
+                self._credit(batch)
+        else:
+            targets = moved(targets, logits.device)
+            self._credit(ScoredBatch(rows, compute(self._wanted, logits, targets), targets.long(), logits.shape[1]))
 
     @torch.no_grad()
-    def _credit(self, batches: list[Scored]) -> None:
-        for batch in batches:
-            rows, targets = self._here(batch.rows), self._here(batch.targets)
-            values = {name: self._here(column) for name, column in batch.values.items()}
-            self._share.add(rows, values, values.pop("correct", None), targets, batch.classes)
+    def _credit(self, batch: ScoredBatch) -> None:
+        rows, targets = self._here(batch.rows), self._here(batch.targets)
+        values = {name: self._here(column) for name, column in batch.values.items()}
+        self._buffers.add(rows, values, values.pop("correct", None), targets, batch.classes)
+
+    def _credit_waiting(self) -> None:
+        for batch in self._queue.take():
+            self._credit(batch)
 
     @torch.no_grad()
     def _update_with(self, score_fn: ScoreFunction, rows: Any, logits: Tensor, targets: Any) -> None:
@@ -151,11 +163,11 @@ class ScoreTracker:
             labels = self._here(targets.detach()).long()
         rows = self._here(rows)
         self._record(rows, columns)
-        self._share.add(rows, {}, None if correct is None else self._here(correct), labels)
+        self._buffers.add(rows, {}, None if correct is None else self._here(correct), labels)
 
     @torch.no_grad()
     def record(self, rows: Any, **values: Any) -> None:
-        """Columns of one's own: a row's value is the mean over its records (or over the last epoch's).
+        """Columns of your own: a row's value is the mean over its records (or over the last epoch's).
 
         Args:
             rows: (B,) as in :meth:`update`.
@@ -174,28 +186,28 @@ class ScoreTracker:
     def end_epoch(self) -> None:
         """Merge what was seen since the last call. With several ranks a collective, and all of them raise together.
 
-        Of a row that several ranks have presented since then (padding, to make their shares equal), the lowest
-        one's presentations count.
+        Of a row that several ranks have presented since then (padding, to give them equally many), the presentations
+        of the lowest rank count.
 
         Raises:
             ArgumentError: rows or targets on the device were out of range.
             StateError: a row came with another label than before. Whatever is raised, nothing was merged;
                 :meth:`reset_epoch` drops it.
         """
-        self._credit(self._pending.take())
+        self._credit_waiting()
         with torch.inference_mode(False):
-            self._totals.merge(self._share, self._group)
-        self._share.clear(self._totals.flags, self._totals.labels)
+            self._totals.merge(self._buffers, self._group)
+        self._buffers.clear(self._totals.flags, self._totals.labels)
 
     def reset_epoch(self) -> None:
         """Forget what was seen since the last :meth:`end_epoch`."""
-        self._pending = Pending(self._wanted)
-        self._share.clear(self._totals.flags, self._totals.labels)
+        self._queue.clear()
+        self._buffers.clear(self._totals.flags, self._totals.labels)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Scores that this rank has seen since the last :meth:`end_epoch`, those of one's own included."""
-        return (*self._share.sums, *["forgetting"] * self._share.followed)
+        """Scores that this rank has seen since the last :meth:`end_epoch`, recorded ones included."""
+        return (*self._buffers.sums, *["forgetting"] * self._buffers.followed)
 
     @property
     def epochs(self) -> int:
@@ -248,8 +260,8 @@ class ScoreTracker:
         Warns:
             PruneSamplerWarning: rows have no score because a value was not finite.
         """
-        if self._group.rank > 0:
-            raise StateError("the scores of all ranks are merged on rank 0, and table() is to be called there")
+        if (rank := self._group.rank) > 0:
+            raise StateError(f"table() must be called on rank 0, which holds the merged scores; this is rank {rank}")
         for name, count in self.non_finite.items():
             warnings.warn(
                 f"{name} has no value for {count} of {self.num_rows} rows: it was infinite or NaN there",
@@ -259,18 +271,17 @@ class ScoreTracker:
         return self._totals.table(kind=kind, keys=keys, fingerprint=fingerprint, provenance=provenance)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last merge and this rank's share since, as CPU tensors and plain Python; without communication.
+        """The last merge and what this rank has seen since, as CPU tensors and plain Python; without communication.
 
         ``torch.load(..., weights_only=True)`` reads it. Each rank saves its own; one taken right after
         :meth:`end_epoch` by rank 0 serves all ranks, and any number of them.
         """
-        self._credit(self._pending.take())
-        share = None if self._share.empty else self._share.state_dict()
+        self._credit_waiting()
         return {
             **self._identity(),
             "rank": self._group.rank,
             "world_size": self._group.world_size,
-            "share": share,
+            "share": None if self._buffers.empty else self._buffers.state_dict(),
             "totals": self._totals.state_dict(),
         }
 
@@ -292,7 +303,7 @@ class ScoreTracker:
             **{key: type(value) for key, value in identity.items()},
             "rank": int,
             "world_size": int,
-            "share": None if share is None else self._share.layout(names_in(share, "counts")),
+            "share": None if share is None else self._buffers.layout(names_in(share, "counts")),
             "totals": self._totals.layout(names_in(state, "totals", "held", "counts"), held=held),
         }
         check_layout(state, layout)
@@ -300,16 +311,16 @@ class ScoreTracker:
         place = (state["rank"], state["world_size"])
         if share is not None and place != (self._group.rank, self._group.world_size):
             raise StateError(
-                f"the state was taken inside an epoch by rank {place[0]} of {place[1]}, and this is rank "
-                f"{self._group.rank} of {self._group.world_size}: only one taken between epochs can be shared"
+                f"the state was saved inside an epoch by rank {place[0]} of {place[1]}, and this is rank "
+                f"{self._group.rank} of {self._group.world_size}: only a state saved between epochs fits every rank"
             )
         if self._group.rank == 0 and not held:
-            raise StateError("the state was taken by a rank above 0, which holds no sums: give rank 0 its own")
+            raise StateError("the state was saved by a rank above 0, which holds no sums: give rank 0 its own")
         with torch.inference_mode(False):
             self._totals.load_state_dict(state["totals"])
             self.reset_epoch()
             if share is not None:
-                self._share.load_state_dict(share)
+                self._buffers.load_state_dict(share)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -324,25 +335,31 @@ class ScoreTracker:
 
     def _settle(self, device: torch.device) -> None:
         if not self._settled:
-            self._share.move(device)
+            self._buffers.move(device)
             self._settled = True
 
     def _looked_at(self, tensor: Tensor) -> Tensor:
         # What ends up on the CPU goes there before it is checked: nothing checks it later.
-        return tensor.cpu() if self._share.presentations.is_cpu else tensor
+        return tensor.cpu() if self._buffers.presentations.is_cpu else tensor
 
     def _rows(self, rows: Any, length: int | None) -> Tensor:
         return row_tensor(self._looked_at(as_tensor("rows", rows)), length, self.num_rows)
 
     def _here(self, tensor: Tensor) -> Tensor:
-        # Towards the CPU a copy that does not wait could be read too early.
-        return tensor.to(self._share.device, non_blocking=self._share.device.type != "cpu")
+        return moved(tensor, self._buffers.device)
 
     def _record(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
         for name in columns:
             if name.removesuffix("_spread") in self._wanted:
-                raise ArgumentError("name", "must not be that of a score that is tracked, or of its spread", name)
-            if name not in self._share.counts:
+                raise ArgumentError("name", "must not be a tracked score or its spread", name)
+            if name not in self._buffers.counts:
                 check_column_name(name)
         for name, values in columns.items():
-            self._share.record(rows, name, self._here(values))
+            self._buffers.record(rows, name, self._here(values))
+
+
+def _check_from_logits(names: Iterable[str]) -> None:
+    others = {name: SCORES[name].needs for name in names if name in SCORES and SCORES[name].needs != "logits"}
+    for name, needs in others.items():
+        rule = f"must be scores of logits here; {name!r} needs the {needs}: compute it with prunesampler.score()"
+        raise ArgumentError("scores", rule, list(names))

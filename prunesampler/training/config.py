@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from prunesampler.errors import ArgumentError, UnsupportedError, check_choice, check_int
-from prunesampler.scores.logits import SCORES
+from prunesampler.scores.registry import SCORES
 from prunesampler.selection.select import Selection
 from prunesampler.tracking.ranks import Group
 from prunesampler.training.policies.function import FunctionPolicy

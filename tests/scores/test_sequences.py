@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunesampler.errors import ArgumentError, UnsupportedError
-from prunesampler.scores.logits import compute
+from prunesampler.scores.registry import compute
 from prunesampler.scores.sequences import sequence_scores, token_scores
 
 VOCABULARY = 50

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunesampler.tracking.epoch_buffers import BAD_CLASS, BAD_ROW, CHANGED_LABEL, Share
+from prunesampler.tracking.epoch_buffers import BAD_CLASS, BAD_ROW, CHANGED_LABEL, EpochBuffers
 
 N = 5
 PRESENTATIONS = st.lists(st.tuples(st.integers(0, N - 1), st.booleans()), min_size=1, max_size=12)
@@ -14,7 +14,7 @@ PRESENTATIONS = st.lists(st.tuples(st.integers(0, N - 1), st.booleans()), min_si
 @given(st.lists(PRESENTATIONS, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_forgetting_is_followed_through_repeated_rows(batches: list[list[tuple[int, bool]]]) -> None:
-    share = Share(N, (), forgetting=True)
+    share = EpochBuffers(N, (), forgetting=True)
     last, learned, events = [False] * N, [False] * N, [0] * N
     for batch in batches:
         share.add(torch.tensor([row for row, _ in batch]), {}, torch.tensor([right for _, right in batch]))
@@ -28,7 +28,7 @@ def test_forgetting_is_followed_through_repeated_rows(batches: list[list[tuple[i
 
 
 def test_an_epoch_begins_with_the_flags_of_the_last() -> None:
-    share = Share(2, ("el2n",), forgetting=True)
+    share = EpochBuffers(2, ("el2n",), forgetting=True)
     rows, right = torch.tensor([0, 1]), torch.tensor([True, False])
     share.add(rows, {"el2n": torch.ones(2)}, right, torch.tensor([1, 0]), 2)
     share.record(rows, "mine", torch.ones(2))
@@ -43,7 +43,7 @@ def test_an_epoch_begins_with_the_flags_of_the_last() -> None:
 
 
 def test_problems_name_a_row() -> None:
-    share = Share(N, (), forgetting=False)
+    share = EpochBuffers(N, (), forgetting=False)
     assert share.problems.tolist() == [-1, -1, -1]
     share.add(torch.tensor([1, 3, 2]), {}, None, torch.tensor([0, 2, -1]), 2)
     assert share.problems[BAD_CLASS] == 3
@@ -54,7 +54,7 @@ def test_problems_name_a_row() -> None:
 
 
 def test_absent_labels_stay_absent() -> None:
-    share = Share(N, (), forgetting=False)
+    share = EpochBuffers(N, (), forgetting=False)
     for _ in range(2):
         share.add(torch.tensor([0, 1]), {}, None, torch.tensor([-100, 3]))
     assert share.labels.tolist() == [-1, 3, -1, -1, -1]
@@ -62,7 +62,7 @@ def test_absent_labels_stay_absent() -> None:
 
 
 def test_moving_keeps_everything() -> None:
-    share = Share(N, ("el2n",), forgetting=True)
+    share = EpochBuffers(N, ("el2n",), forgetting=True)
     share.add(torch.tensor([4]), {"el2n": torch.ones(1)}, torch.tensor([True]), torch.tensor([1]), 2)
     share.record(torch.tensor([2]), "mine", torch.ones(1))
     before = share.state_dict()
@@ -75,7 +75,7 @@ def test_moving_keeps_everything() -> None:
 
 
 def test_a_state_is_a_copy() -> None:
-    share = Share(N, ("el2n",), forgetting=True)
+    share = EpochBuffers(N, ("el2n",), forgetting=True)
     state = share.state_dict()
     share.add(torch.tensor([4]), {"el2n": torch.ones(1)}, torch.tensor([True]), torch.tensor([1]), 2)
     assert not state["presentations"].any()

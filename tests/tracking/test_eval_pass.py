@@ -58,7 +58,7 @@ def run(model: nn.Module, loader: Any, **options: Any) -> Any:
     return score(model, loader, **{"progress": False, **options})
 
 
-@pytest.mark.parametrize("name", list(scoring.SCORES))
+@pytest.mark.parametrize("name", ["el2n", "loss", "margin", "entropy"])
 @pytest.mark.parametrize(
     "loading",
     [

@@ -51,7 +51,7 @@ def test_a_missing_key_is_refused() -> None:
 
 
 def test_identities() -> None:
-    with pytest.raises(StateError, match="taken with num_rows 7, and here it is 8"):
+    with pytest.raises(StateError, match="saved with num_rows 7, and here it is 8"):
         check_identity({"num_rows": 7}, {"num_rows": 8})
 
 

@@ -9,15 +9,15 @@ import scipy.stats
 import torch
 
 from prunesampler.errors import ArgumentError, StateError
-from prunesampler.tracking.epoch_buffers import BAD_CLASS, BAD_ROW, CHANGED_LABEL, Share
+from prunesampler.tracking.epoch_buffers import BAD_CLASS, BAD_ROW, CHANGED_LABEL, EpochBuffers
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.totals import Totals
 
 N = 4
 
 
-def share_of(values: dict[int, list[float]], name: str = "el2n") -> Share:
-    share = Share(N, ("el2n",), forgetting=True)
+def share_of(values: dict[int, list[float]], name: str = "el2n") -> EpochBuffers:
+    share = EpochBuffers(N, ("el2n",), forgetting=True)
     for row, seen in values.items():
         for value in seen:
             share.add(torch.tensor([row]), {"el2n": torch.tensor([value])}, torch.tensor([value < 0.5]))

@@ -24,6 +24,7 @@ from tests.helpers.ranks import run_ranks
 from tests.helpers.resume import check_resume, through_a_file
 
 N, C = 12, 3
+SCORES = ("el2n", "loss", "margin", "entropy")
 Batch = tuple[list[int], Tensor, Tensor]
 
 
@@ -46,13 +47,13 @@ class Oracle:
 
     def update(self, batch: Batch) -> None:
         for row, z, y in zip(*batch, strict=True):
-            for name in scores.SCORES:
+            for name in SCORES:
                 self.see(name, row, float(getattr(scores, name)(z[None], y[None])))
             self.correct[row].append(bool(z[y] > torch.cat([z[:y], z[y + 1 :]]).max()))
             self.labels[row] = int(y)
 
     def end_epoch(self) -> None:
-        self.epochs += any(name in scores.SCORES for name in self.epoch)
+        self.epochs += any(name in SCORES for name in self.epoch)
         for name, rows in self.epoch.items():
             for row, values in rows.items():
                 self.values[name][row].append(values)
@@ -64,7 +65,7 @@ class Oracle:
         return [math.fsum(rows[row]) / len(rows[row]) if row in rows else math.nan for row in range(N)]
 
     def check_halves(self, table: ScoreTable, reduction: str) -> None:
-        measured = [name for name in table.scores if name in scores.SCORES]
+        measured = [name for name in table.scores if name in SCORES]
         spread = {f"{name}_spread" for name in measured if reduction == "mean" and self.epochs > 1}
         assert {name for name in table.scores if name.endswith("_spread")} == spread
         for name in measured:
@@ -393,8 +394,8 @@ def test_score_fn_without_correct_has_no_forgetting() -> None:
     ("returned", "scores_", "match"),
     [
         (None, None, "must return a dict"),
-        ({"a": torch.zeros(2)}, ["b"], r"must return the scores that are asked for, \['b'\]"),
-        ({"a": torch.zeros(3)}, None, "a must be one number for each of the 2 rows"),
+        ({"a": torch.zeros(2)}, ["b"], r"must return all scores that are asked for, \['b'\] are missing"),
+        ({"a": torch.zeros(3)}, None, "a must be 2 numbers, one per row"),
         ({"row": torch.zeros(2)}, None, "must be named"),
         ({"correct": torch.zeros(2)}, None, '"correct" as bools'),
     ],
@@ -439,8 +440,8 @@ def test_arguments_are_checked_at_construction(options: dict[str, Any], match: s
         ([True, False], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be integers"),
         ([[0, 1]], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be integers"),
         (["a", "b"], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be"),
-        ([0], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be as many as the logits, 2"),
-        ([0, 1], torch.zeros(2, C), [0], ArgumentError, "targets must be as many as the 2"),
+        ([0], torch.zeros(2, C), [0, 0], ArgumentError, "rows must be 2, one per row of logits, got 1"),
+        ([0, 1], torch.zeros(2, C), [0], ArgumentError, "targets must be 2, one per row of logits, got 1"),
         ([0, 1], torch.zeros(2, C), torch.zeros(2, C), UnsupportedError, "score_fn"),
         ([0, 1], torch.zeros(2, C, 4), [0, 0], UnsupportedError, "score_fn"),
         ([0, 1], torch.zeros(2), [0, 0], UnsupportedError, "score_fn"),
@@ -460,10 +461,10 @@ def test_bad_batches_are_refused_at_once_and_leave_no_trace(
 @pytest.mark.parametrize(
     ("rows", "values", "match"),
     [
-        ([0, 1], {"mine": [1.0]}, "mine must be one number for each of the 2 rows"),
+        ([0, 1], {"mine": [1.0]}, "mine must be 2 numbers, one per row"),
         ([0, N], {"mine": [1.0, 2.0]}, "rows must be in"),
-        ([0], {"el2n": [1.0]}, "must not be that of a score"),
-        ([0], {"el2n_spread": [1.0]}, "must not be that of a score that is tracked, or of its spread"),
+        ([0], {"el2n": [1.0]}, "must not be a tracked score"),
+        ([0], {"el2n_spread": [1.0]}, "must not be a tracked score or its spread"),
         ([0], {"label": [1.0]}, "must be named"),
         ([0], {"forgetting": [1.0]}, "must be named"),
         ([0], {"mine": ["a"]}, "mine must be"),

@@ -1,0 +1,149 @@
+"""All scores by name: which end of each is hard, what it is computed from, and by which function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prunesampler.errors import ArgumentError, check_choice
+from prunesampler.scores import logits as formulas
+from prunesampler.scores.logits import Prediction, check_logits
+
+__all__ = ["SCORES", "Direction", "Needs", "Score", "compute", "register_score"]
+
+Direction = Literal["higher", "lower"]
+Needs = Literal["logits", "inputs", "model"]
+
+# What other columns of a score table are called, and an argument of ScoreTracker.record.
+_RESERVED = (
+    "row",
+    "rows",
+    "key",
+    "shard",
+    "weight",
+    "label",
+    "forgetting",
+    "forgetting_events",
+    "learned",
+    "correct",
+    "presentations",
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score's entry in the registry.
+
+    Attributes:
+        function: as in :func:`register_score`.
+        direction: whether a higher or a lower value means a harder sample.
+        needs: what the function is given.
+        built_in: whether :class:`~prunesampler.scores.logits.Prediction` has it, from work that it shares with others.
+    """
+
+    function: Callable[..., Tensor]
+    direction: Direction
+    needs: Needs = "logits"
+    built_in: bool = False
+
+    def values(self, name: str, *given: Any) -> Tensor:
+        """The function's (B,) values, given as many targets at the end.
+
+        Raises:
+            ArgumentError: it returns something else.
+        """
+        values, size = self.function(*given), len(given[-1])
+        if not isinstance(values, Tensor) or values.shape != (size,) or values.is_complex():
+            found = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ArgumentError(f"the function of score {name!r}", f"must return a tensor of {size} numbers", found)
+        return values.detach()
+
+
+SCORES: dict[str, Score] = {
+    "el2n": Score(formulas.el2n, "higher", built_in=True),
+    "loss": Score(formulas.loss, "higher", built_in=True),
+    "margin": Score(formulas.margin, "lower", built_in=True),
+    "entropy": Score(formulas.entropy, "higher", built_in=True),
+}
+
+
+def register_score(
+    name: str, function: Callable[..., Tensor], *, direction: Direction, needs: Needs = "logits"
+) -> None:
+    """Add a score of your own: from then on its name is accepted wherever ``"el2n"`` is.
+
+    That is in this process: register it again in each script that computes it, before the tracker or
+    :func:`prunesampler.attach`. A saved table carries the direction, so that selecting from it needs no registration.
+
+    Args:
+        name: of the column; not that of another column of a score table, and not ending in ``"_spread"``.
+        function: gives (B,) numbers, one per sample, which must not depend on the other samples of the batch:
+
+            * needs ``"logits"``: ``function(logits, targets)``, of (B, C) float32 (float64 where the model's are)
+              and (B,) int64 in [0, C). Without gradients. It should not wait for a GPU.
+            * needs ``"inputs"``: ``function(inputs, targets)``, of what the model is called with.
+            * needs ``"model"``: ``function(model, inputs, targets)``, the model in eval mode, gradients enabled.
+        direction: ``"higher"`` or ``"lower"``: the values of harder samples. :func:`prunesampler.select` follows it.
+        needs: what the function is given. :class:`prunesampler.ScoreTracker` and the training batches of ``attach``
+            compute only scores of logits; :func:`prunesampler.score` and ``attach(..., rescore=)`` compute all.
+
+    Raises:
+        ArgumentError: an argument breaks its rule, or the name belongs to another score.
+
+    >>> def label_probability(logits, targets):
+    ...     return logits.softmax(1).gather(1, targets[:, None])[:, 0]
+    >>> register_score("label_probability", label_probability, direction="lower")
+    >>> import prunesampler as ps
+    >>> tracker = ps.ScoreTracker(2, scores=["label_probability"])
+    >>> tracker.update([0, 1], torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([1, 0]))
+    >>> tracker.end_epoch()
+    >>> tracker.table().directions
+    {'label_probability': 'lower'}
+    """
+    if not isinstance(name, str) or not name or name in _RESERVED or name.endswith("_spread"):
+        raise ArgumentError("name", f'must be a str, not ending in "_spread" and none of {_RESERVED}', name)
+    if not callable(function):
+        raise ArgumentError("function", "must be a function that returns one number per sample", function)
+    check_choice("direction", direction, ("higher", "lower"))
+    check_choice("needs", needs, ("logits", "inputs", "model"))
+    entry = Score(function, direction, needs)
+    if SCORES.setdefault(name, entry) != entry:
+        raise ArgumentError("name", "must not be that of another registered score: choose another one", name)
+
+
+@torch.no_grad()
+def compute(names: Collection[str], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Several scores of one batch from its logits; what they have in common is computed once.
+
+    Args:
+        names: registered scores that need logits, or ``"correct"``.
+        logits: (B, C) floats of any precision, C >= 2, on any device.
+        targets: (B,) class indices on the same device.
+
+    Returns:
+        (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. ``"correct"`` is
+        bool, and False there. Built-in scores never wait for the device.
+
+    Raises:
+        UnsupportedError, ArgumentError: as :func:`~prunesampler.scores.logits.check_logits`, or a registered function
+            returns something other than (B,) numbers.
+
+    >>> values = compute(("margin", "correct"), torch.tensor([[2.0, 0.5]]), torch.tensor([0]))
+    >>> values["margin"], values["correct"]
+    (tensor([1.5000]), tensor([True]))
+    """
+    check_logits(logits, targets)
+    seen = Prediction.of(names, logits, targets)
+    found = {}
+    for name in names:
+        if name == "correct" or SCORES[name].built_in:
+            found[name] = seen.score(name)
+        else:
+            given = logits if logits.dtype == torch.float64 else logits.float()
+            values = SCORES[name].values(name, given, seen.targets.clamp(0, seen.classes - 1))
+            found[name] = seen.masked(torch.where(values.isfinite(), values, torch.nan))
+    return found
