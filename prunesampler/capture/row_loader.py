@@ -103,7 +103,7 @@ class RowLoader(DataLoader[T]):
         # Private in torch, yet the one place that every DataLoader subclass reaches, at its own time.
         with carrying(self):
             iterator = super()._get_iterator()
-        iterator.__class__ = _row_iterator_class(cast(Any, type(iterator)))
+        iterator.__class__ = row_loader_class(_RowIterator, cast(Any, type(iterator)))
         vars(iterator).update(_row_listener=self._row_listener, _row_pass=self._row_listener.started())
         return iterator
 
@@ -156,13 +156,8 @@ class _RowIterator:
 
 
 @cache
-def _row_iterator_class(plain: type) -> type:
-    return type(plain.__name__, (_RowIterator, plain), {"__module__": plain.__module__})
-
-
-@cache
 def row_loader_class(base: Any, plain: Any) -> type:
-    """The subclass of ``plain`` that is a ``base``, a kind of :class:`RowLoader`; made once for each pair."""
+    """The subclass of ``plain`` that is a ``base`` too (a :class:`RowLoader`, say), and keeps its name."""
     return type(plain.__name__, (base, plain), {"__module__": plain.__module__})
 
 

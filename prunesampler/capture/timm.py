@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunesampler.capture.row_loader import RowListener, RowLoader
+from prunesampler.capture.row_loader import RowListener, RowLoader, row_loader_class
 
 __all__ = ["Prefetched", "followed_prefetcher", "is_prefetcher"]
 
@@ -31,11 +30,11 @@ class Prefetched:
         self._pass: Any = None
 
     def before_pass(self) -> None:
-        """Passed on."""
+        """As :class:`RowListener` says."""
         self._listener.before_pass()
 
     def started(self) -> Any:
-        """Passed on; what an earlier pass has fetched and not handed out is forgotten."""
+        """As :class:`RowListener` says; rows of an earlier pass that were not handed out are forgotten."""
         self._waiting, self._pass = deque(), self._listener.started()
         return self._waiting
 
@@ -68,11 +67,6 @@ class _Follower:
         return listener.follow(batches) if isinstance(listener, Prefetched) else batches
 
 
-@cache
 def followed_prefetcher(plain: type) -> type:
     """The subclass of a prefetcher's class that follows its passes, while the loader inside is attached."""
-    return (
-        plain
-        if issubclass(plain, _Follower)
-        else type(plain.__name__, (_Follower, plain), {"__module__": plain.__module__})
-    )
+    return plain if issubclass(plain, _Follower) else row_loader_class(_Follower, cast(Any, plain))

@@ -1,4 +1,4 @@
-"""What one rank has seen since the last merge: batches that wait to be scored, and one value per row and column."""
+"""What one rank has seen since the last merge: batches that wait to be scored, and per-row sums on the device."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 class EpochBuffers:
     """Sums and counts of one rank in one epoch. Nothing here waits for the device, unless it says so.
 
-    What belongs to a row lies side by side, so that a presentation, which comes in no order, reads memory once.
+    All values of a row are next to each other, so that a presentation, in random order, reads memory once.
 
     Attributes:
         device: where the buffers lie.

@@ -47,9 +47,9 @@ def score(
     """Score every row that ``loader`` hands out, in eval mode and without gradients, in one pass.
 
     This is the protocol that EL2N was published with (Paul et al. 2021), given a loader **without augmentation**; its
-    order, batch size and workers do not matter. The published scores are means over ten models: one model's are
-    noisier. The model, its batch-norm statistics and the global random generators are afterwards as they were before.
-    It runs in this process alone: with several ranks call it on one, with a loader over the whole dataset.
+    order, batch size and workers do not matter. Published scores are means over ten models: one model's are noisier.
+    The model's mode, its batch-norm statistics and the global random generators do not change. With several ranks call
+    it on one of them, with a loader over the whole dataset.
 
     Args:
         model: any module; the inner one of a DistributedDataParallel is called.
@@ -175,8 +175,8 @@ def _inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
     elif isinstance(batch, (tuple, list)) and batch:
         return (batch[0],)
     raise UnsupportedError(
-        f"no inputs for {type(model).__name__} in a batch of type {type(batch).__name__}: expected them first in a "
-        "tuple, or in a dict under the names that forward() takes; give input_fn=, a function from the batch to them"
+        f"no inputs for {type(model).__name__} in a batch of type {type(batch).__name__}: expected the first of a "
+        "tuple, or entries of a dict that forward() takes; give input_fn=, a function from the batch to the inputs"
     )
 
 
@@ -188,7 +188,7 @@ def _call(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def _as_before(model: nn.Module, loader: Any) -> Iterator[None]:
-    """Give the training flags, the global generators and the loader's own back as they were."""
+    """Restore the training flags, the global generators and those of the loader."""
     training = {module: module.training for module in model.modules()}
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))

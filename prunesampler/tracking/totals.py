@@ -160,7 +160,7 @@ class Totals:
         """
         counts = (self.presentations, *self._counts.values())
         if not any(bool(count.any()) for count in counts):
-            raise StateError("nothing was scored yet: call end_epoch() after the batches of an epoch, then table()")
+            raise StateError("nothing was scored yet: after the batches of an epoch call end_epoch(), then table()")
         protocol: dict[str, Any] = {"kind": kind, "epochs": self.epochs, "reduction": self._reduction, "runs": 1}
         # A table of recorded columns alone has no empty ones beside them.
         names = [name for name in self._sums if name in self._counts or bool(self.presentations.any())]
@@ -248,6 +248,6 @@ def _refuse(problems: Tensor, num_rows: int) -> None:
         raise ArgumentError("targets", "must be class indices in [0, classes)", f"another one at row {rows[BAD_CLASS]}")
     if rows[CHANGED_LABEL] >= 0:
         raise StateError(
-            f"row {rows[CHANGED_LABEL]} came with two different labels: the dataset changed while it was being "
-            "scored, or rows do not name the same samples in every epoch"
+            f"row {rows[CHANGED_LABEL]} came with two different labels: the dataset changed during scoring, or a row "
+            "is not the same sample in every epoch"
         )

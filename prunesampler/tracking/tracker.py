@@ -51,12 +51,11 @@ class ScoreTracker:
             ``score_fn``, names that it must return.
         reduction: a row's score is the ``"mean"`` over its presentations, or over those of the ``"last"`` epoch in
             which it had any. Means over two epochs or more come with a column ``<score>_spread``, see :meth:`table`.
-        device: where the buffers lie; by default that of the first logits. Logits on another device are copied,
-            which ``"cpu"`` pays for by waiting for a GPU at every batch.
+        device: where the buffers are; by default that of the first logits. With ``"cpu"``, logits of a GPU are copied
+            to the host, which waits for the GPU.
         score_fn: (logits, targets) → (B,) tensors by column name, instead of the scores above: for soft or
             multi-dimensional targets. A bool column ``"correct"`` is followed for forgetting.
-        group: the ranks that score together; by default all of ``torch.distributed``, and then every rank must make
-            its tracker.
+        group: the ranks that score together; by default all of ``torch.distributed``: every rank makes a tracker.
 
     Raises:
         ArgumentError: an argument breaks its rule.
@@ -97,7 +96,7 @@ class ScoreTracker:
         forgetting = "forgetting" in self.scores or (score_fn is not None and scores is None)
         computed = () if score_fn else tuple(name for name in self.scores if name != "forgetting")
         self._wanted = (*computed, "correct") if forgetting else computed
-        # A function of the user's is called at its own batch, so that its errors come from there.
+        # A user's function is called at once, so that its errors come from the batch that caused them.
         self._queued = all(SCORES[name].built_in for name in computed)
         first = self._group.rank == 0
         with torch.inference_mode(False):  # tensors created in inference mode cannot be updated outside of it
@@ -107,7 +106,7 @@ class ScoreTracker:
             self._buffers.move(torch_device(device))
         self._queue = BatchQueue(self._wanted)
 
-    # -- what training says ------------------------------------------------------------------------------------
+    # -- batches of an epoch -----------------------------------------------------------------------------------
 
     def update(self, rows: Any, logits: Tensor, targets: Any) -> None:
         """One batch of presentations.
@@ -119,16 +118,16 @@ class ScoreTracker:
             targets: (B,) class indices in [0, C), beside the logits or on the CPU; anything with ``score_fn``.
 
         Raises:
-            ArgumentError: rows or targets that are not as many as the logits, or out of range. What lies on another
-                device than the CPU is only looked at in :meth:`end_epoch`.
-            UnsupportedError: logits or targets of another form, without ``score_fn``.
+            ArgumentError: another number of rows or targets than of logits, or some out of range. Ranges of tensors
+                on a GPU are checked in :meth:`end_epoch`.
+            UnsupportedError: logits or targets of another shape or dtype, without ``score_fn``.
         """
         logits = as_tensor("logits", logits)
         self._settle(logits.device)
         if self._score_fn is not None:
             self._update_with(self._score_fn, rows, logits, targets)
             return
-        targets = self._looked_at(as_tensor("targets", targets))
+        targets = self._checkable(as_tensor("targets", targets))
         check_logits(logits, targets)
         size = logits.shape[0]
         rows = self._rows(rows, size)
@@ -167,7 +166,7 @@ class ScoreTracker:
 
     @torch.no_grad()
     def record(self, rows: Any, **values: Any) -> None:
-        """Columns of your own: a row's value is the mean over its records (or over the last epoch's).
+        """Values of your own columns: a row's score is the mean over its records (or over the last epoch's).
 
         Args:
             rows: (B,) as in :meth:`update`.
@@ -181,7 +180,7 @@ class ScoreTracker:
         if len(rows):
             self._record(self._here(rows), columns)
 
-    # -- what becomes of it ------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------------------
 
     def end_epoch(self) -> None:
         """Merge what was seen since the last call. With several ranks a collective, and all of them raise together.
@@ -244,14 +243,14 @@ class ScoreTracker:
     ) -> ScoreTable:
         """All that was merged, one entry per row; on rank 0.
 
-        After two epochs or more, a mean has a second column ``<score>_spread`` that tells how far it can be trusted:
+        After two epochs or more, a mean comes with a column ``<score>_spread``, which says how far it can be trusted:
         the distance between the mean over the odd epochs and that over the even ones, NaN for a row that was not seen
-        in both. Over all rows, ``protocols[score]["split_half"]`` is the rank correlation of the two (Spearman's).
+        in both. ``protocols[score]["split_half"]`` is Spearman's rank correlation of the two over all rows.
 
         Args:
             keys: (N,) str or int that name the samples outside of this dataset.
             fingerprint: what the dataset is recognised by.
-            provenance: JSON, what else should stand in the file.
+            provenance: JSON, anything else to store in the file.
             kind: the protocol: measured on training batches as they pass, or in a pass of its own.
 
         Raises:
@@ -264,7 +263,7 @@ class ScoreTracker:
             raise StateError(f"table() must be called on rank 0, which holds the merged scores; this is rank {rank}")
         for name, count in self.non_finite.items():
             warnings.warn(
-                f"{name} has no value for {count} of {self.num_rows} rows: it was infinite or NaN there",
+                f"{name} has no value for {count} of {self.num_rows} rows, where it was infinite or NaN",
                 PruneSamplerWarning,
                 stacklevel=2,
             )
@@ -273,8 +272,8 @@ class ScoreTracker:
     def state_dict(self) -> dict[str, Any]:
         """The last merge and what this rank has seen since, as CPU tensors and plain Python; without communication.
 
-        ``torch.load(..., weights_only=True)`` reads it. Each rank saves its own; one taken right after
-        :meth:`end_epoch` by rank 0 serves all ranks, and any number of them.
+        ``torch.load(..., weights_only=True)`` reads it. Each rank saves its own; that of rank 0 right after
+        :meth:`end_epoch` fits all ranks, and any number of them.
         """
         self._credit_waiting()
         return {
@@ -286,11 +285,11 @@ class ScoreTracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Continue from where :meth:`state_dict` was called.
 
         Args:
-            state: of a tracker with the same arguments, and of the same rank unless taken right after
-                :meth:`end_epoch`. Another device is fine.
+            state: of a tracker with the same arguments, and of the same rank unless saved right after
+                :meth:`end_epoch`. The device may be another one.
 
         Raises:
             StateError: another version, configuration or rank, or a state that is incomplete or has unknown parts.
@@ -331,19 +330,19 @@ class ScoreTracker:
             "reduction": self.reduction,
         }
 
-    # -- on the way to the device ------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------------------
 
     def _settle(self, device: torch.device) -> None:
         if not self._settled:
             self._buffers.move(device)
             self._settled = True
 
-    def _looked_at(self, tensor: Tensor) -> Tensor:
-        # What ends up on the CPU goes there before it is checked: nothing checks it later.
+    def _checkable(self, tensor: Tensor) -> Tensor:
+        # For buffers on the CPU: they do not check rows and targets again.
         return tensor.cpu() if self._buffers.presentations.is_cpu else tensor
 
     def _rows(self, rows: Any, length: int | None) -> Tensor:
-        return row_tensor(self._looked_at(as_tensor("rows", rows)), length, self.num_rows)
+        return row_tensor(self._checkable(as_tensor("rows", rows)), length, self.num_rows)
 
     def _here(self, tensor: Tensor) -> Tensor:
         return moved(tensor, self._buffers.device)

@@ -1,19 +1,140 @@
-"""What has rows, and what is refused for want of them."""
+"""Rows reach whoever reads the loader, in whatever order and process batches are made; or are refused."""
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Subset
 
-from prunesampler.capture.row_loader import with_rows
+from prunesampler.capture.row_dataset import _carriers
+from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class, with_rows
 from prunesampler.capture.rows import RowBatch
 from prunesampler.errors import UnsupportedError
-from tests.helpers.squares import Squares
+from tests.helpers.squares import GRID, Squares, SquaresAtOnce
+
+
+class Wide:
+    def __init__(self, values: list[int]) -> None:
+        self.values = torch.tensor(values)
+
+
+def set_offset(_: int) -> None:
+    torch.utils.data.get_worker_info().dataset.offset = 1000
+
+
+@pytest.mark.parametrize("options", GRID, ids=str)
+@pytest.mark.parametrize("kind", [Squares, SquaresAtOnce])
+def test_every_batch_comes_with_its_rows(options: dict[str, Any], kind: type[Squares]) -> None:
+    loader = DataLoader(kind(), batch_size=5, shuffle=True, **options)
+    for _ in range(2):
+        seen = []
+        for rows, batch in with_rows(loader):
+            assert rows.dtype == torch.int64
+            assert (rows**2).tolist() == batch.tolist()
+            seen += rows.tolist()
+        assert sorted(seen) == list(range(23))
+        assert all(isinstance(batch, torch.Tensor) for batch in loader)  # plain passes stay plain
+
+
+def test_custom_batch_samplers_collate_subsets_and_tiny_batches() -> None:
+    sampler = BatchSampler(RandomSampler(range(10)), 3, drop_last=True)
+    for rows, batch in with_rows(DataLoader(Squares(10), batch_sampler=sampler)):
+        assert (rows**2).tolist() == batch.tolist()
+    for rows, batch in with_rows(DataLoader(Squares(), batch_size=4, collate_fn=Wide)):
+        assert (rows**2).tolist() == batch.values.tolist()
+    subset = Subset(Squares(), [20, 3, 4])
+    assert [(r.tolist(), b.tolist()) for r, b in with_rows(DataLoader(subset, batch_size=1))] == [
+        ([0], [400]),
+        ([1], [9]),
+        ([2], [16]),
+    ]
+
+
+def test_negative_indices_are_positions_too() -> None:
+    loader = DataLoader(list(range(10)), batch_size=2, sampler=[-1, 3])
+    assert [rows.tolist() for rows, _ in with_rows(loader)] == [[9, 3]]
+
+
+def test_workers_see_the_dataset_itself() -> None:
+    loader = DataLoader(Squares(), batch_size=5, num_workers=1, worker_init_fn=set_offset)
+    for rows, batch in with_rows(loader):
+        assert (rows**2 + 1000).tolist() == batch.tolist()
+
+
+def test_rows_beyond_float32_stay_exact() -> None:
+    rows, _ = next(iter(with_rows(DataLoader(Squares(20_000_010), batch_size=2, sampler=[20_000_001, 20_000_000]))))
+    assert rows.tolist() == [20_000_001, 20_000_000]
+
+
+@pytest.mark.parametrize("indices", [[2, 0], np.array([2, 0]), [np.int32(2), 0], torch.tensor([2, 0]), [-1, 0]])
+def test_rows_are_the_integers_that_a_sampler_yields(indices: Any) -> None:
+    rows, samples = _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)
+    assert (rows.dtype, rows.tolist(), samples) == (np.int64, [2, 0], [7, 5])
+
+
+@pytest.mark.parametrize("indices", [[2.0, 0.0], ["a", "b"], [(1, 2), (0, 1)], [(1, 2), 0], [None, 1]])
+def test_other_keys_are_no_rows(indices: Any) -> None:
+    with pytest.raises(UnsupportedError, match="positions in the dataset as ints"):
+        _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.passes = 0
+        self.events: list[Any] = []
+
+    def before_pass(self) -> None:
+        self.events.append("before")
+
+    def started(self) -> int:
+        self.passes += 1
+        return self.passes
+
+    def fetched(self, token: int, rows: Any, batch: Any) -> None:
+        assert (rows**2).tolist() == batch.tolist()
+        self.events.append((token, rows.tolist()))
+
+    def exhausted(self, token: int) -> None:
+        self.events.append((token, "end"))
+
+
+@pytest.mark.parametrize("options", GRID[:3], ids=str)
+def test_a_row_loader_reports_and_hands_out_as_before(options: dict[str, Any]) -> None:
+    loader: Any = DataLoader(Squares(7), batch_size=3, **options)
+    loader.__class__ = row_loader_class(RowLoader, type(loader))
+    loader._row_listener = ledger = Ledger()
+    for number in (1, 2):
+        ledger.events.clear()
+        assert [batch.tolist() for batch in loader] == [[0, 1, 4], [9, 16, 25], [36]]
+        assert ledger.events == [
+            "before",
+            (number, [0, 1, 2]),
+            (number, [3, 4, 5]),
+            (number, [6]),
+            (number, "end"),
+        ]
+    assert isinstance(loader, DataLoader)
+    assert isinstance(loader.dataset, Squares)
+    assert plain_class(loader) is DataLoader
+    with pytest.raises(UnsupportedError, match="attached"):
+        next(with_rows(loader))
+
+
+def test_copies_and_pickles_of_a_row_loader_are_plain() -> None:
+    loader: Any = DataLoader(Squares(7), batch_size=3)
+    loader.__class__ = row_loader_class(RowLoader, type(loader))
+    loader._row_listener = Ledger()
+    for plain in (copy.copy(loader), copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        assert type(plain) is DataLoader
+        assert [batch.tolist() for batch in plain] == [[0, 1, 4], [9, 16, 25], [36]]
+    assert loader._row_listener.events == []
 
 
 class Endless(IterableDataset):

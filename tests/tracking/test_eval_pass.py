@@ -58,7 +58,6 @@ def run(model: nn.Module, loader: Any, **options: Any) -> Any:
     return score(model, loader, **{"progress": False, **options})
 
 
-@pytest.mark.parametrize("name", ["el2n", "loss", "margin", "entropy"])
 @pytest.mark.parametrize(
     "loading",
     [
@@ -70,13 +69,16 @@ def run(model: nn.Module, loader: Any, **options: Any) -> Any:
     ],
     ids=str,
 )
-def test_equals_a_direct_evaluation(name: str, loading: dict[str, Any]) -> None:
+def test_equals_a_direct_evaluation(loading: dict[str, Any]) -> None:
     dataset, model = images(), Net()
-    table = run(model, DataLoader(dataset, **loading), scores=[name])
-    torch.testing.assert_close(torch.tensor(table.scores[name]), direct(model, dataset, name), rtol=1e-4, atol=1e-5)
+    names = ["el2n", "loss", "margin", "entropy"]
+    table = run(model, DataLoader(dataset, **loading), scores=names)
+    for name in names:
+        torch.testing.assert_close(torch.tensor(table.scores[name]), direct(model, dataset, name), rtol=1e-4, atol=1e-5)
     assert table.labels.tolist() == dataset.tensors[1].tolist()
     assert table.presentations.tolist() == [1] * N
-    assert table.protocols == {name: {"kind": "rescored", "epochs": 1, "reduction": "mean", "runs": 1}}
+    protocol = {"kind": "rescored", "epochs": 1, "reduction": "mean", "runs": 1}
+    assert table.protocols == dict.fromkeys(names, protocol)
     assert table.forgetting_events is None
     assert table.fingerprint == fingerprint(dataset)
 
@@ -187,7 +189,7 @@ def test_dict_batches(model: nn.Module, names: list[str]) -> None:
     torch.testing.assert_close(torch.tensor(table.scores["el2n"]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tuples_of_three_and_functions_of_ones_own() -> None:
+def test_tuples_of_three_and_functions_of_the_user() -> None:
     dataset, model = images(), Net()
     expected = direct(model, dataset)
 

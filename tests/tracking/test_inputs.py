@@ -1,3 +1,5 @@
+"""Arguments and saved states are checked before anything is taken from them."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from prunesampler.errors import ArgumentError
-from prunesampler.tracking.inputs import as_tensor, check_range, column_tensor, row_tensor, score_names, torch_device
+from prunesampler.errors import ArgumentError, StateError
+from prunesampler.tracking.inputs import as_tensor, check_range, column_tensor, row_tensor, score_names
+from prunesampler.tracking.state import check_identity, check_layout, names_in
 
 
 @pytest.mark.parametrize(
@@ -32,10 +35,6 @@ def test_read_only_arrays_are_copied() -> None:
     rows.flags.writeable = False
     as_tensor("rows", rows)[0] = 7
     assert rows.tolist() == [1, 2]
-
-
-def test_no_rows_are_rows() -> None:
-    assert row_tensor([], 0, 6).dtype == torch.int64
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.uint8])
@@ -65,8 +64,45 @@ def test_one_score_need_not_stand_in_a_list() -> None:
     assert score_names(["anything"], own=True) == ("anything",)
 
 
-def test_devices() -> None:
-    assert torch_device(torch.device("cpu")) == torch.device("cpu")
-    for bad in ("no such", 1.5, "cuda:99"):
-        with pytest.raises(ArgumentError, match=r"^device must be"):
-            torch_device(bad)
+EXPECTED = {"version": int, "labels": (torch.int32, 3), "totals": {"sums": {"el2n": (torch.float64, 3)}}, "share": None}
+
+
+def good() -> dict[str, Any]:
+    return {
+        "version": 1,
+        "labels": torch.zeros(3, dtype=torch.int32),
+        "totals": {"sums": {"el2n": torch.zeros(3, dtype=torch.float64)}},
+        "share": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        ({"version": True}, r"state\['version'\] must be of type int, got bool"),
+        ({"version": None}, r"state\['version'\] must be of type int, got NoneType"),
+        ({"share": {}}, r"state\['share'\] must be None, got dict"),
+        ({"labels": torch.zeros(3)}, r"state\['labels'\] must be a tensor of torch.int32 \(3,\), got torch.float32"),
+        ({"labels": torch.zeros(3, 1, dtype=torch.int32)}, r"\(3, 1\)"),
+        ({"labels": [0, 0, 0]}, "got list"),
+        ({"more": 1}, "state must hold .*'more'"),
+        ({"totals": {}}, r"state\['totals'\] must hold \['sums'\], got \[\]"),
+        ({"totals": {"sums": None}}, r"state\['totals'\]\['sums'\] must hold \['el2n'\], got NoneType"),
+    ],
+)
+def test_another_layout_is_refused_by_its_place(damage: dict[str, Any], match: str) -> None:
+    check_layout(good(), EXPECTED)
+    with pytest.raises(StateError, match=match):
+        check_layout({**good(), **damage}, EXPECTED)
+
+
+def test_a_missing_key_and_another_configuration_are_refused() -> None:
+    with pytest.raises(StateError, match="state must hold"):
+        check_layout({"version": 1}, EXPECTED)
+    with pytest.raises(StateError, match="saved with num_rows 7, and here it is 8"):
+        check_identity({"num_rows": 7}, {"num_rows": 8})
+
+
+@pytest.mark.parametrize("state", [None, 3, {}, {"a": None}, {"a": {"b": 1}}, {"a": {"b": {1: 2}}}])
+def test_names_in_what_is_not_there(state: Any) -> None:
+    assert names_in(state, "a", "b") == []

@@ -46,9 +46,11 @@ class Oracle:
         self.epoch[name][row].append(value)
 
     def update(self, batch: Batch) -> None:
+        rows, logits, targets = batch
+        for name in SCORES if rows else ():
+            for row, value in zip(rows, getattr(scores, name)(logits, targets).tolist(), strict=True):
+                self.see(name, row, value)
         for row, z, y in zip(*batch, strict=True):
-            for name in SCORES:
-                self.see(name, row, float(getattr(scores, name)(z[None], y[None])))
             self.correct[row].append(bool(z[y] > torch.cat([z[:y], z[y + 1 :]]).max()))
             self.labels[row] = int(y)
 
@@ -175,17 +177,6 @@ def test_what_comes_after_the_last_epoch_is_not_in_the_table() -> None:
     assert tracker.table() == before
 
 
-def test_the_last_answer_is_remembered_from_epoch_to_epoch() -> None:
-    right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    tracker = ScoreTracker(1)
-    for logits in (right, wrong, wrong, right, wrong):
-        tracker.update([0], logits, [0])
-        tracker.end_epoch()
-    table = tracker.table()
-    assert table.forgetting_events is not None
-    assert table.forgetting_events.tolist() == [2]
-
-
 def test_update_keeps_copies() -> None:
     rows, logits, targets = batch_of([1, 2, 3], 0)
     given_rows, given_logits = torch.tensor(rows), logits.clone().requires_grad_()
@@ -196,21 +187,6 @@ def test_update_keeps_copies() -> None:
         given_logits.mul_(-3)
     given_rows.fill_(0)
     targets.fill_(2)
-    tracker.end_epoch()
-    oracle.end_epoch()
-    oracle.check(tracker.table())
-
-
-@pytest.mark.parametrize(
-    "form",
-    [list, tuple, np.array, torch.tensor, lambda r: torch.tensor(r, dtype=torch.int32), lambda r: np.array(r)[::-1]],
-)
-def test_rows_come_in_any_form(form: Callable[[list[int]], Any]) -> None:
-    tracker, oracle = ScoreTracker(N), Oracle()
-    rows, logits, targets = batch_of([9, 4, 7], 0)
-    given_rows = form(rows if form([1, 2])[0] == 1 else rows[::-1])
-    tracker.update(given_rows, logits, targets)
-    oracle.update((rows, logits, targets))
     tracker.end_epoch()
     oracle.end_epoch()
     oracle.check(tracker.table())
@@ -359,7 +335,7 @@ def soft(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("scores_", [None, ("soft", "forgetting")])
-def test_soft_targets_by_a_function_of_ones_own(scores_: Any) -> None:
+def test_a_score_function_scores_soft_targets(scores_: Any) -> None:
     tracker = ScoreTracker(N, score_fn=soft, scores=scores_)
     generator = torch.Generator().manual_seed(0)
     expected: dict[int, list[float]] = defaultdict(list)
@@ -483,7 +459,7 @@ def test_a_table_of_records_alone_has_no_other_column() -> None:
     assert list(tracker.table().directions) == ["mine"]
 
 
-# -- snapshots --------------------------------------------------------------------------------------------------
+# -- saved states --------------------------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
