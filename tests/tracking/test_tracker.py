@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -601,6 +602,22 @@ def test_a_loaded_state_replaces_what_was_seen() -> None:
     other = seen_tracker()
     other.end_epoch()
     assert tracker.table() == other.table()
+
+
+def test_a_state_saved_by_the_first_release_goes_on() -> None:
+    tracker = ScoreTracker(4)
+    tracker.load_state_dict(torch.load(Path(__file__).parent / "data" / "tracker_state.pt", weights_only=True))
+    tracker.end_epoch()
+    table = tracker.table()
+    wrong, sure = math.sqrt(2) / (1 + math.exp(-3)), math.sqrt(2) / (1 + math.exp(3))
+    unsure = [math.sqrt(2) / (1 + math.exp(gap)) for gap in (0, 1)]
+    expected = [np.mean(unsure), (wrong + sure) / 2, math.nan, math.nan]
+    np.testing.assert_allclose(table.scores["el2n"], expected, rtol=1e-6)
+    assert table.scores["mine"][2] == 1
+    assert table.forgetting_events is not None
+    assert table.forgetting_events.tolist() == [0, 1, 0, 0]
+    assert table.learned is not None
+    assert table.learned.tolist() == [True, True, False, False]
 
 
 # -- several ranks ----------------------------------------------------------------------------------------------
