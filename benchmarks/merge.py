@@ -62,7 +62,7 @@ def present(tracker: ScoreTracker, rank: int, world_size: int, epoch: int) -> No
         rows = torch.arange(start + (rank + epoch) % world_size, tracker.num_rows, world_size)[:CHUNK]
         if len(rows):
             correct = (rows + epoch) % 2 == 0
-            tracker._share.add(rows, {"el2n": score_of(rows, epoch)}, correct, rows % 10, 10)
+            tracker._buffers.add(rows, {"el2n": score_of(rows, epoch)}, correct, rows % 10, 10)
 
 
 def measured(what: Callable[[], Any]) -> dict[str, float]:
