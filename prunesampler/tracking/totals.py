@@ -141,12 +141,6 @@ class Totals:
         value = self._sums[name] / seen if self._reduction == "mean" else self._sums[name]
         return torch.where(seen > 0, _finite(value), torch.nan)
 
-    def _halves(self, name: str) -> tuple[Tensor, Tensor]:
-        """(N,) float64, the means over the odd and over the even epochs; NaN for no value."""
-        assert self._odd_presentations is not None
-        odd, seen = self._odd_sums[name], self._odd_presentations
-        return odd / seen, (self._sums[name] - odd) / (self.presentations - seen)
-
     def non_finite(self) -> dict[str, int]:
         """By column, how many rows were seen and have no value all the same; columns without such rows left out."""
         counts = {name: int((self.value(name).isnan() & (self._seen(name) > 0)).sum()) for name in self._sums}
@@ -167,7 +161,9 @@ class Totals:
         scores = {name: self.value(name).numpy() for name in names}
         protocols = dict.fromkeys(scores, protocol)
         for name in self._halved if self.epochs > 1 else ():
-            odd, even = self._halves(name)
+            assert self._odd_presentations is not None
+            odd, even = self._odd_sums[name], self._sums[name] - self._odd_sums[name]
+            odd, even = odd / self._odd_presentations, even / (self.presentations - self._odd_presentations)
             agreement = spearman(_finite(odd).numpy(), _finite(even).numpy())
             protocols[name] = protocol if math.isnan(agreement) else {**protocol, "split_half": agreement}
             scores[f"{name}_spread"] = _finite((odd - even).abs()).numpy()
