@@ -17,13 +17,7 @@ _PLAIN = ("num_rows", "fingerprint", "scores_digest", "selection")
 
 
 def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None:
-    """Refuse a state that is not one of this run.
-
-    Args:
-        state: what was given to ``load_state_dict``.
-        keys: that it must have, no more and no fewer.
-        expected: values that it must have.
-    """
+    """Refuse a state that is not one of this run."""
     version = expected.get("version")
     if isinstance(state, Mapping) and state.get("version", version) != version:
         raise StateError(f"the state has version {state['version']!r}, and this library reads {version!r}")
@@ -36,12 +30,7 @@ def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None
 
 
 def check_moment(state: Mapping[str, Any], group: Group) -> None:
-    """Refuse states that the ranks saved at different moments. A collective; all ranks raise together.
-
-    Args:
-        state: of this rank, checked. A rank that refused its own exchanges None instead.
-        group: the ranks of the run.
-    """
+    """Refuse states that the ranks saved at different moments. A collective; all ranks raise together."""
     scoring = state["scoring"] or {}
     moments = group.exchange({"phase": state["phase"], "ended": scoring.get("ended"), "sampler": state["sampler"]})
     if None in moments:

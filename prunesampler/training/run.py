@@ -44,20 +44,6 @@ Phase = Literal["scoring", "pruned", "scored", "detached"]
 class Run:
     """What a loader and a model report of a training run, and what becomes of it.
 
-    Args:
-        loader: reports its passes here.
-        model: whose training forwards are seen; None where logits are given by hand.
-        config: what is wanted.
-        scoring: takes the logits.
-        pruned: the epochs after that.
-        swap: puts other samplers into the loader.
-        binder: which logits belong to which rows.
-        folder: where scores and coreset are written.
-        group: the ranks of the run.
-        logits_fn: the model's output → logits (B, classes).
-        target_fn: a batch → targets (B,).
-        train_on_all: whether training goes on with all rows where scoring fails.
-
     Attributes:
         phase: ``"scoring"``, then ``"pruned"`` (or ``"scored"`` where nothing is selected); ``"detached"`` at the end.
         given: the coreset that the run began with, if it did not score.

@@ -19,15 +19,7 @@ __all__ = ["RunFolder"]
 
 
 class RunFolder:
-    """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches.
-
-    Args:
-        path: the folder, made where it is missing; None keeps nothing.
-        resume: whether the files of an earlier run may be there, and are taken up.
-        num_rows: of the dataset that they must belong to.
-        fingerprint: of that dataset; None accepts any.
-        group: the ranks of the run.
-    """
+    """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches."""
 
     def __init__(
         self,
@@ -56,11 +48,6 @@ class RunFolder:
         """Write the scores, select, and write the coreset, on rank 0; all ranks call it and get the coreset.
 
         Scores are safe before anything can go wrong in selecting from them.
-
-        Args:
-            table: the scores; rank 0's count. None: those of the run that is taken up.
-            draw: the scores → rows to train on; None draws nothing.
-            keep_coreset: whether these rows are written.
         """
 
         def concluded() -> Coreset | None:

@@ -98,13 +98,7 @@ class StreamProgress(Progress):
 class ScoringPhase:
     """Scores of the training batches, of a pass of their own at the end, or both.
 
-    Args:
-        config: what is scored, and for how long.
-        progress: how far it has come.
-        tracker: of the training batches; None where all scores come from a pass of their own.
-        rescore: that pass: what was tracked → the table; None where there is none.
-        group: the ranks of the run.
-        keys, fingerprint: of the dataset, for the table.
+    The tracker scores training batches; ``rescore`` is the pass: what was tracked → the table.
 
     Attributes:
         failed: whether this rank has given up.
@@ -157,11 +151,9 @@ class ScoringPhase:
         self.progress.train(len(token.rows))
 
     def end_epoch(self, binder: Binder) -> bool:
-        """Merge what was seen since the last epoch, over all ranks.
+        """Merge what was seen since the last epoch, over all ranks; whether to select at once.
 
-        Returns:
-            Whether to select at once: several ranks do it here, in a training forward, where all of them are; in
-            ``iter`` they need not be.
+        Several ranks do it here, in a training forward, where all of them are; in ``iter`` they need not be.
         """
         self.progress.end_epoch()
         self.abandoned = self._group.any(self.failed)
@@ -194,15 +186,7 @@ class ScoringPhase:
         return tracked if self._rescore is None else self._rescore(tracked)
 
     def resume(self, token: Token, *, loader_resumes: bool) -> bool:
-        """The first batch after a restart inside an epoch tells whether that epoch goes on or starts again.
-
-        Args:
-            token: that batch.
-            loader_resumes: whether the loader itself goes on inside an epoch.
-
-        Returns:
-            Whether the epoch was complete and is over.
-        """
+        """The first batch after a restart tells whether the open epoch goes on or starts again; whether it is over."""
         batches, self.progress.cut_off = self.progress.cut_off, 0
         if batches >= self.progress.batches_per_pass:
             return True
@@ -263,11 +247,7 @@ class ScoringPhase:
         self._agreed = group.world_size > 1 and not group.any(not progress.is_due)
 
     def check_start(self, skipped: bool) -> None:
-        """Whether the first pass after a restart begins where it should.
-
-        Args:
-            skipped: whether it leaves out batches that were trained before.
-        """
+        """Refuse a first pass after a restart that leaves out (``skipped``) batches whose scores are not all there."""
         if self._starts_again and skipped:
             raise StateError(
                 "the run was saved inside a scoring epoch, by another rank or by another number of ranks, and what "
