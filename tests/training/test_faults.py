@@ -102,7 +102,7 @@ def test_killed_at_any_operation_or_byte_of_the_switch_the_run_goes_on_as_if_not
     def dies(number: int, operation: int, cut_off: tuple[str, int] | None) -> bool:
         folder = tmp_path / f"{number}" / "run"
         process = in_a_process(switch, folder, checkpoint, operation, cut_off)
-        process.join(60)
+        process.join()
         assert process.exitcode in (0, -signal.SIGKILL if cut_off is None else -signal.SIGXFSZ)
         check_files(folder, unfinished=True)
         left.add(tuple(sorted(path.name.split(".")[1 if path.name[0] == "." else 0] for path in folder.glob("*"))))
@@ -198,12 +198,12 @@ def train_rank(rank: int, world_size: int, folder: str, fault: tuple[str, int] |
 def all_ranks(folder: Path, fault: tuple[str, int] | None) -> None:
     """Two ranks to their end; where one dies, the other is killed too."""
     ranks = [in_a_process(train_rank, rank, 2, str(folder), fault) for rank in range(2)]
-    ranks[0].join(120)
+    ranks[0].join()
     if fault is not None:
         assert ranks[0].exitcode == -signal.SIGKILL
         with suppress(ProcessLookupError):
             os.kill(ranks[1].pid or 0, signal.SIGKILL)
-    ranks[1].join(120)
+    ranks[1].join()
     if fault is None:
         assert [process.exitcode for process in ranks] == [0, 0]
 

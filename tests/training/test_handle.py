@@ -290,11 +290,10 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
     for _ in range(60):
         process = context.Process(target=train_until_killed, args=(str(killed), 0.01))
         process.start()
-        before = time.monotonic()
         log = killed / "steps.jsonl"
         lines = log.read_text().count("\n") if log.exists() else 0
         target = lines + draw.randint(1, 9)
-        while process.is_alive() and time.monotonic() - before < 60:
+        while process.is_alive():
             if log.exists() and log.read_text().count("\n") >= target:
                 time.sleep(draw.uniform(0, 0.02))
                 break
@@ -302,13 +301,13 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             deaths += 1
-        process.join(60)
+        process.join()
         for name in ("scores.parquet", "coreset.parquet"):
             if (killed / "run" / name).exists():
                 (ps.ScoreTable if name == "scores.parquet" else ps.Coreset).load(killed / "run" / name)
         if (killed / "final.pt").exists():
             break
-    whole.join(60)
+    whole.join()
     assert whole.exitcode == 0
     assert deaths >= 3
     assert (killed / "final.pt").exists()
