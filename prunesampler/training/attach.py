@@ -182,7 +182,7 @@ def attach(
     stream = row_stream(plain)
     swap: Any = SamplerSwap.of(plain) if stream is None else StreamSwap(stream, chosen, seed)
     if loader is not plain and "iteration" in vars(loader):
-        swap.counter = loader
+        swap.count_by(loader)
     if swap.rows_per_pass < 1:
         raise ArgumentError("loader", "must hand out at least one batch", plain)
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)

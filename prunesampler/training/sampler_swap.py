@@ -218,6 +218,10 @@ class SamplerSwap:
         counts = self.base.epoch if self.follows else None  # type: ignore[attr-defined]
         return counts if self.counter is None else self.counter.iteration
 
+    def count_by(self, counter: Any) -> None:
+        """A framework's loader around this one counts the passes, in ``iteration``."""
+        self.counter = counter
+
     def go_to(self, epoch: int) -> None:
         """Have the framework count on from there."""
         if self.counter is not None:

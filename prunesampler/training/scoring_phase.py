@@ -58,9 +58,15 @@ class Progress:
         self.rows -= self.rows_open
         self.rows_open = 0
 
-    def settle(self) -> None:
-        """It is known how the epoch of a loaded state goes on."""
-        self.cut_off = 0
+    def go_on(self, rows: int, rows_open: int, ended: int, batches_open: int) -> None:
+        """Continue from the counts of a loaded state."""
+        self.rows, self.rows_open, self.ended = rows, rows_open, ended
+        self.cut_off = batches_open if rows_open else 0
+
+    def settle(self) -> int:
+        """It is known how the epoch of a loaded state goes on; the batches that it had trained on."""
+        batches, self.cut_off = self.cut_off, 0
+        return batches
 
     @property
     def is_due(self) -> bool:
@@ -187,7 +193,7 @@ class ScoringPhase:
 
     def resume(self, token: Token, *, loader_resumes: bool) -> bool:
         """The first batch after a restart tells whether the open epoch goes on or starts again; whether it is over."""
-        batches, self.progress.cut_off = self.progress.cut_off, 0
+        batches = self.progress.settle()
         if batches >= self.progress.batches_per_pass:
             return True
         if loader_resumes:
@@ -241,9 +247,7 @@ class ScoringPhase:
             rows = round(rows * progress.rows_per_pass / state["rows_per_pass"])
         elif moved:
             rows = rows * state["world_size"] // group.world_size
-        progress.rows, progress.rows_open = rows, 0 if again else state["rows_open"]
-        progress.ended = state["ended"]
-        progress.cut_off = batches_open if progress.rows_open else 0
+        progress.go_on(rows, 0 if again else state["rows_open"], state["ended"], batches_open)
         self._agreed = group.world_size > 1 and not group.any(not progress.is_due)
 
     def check_start(self, skipped: bool) -> None:
