@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from prunesampler.errors import ArgumentError, CorruptFileError
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.packing import BLOCK, check_header
 from prunesampler.shards.sources import check_size, read_range
+from prunesampler.shards.tar import BLOCK, check_header
 from prunesampler.shards.urls import local_path
 from prunesampler.tables.columns import Int64s
 
@@ -105,11 +105,13 @@ def merged_ranges(
     [ByteRange(shard=0, first=0, end=9, wanted=[1]), ByteRange(shard=1, first=0, end=60, wanted=[2, 0])]
     """
     ranges: list[ByteRange] = []
-    for place in np.lexsort((firsts, shards)).tolist():
-        shard, first, end, gap = (int(column[place]) for column in (shards, firsts, ends, gaps))
+    order = np.lexsort((firsts, shards))
+    columns = (column[order].tolist() for column in (shards, firsts, ends, gaps))
+    for place, shard, first, end, gap in zip(order.tolist(), *columns, strict=True):
         last = ranges[-1] if ranges else None
         if last and last.shard == shard and first <= last.end + gap and max(end, last.end) - last.first <= longest:
-            ranges[-1] = ByteRange(shard, last.first, max(end, last.end), [*last.wanted, place])
+            last.wanted.append(place)
+            ranges[-1] = last._replace(end=max(end, last.end))
         else:
             ranges.append(ByteRange(shard, first, end, [place]))
     return ranges
@@ -151,11 +153,13 @@ class RangeReader:
         paths = [local_path(self._index.shards[number]) for number in numbers.tolist()]
         gaps = np.array([_REMOTE_GAP if path is None else _LOCAL_GAP for path in paths], np.int64)[inverse]
         ranges, found = merged_ranges(shards, firsts, ends, gaps), [memoryview(b"")] * len(shards)
+        starts, stops = firsts.tolist(), ends.tolist()
         for part, data in zip(ranges, self._read(ranges), strict=True):
             if len(data) != part.end - part.first:
                 raise CorruptFileError(f"{self._index.shards[part.shard]} is cut short")
+            view = memoryview(data)
             for wanted in part.wanted:
-                found[wanted] = memoryview(data)[firsts[wanted] - part.first : ends[wanted] - part.first]
+                found[wanted] = view[starts[wanted] - part.first : stops[wanted] - part.first]
         return found
 
     def samples(self, locations: Locations, places: Int64s) -> list[dict[str, Any]]:

@@ -25,10 +25,10 @@ from prunesampler.shards.dataset import load_coreset
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.index_file import Shard
 from prunesampler.shards.output_folder import OutputFolder
-from prunesampler.shards.packing import BLOCK, END, check_header
 from prunesampler.shards.range_reader import RangeReader
-from prunesampler.shards.repack_plan import RepackPlan, Samples, is_shard_name, split_pattern
+from prunesampler.shards.repack_plan import END, RepackPlan, Samples, is_shard_name, split_pattern
 from prunesampler.shards.sources import Source, open_source
+from prunesampler.shards.tar import BLOCK, check_header
 from prunesampler.shards.urls import local_path
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import write_columns
@@ -226,6 +226,7 @@ def _write_shard(folder: OutputFolder, plan: RepackPlan, number: int, written: C
                 parts = [b"".join(_renamed(samples, parts))]
             for part in parts:
                 file.write(part)
+            folder.start_writeback(file)
             written(sum(map(len, parts)))
         file.write(END)
         if file.tell() != plan.sizes[number]:
@@ -233,14 +234,13 @@ def _write_shard(folder: OutputFolder, plan: RepackPlan, number: int, written: C
 
 
 def _renamed(samples: Samples, parts: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """The files of samples under other names, each with a new header before it."""
-    names = iter(samples.new_names.to_pylist())
-    for part, contents in zip(parts, samples.contents(), strict=True):
-        for start, size in contents:
-            info = tarfile.TarInfo(next(names))
+    """The files of samples under their new keys, each with a new header before it."""
+    for part, key, first, files in zip(parts, samples.new_keys, samples.firsts, samples.files(), strict=True):
+        for extension, offset, size in files:
+            info = tarfile.TarInfo(f"{key}.{extension}")
             info.size, info.mode = size, 0o444
             yield info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
-            yield part[start : start + size + -size % BLOCK]
+            yield part[offset - first : offset - first + size + -size % BLOCK]
 
 
 class _SampleReader:
@@ -264,14 +264,17 @@ class _SampleReader:
             MismatchError: a shard has changed since it was indexed.
             CorruptFileError: a shard is cut short or damaged.
         """
-        spans = zip(samples.shards.tolist(), samples.firsts.tolist(), samples.ends.tolist(), strict=True)
-        seekable = np.array([self._index.seekable(shard) for shard in samples.shards.tolist()])
+        numbers, inverse = np.unique(samples.shards, return_inverse=True)
+        seekable = np.array([self._index.seekable(number) for number in numbers.tolist()])[inverse]
         ranged = iter(self._ranges.read(*(column[seekable] for column in samples[:3])))
-        parts = [next(ranged) if seek else self._stream(*span) for seek, span in zip(seekable, spans, strict=True)]
-        names = iter(samples.names.to_pylist())
-        for shard, part, contents in zip(samples.shards.tolist(), parts, samples.contents(), strict=True):
-            for start, size in contents:
-                check_header(self._index.shards[shard], part[start - BLOCK : start], next(names), size)
+        columns = (column.tolist() for column in (seekable, *samples[:3]))
+        parts: list[memoryview | bytes] = []
+        for seek, shard, first, end, key, files in zip(*columns, samples.keys, samples.files(), strict=True):
+            part = next(ranged) if seek else self._stream(shard, first, end)
+            url = self._index.shards[shard]
+            for extension, offset, size in files:
+                check_header(url, part[offset - first - BLOCK : offset - first], f"{key}.{extension}", size)
+            parts.append(part)
         return parts
 
     def _stream(self, shard: int, first: int, end: int) -> bytes:

@@ -16,13 +16,16 @@ from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest
-from prunesampler.shards.packing import END, header_sizes, padded
 from prunesampler.shards.range_reader import Locations
+from prunesampler.shards.tar import BLOCK, padded
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import content_digest
 
-__all__ = ["RepackPlan", "Samples", "is_shard_name", "split_pattern"]
+__all__ = ["END", "RepackPlan", "Samples", "header_sizes", "is_shard_name", "split_pattern"]
+
+END = bytes(2 * BLOCK)
+"""What an archive ends with."""
 
 _FORMAT = 2
 _PATTERN = re.compile(r"([^{}/\0\n]*)\{shard(?::\d{0,2}d?)?\}([^{}/\0\n]*\.tar)")
@@ -58,35 +61,36 @@ def is_shard_name(file: str, name: str) -> bool:
     return found is not None and name.format(shard=int(found[1])) == file
 
 
+def header_sizes(name_lengths: Int64s) -> Int64s:
+    """Bytes of the headers that ``tarfile`` writes in GNU's format, for names of so many bytes."""
+    return np.where(name_lengths > 100, 2 * BLOCK + padded(name_lengths + 1), BLOCK)
+
+
 class Samples(NamedTuple):
-    """Samples that follow one another in a new shard, and their files.
+    """Samples that follow one another in a new shard.
 
     Attributes:
         shards: (P,) int64, numbers of the old shards.
         firsts, ends: (P,) int64, where the bytes of each sample lie in its old shard.
-        starts: (P + 1,) int64; sample ``i`` has the files from ``starts[i]`` to below the next.
-        names: (M,) of the files.
-        offsets: (M,) int64, of each file's first byte in the old shard.
-        sizes: (M,) int64, bytes of each file.
-        new_names: (M,) of the files in the new shard.
-        new_offsets: (M,) int64, of each file's first byte from the first byte of the first sample.
+        keys, new_keys: (P,) of each sample.
+        counts: (P,) of its files.
+        extensions, offsets, sizes: (M,) of the files of all, as in the old shards.
     """
 
     shards: Int64s
     firsts: Int64s
     ends: Int64s
-    starts: Int64s
-    names: pa.LargeStringArray
-    offsets: Int64s
-    sizes: Int64s
-    new_names: pa.LargeStringArray
-    new_offsets: Int64s
+    keys: list[str]
+    new_keys: list[str]
+    counts: list[int]
+    extensions: list[str]
+    offsets: list[int]
+    sizes: list[int]
 
-    def contents(self) -> Iterator[list[tuple[int, int]]]:
-        """Of each sample, where its files begin in its bytes, and their sizes."""
-        starts = self.offsets - np.repeat(self.firsts, np.diff(self.starts))
-        files = list(zip(starts.tolist(), self.sizes.tolist(), strict=True))
-        return (files[first:end] for first, end in itertools.pairwise(self.starts.tolist()))
+    def files(self) -> Iterator[Iterator[tuple[str, int, int]]]:
+        """Extension, offset and size of each sample's files; take a sample's before the next."""
+        files = zip(self.extensions, self.offsets, self.sizes, strict=True)
+        return (itertools.islice(files, count) for count in self.counts)
 
 
 class RepackPlan:
@@ -128,6 +132,7 @@ class RepackPlan:
     ) -> None:
         self.index, self.coreset, self.name, self.rename = index, coreset, name, rename
         self.digest = self._digest({"maxsize": maxsize, "shuffle": shuffle, "seed": seed, "rename": rename})
+        self._digits = len(str(len(index) - 1))
         rows = np.arange(len(index)) if coreset is None else coreset.rows
         held = np.union1d(rows, rows[~np.isin(rows, index.first_rows)] - 1)  # the samples before them too
         self._files = Locations(index, held)
@@ -144,9 +149,8 @@ class RepackPlan:
         self._lengths: Int64s = (self._ends - self._firsts)[self._places]
         if rename:
             extensions = np.array([len(extension.encode()) for extension in files.extensions], np.int64)
-            names = len(str(len(index) - 1)) + 1 + extensions[files.codes]
-            blocks = header_sizes(names) + padded(files.sizes)
-            self._lengths = np.add.reduceat(blocks, files.starts[:-1])[self._places]
+            self._blocks = header_sizes(self._digits + 1 + extensions[files.codes]) + padded(files.sizes)
+            self._lengths = np.add.reduceat(self._blocks, files.starts[:-1])[self._places]
         stops, room, first = np.cumsum(self._lengths), maxsize - len(END), [0]
         while first[-1] < len(stops):
             before = int(stops[first[-1] - 1]) if first[-1] else 0
@@ -178,12 +182,19 @@ class RepackPlan:
             modified: nanoseconds since 1970, −1 where unknown.
         """
         first, end = self.first[number : number + 2].tolist()
-        samples, (_, files) = self._samples(first, end), self._files.files_of(self._places[first:end])
-        extensions = pa.array(self._files.extensions, pa.string()).take(pa.array(self._files.codes[files]))
+        held, places = self._files, self._places[first:end]
+        starts, files = held.files_of(places)
+        if self.rename:
+            offsets = np.cumsum(self._blocks[files]) - padded(held.sizes[files])
+        else:
+            lengths = self._lengths[first:end]
+            moved = np.cumsum(lengths) - lengths - self._firsts[places]
+            offsets = held.offsets[files] + np.repeat(moved, np.diff(starts))
+        extensions = pa.array(held.extensions, pa.string()).take(pa.array(held.codes[files]))
         members = pa.StructArray.from_arrays(
-            [extensions, pa.array(samples.new_offsets), pa.array(samples.sizes)], ["extension", "offset", "size"]
+            [extensions, pa.array(offsets), pa.array(held.sizes[files])], ["extension", "offset", "size"]
         )
-        listed = pa.ListArray.from_arrays(pa.array(samples.starts, pa.int32()), members)
+        listed = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), members)
         old = self.index.labels
         labels = np.full(end - first, -1) if old is None else old[self.rows[first:end]]
         columns = [self._keys(first, end), listed, pa.array(labels, pa.int32(), mask=labels < 0)]
@@ -194,28 +205,23 @@ class RepackPlan:
     def _samples(self, first: int, end: int) -> Samples:
         held, places = self._files, self._places[first:end]
         starts, files = held.files_of(places)
-        counts = np.diff(starts)
-        offsets, sizes = held.offsets[files], held.sizes[files]
-        names = held.named(held.keys.take(pa.array(np.repeat(places, counts))), files)
-        if self.rename:
-            owners = np.repeat(np.arange(end - first), counts)
-            new_names = held.named(self._keys(first, end).take(pa.array(owners)), files)
-            blocks = header_sizes(pc.binary_length(new_names).to_numpy()) + padded(sizes)
-            new_offsets = np.cumsum(blocks) - padded(sizes)
-        else:
-            lengths = self._lengths[first:end]
-            new_names = names
-            new_offsets = offsets + np.repeat(np.cumsum(lengths) - lengths - self._firsts[places], counts)
-        shards = held.shards[places].astype(np.int64)
         return Samples(
-            shards, self._firsts[places], self._ends[places], starts, names, offsets, sizes, new_names, new_offsets
+            held.shards[places].astype(np.int64),
+            self._firsts[places],
+            self._ends[places],
+            held.keys.take(pa.array(places)).to_pylist(),
+            self._keys(first, end).to_pylist(),
+            np.diff(starts).tolist(),
+            [held.extensions[code] for code in held.codes[files].tolist()],
+            held.offsets[files].tolist(),
+            held.sizes[files].tolist(),
         )
 
     def _keys(self, first: int, end: int) -> pa.LargeStringArray:
         if not self.rename:
             return self._files.keys.take(pa.array(self._places[first:end]))
         digits = pa.array(self.rows[first:end]).cast(pa.large_string())
-        return pc.utf8_lpad(digits, width=len(str(len(self.index) - 1)), padding="0")
+        return pc.utf8_lpad(digits, width=self._digits, padding="0")
 
     def _digest(self, options: dict[str, object]) -> str:
         state = hashlib.sha256()

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunesampler.errors import CorruptFileError, UnsupportedError
+from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
 from prunesampler.shards.sources import Source
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["BLOCK", "Members", "split_name", "split_names", "tar_members"]
+__all__ = ["BLOCK", "Members", "check_header", "padded", "split_name", "split_names", "tar_members"]
 
 BLOCK = 512
 _RUN = 1024  # headers that are checked together
@@ -31,6 +31,8 @@ _PLACES = 8 ** np.arange(10, -1, -1)
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
 _LONGEST_EXTENSION = 1 << 20
+_LONGEST_NAME = 100  # in a header
+_LARGEST_OCTAL = 8**11  # sizes from here on are written in base 256
 _LARGEST = 1 << 60
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
@@ -258,3 +260,33 @@ def split_names(names: pa.LargeStringArray) -> tuple[Int64s, pa.LargeStringArray
     keys = pa.array([key for _, key, _ in split], pa.large_string())
     extensions = pa.array([extension for _, _, extension in split], pa.large_string())
     return np.array([place for place, _, _ in split], np.int64), keys, extensions.dictionary_encode()
+
+
+def padded(sizes: Int64s) -> Int64s:
+    """What files of these sizes take, in bytes.
+
+    >>> padded(np.array([0, 1, 512]))
+    array([  0, 512, 512])
+    """
+    return sizes + (BLOCK - 1) & -BLOCK
+
+
+def check_header(url: str, block: bytes | memoryview, name: str, size: int) -> None:
+    """Refuse a file that is not the one that was indexed, as far as the 512 bytes before its content tell.
+
+    Names that are long or not ASCII may stand elsewhere; then only the size is compared, if it is below 8 GiB.
+
+    Raises:
+        MismatchError: naming the shard.
+    """
+    block, encoded = bytes(block), name.encode()
+    if block.startswith(encoded + b"\0") and block[124:136] == b"%011o\0" % size:
+        return
+    try:
+        same = size >= _LARGEST_OCTAL or int(block[124:136].rstrip(b" \0"), 8) == size
+    except ValueError:
+        same = block[124:125] in (b"\x80", b"\xff")  # a size in base 256
+    if len(encoded) <= _LONGEST_NAME and encoded.isascii():
+        same = same and block[:_LONGEST_NAME].partition(b"\0")[0] == encoded
+    if not same:
+        raise MismatchError(f"{url} has changed since it was indexed: {name!r} is not where it was; index it anew")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +21,16 @@ import webdataset
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError, UnsupportedError
 from prunesampler.shards import IndexedShards, ShardIndex, build_index, keep, repack
 from prunesampler.shards.output_folder import OutputFolder
-from prunesampler.tables.score_table import Coreset
+from prunesampler.tables.coreset import Coreset
 from tests.helpers.shardfiles import LEFT_OPEN, delivered, write_shards, write_tar
 
 pytestmark = LEFT_OPEN
 
-COUNTS = [7, 1, 5, 9]
-ROWS = sum(COUNTS)
+ROWS = 22
 KEPT = [0, 3, 7, 8, 11, 20, 21]
 NAMED = ["index.parquet", "repack.json", "rows.parquet"]
 HALVES = [slice(0, 8), slice(8, None)]
 repacking = sys.modules["prunesampler.shards.repack"]  # the package has a function of this name
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> list[str]:
-    return write_shards(tmp_path / "shards", COUNTS)
-
-
-@pytest.fixture
-def index(paths: list[str]) -> ShardIndex:
-    return build_index(paths, progress=False)
 
 
 def kept(index: ShardIndex, rows: list[int] = KEPT, **options: Any) -> Coreset:
@@ -156,24 +143,19 @@ def test_the_index_beside_is_that_of_the_new_shards(index: ShardIndex, tmp_path:
     ]
 
 
-def test_labels_of_a_function_and_weights_are_carried_over(paths: list[str], tmp_path: Path) -> None:
+def test_labels_and_weights_are_carried_over_and_paths_do(paths: list[str], tmp_path: Path) -> None:
     index = build_index(paths, label=lambda key, files: int(key) % 3 - 1, progress=False)
-    weights = np.arange(1, len(KEPT) + 1)
-    fresh = repack(index, kept(index, weights=weights), out(tmp_path), shuffle=True, progress=False)
-    rows = source_rows(tmp_path)
-    assert fresh.labels.tolist() == [row % 3 - 1 for row in rows]
-    assert pq.read_table(tmp_path / "out" / "rows.parquet")["weight"].to_pylist() == [
-        1 + KEPT.index(row) for row in rows
-    ]
-
-
-def test_all_rows_from_paths(index: ShardIndex, paths: list[str], tmp_path: Path) -> None:
     index.save(tmp_path / "index.parquet")
-    kept(index).save(tmp_path / "coreset.parquet")
-    first = repack(tmp_path / "index.parquet", tmp_path / "coreset.parquet", out(tmp_path / "a"), progress=False)
-    assert [first.key(row) for row in range(len(first))] == [f"{row:06d}" for row in KEPT]
-    fresh = repack(tmp_path / "index.parquet", None, out(tmp_path / "b"), progress=False)
-    assert contents(delivered(fresh.shards)) == contents(delivered(paths))
+    kept(index, weights=np.arange(1, len(KEPT) + 1)).save(tmp_path / "coreset.parquet")
+    args = tmp_path / "index.parquet", tmp_path / "coreset.parquet", out(tmp_path)
+    fresh = repack(*args, shuffle=True, progress=False)
+    rows = source_rows(tmp_path)
+    assert [fresh.key(row) for row in range(len(fresh))] == [f"{row:06d}" for row in rows]
+    assert fresh.labels.tolist() == [row % 3 - 1 for row in rows]
+    weights = pq.read_table(tmp_path / "out" / "rows.parquet")["weight"].to_pylist()
+    assert weights == [1 + KEPT.index(row) for row in rows]
+    everything = repack(tmp_path / "index.parquet", None, out(tmp_path / "b"), progress=False)
+    assert contents(delivered(everything.shards)) == contents(delivered(paths))
 
 
 def test_the_bytes_depend_on_nothing_else(index: ShardIndex, tmp_path: Path) -> None:
@@ -195,14 +177,7 @@ def test_names_of_all_kinds_stay_in_the_tar(tmp_path: Path) -> None:
     index = build_index(path, progress=False)
     fresh = repack(index, None, out(tmp_path), progress=False)
     assert contents(delivered(fresh.shards)) == contents(delivered(path))
-    assert sorted(each.name for each in tmp_path.rglob("*")) == [
-        "000000.tar",
-        "a.tar",
-        "in",
-        *NAMED[:1],
-        "out",
-        *NAMED[1:],
-    ]
+    assert {each.name for each in tmp_path.rglob("*")} == {"in", "a.tar", "out", "000000.tar", *NAMED}
     renamed = repack(index, None, out(tmp_path / "named"), rename=True, progress=False)
     assert [renamed.key(row) for row in range(7)] == [str(row) for row in range(7)]
     assert [sample[next(reversed(sample))] for sample in contents(delivered(renamed.shards))] == [
@@ -223,11 +198,8 @@ def test_repeated_keys(tmp_path: Path) -> None:
         repack(index, None, out(tmp_path), progress=False)
     assert not (tmp_path / "out").exists()
     fresh = repack(index, kept(index, [0, 2, 23]), out(tmp_path), rename=True, progress=False)
-    assert [(sample["__key__"], sample["txt"]) for sample in delivered(fresh.shards)] == [
-        ("00", b"0"),
-        ("02", b"1"),
-        ("23", b""),
-    ]
+    renamed = [("00", b"0"), ("02", b"1"), ("23", b"")]
+    assert [(sample["__key__"], sample["txt"]) for sample in delivered(fresh.shards)] == renamed
 
 
 @pytest.mark.parametrize("codec", ["gz", "zst", "pipe"])
@@ -287,12 +259,7 @@ def test_what_is_there_is_not_written_over(index: ShardIndex, tmp_path: Path) ->
     assert {each.name: each.read_bytes() for each in (tmp_path / "out").iterdir()} == before
     fresh = repack(index, other, out(tmp_path), overwrite=True, **options)
     assert [fresh.key(row) for row in range(2)] == ["000001", "000002"]
-    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
-        "000000.tar",
-        *NAMED[:1],
-        "notes.txt",
-        *NAMED[1:],
-    ]
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {"000000.tar", "notes.txt", *NAMED}
 
 
 @pytest.mark.parametrize("name", ["000007.tar", "index.parquet", "rows.parquet", "repack.json"])
@@ -384,11 +351,6 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(index: ShardIndex, tmp_p
     assert len(fresh) == ROWS - 1
 
 
-def test_two_at_once(index: ShardIndex, tmp_path: Path) -> None:
-    with OutputFolder(str(tmp_path / "out")).locked(), pytest.raises(StateError, match="another process is writing"):
-        repack(index, kept(index), out(tmp_path), progress=False)
-
-
 def test_it_never_writes_where_it_reads(index: ShardIndex, paths: list[str], tmp_path: Path) -> None:
     before = {path: Path(path).read_bytes() for path in paths}
     shutil.copytree(tmp_path / "shards", tmp_path / "copy")
@@ -445,35 +407,15 @@ def test_arguments(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_coreset_of_other_shards(index: ShardIndex, tmp_path: Path) -> None:
+def test_a_coreset_of_other_shards_and_two_runs_at_once(index: ShardIndex, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="of 5 rows"):
         repack(index, Coreset([1], num_rows=5), out(tmp_path), progress=False)
     assert not (tmp_path / "out").exists()
+    with OutputFolder(str(tmp_path / "out")).locked(), pytest.raises(StateError, match="another process is writing"):
+        repack(index, kept(index), out(tmp_path), progress=False)
 
 
 def test_into_the_current_folder(index: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert repack(index, kept(index), "{shard}.tar", progress=False).shards == ["0.tar"]
-
-
-def _cifar10(path: Path) -> Iterator[tuple[bytes, int]]:
-    table = pq.read_table(path / "cifar10-test.parquet")
-    for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-        yield image["bytes"] if isinstance(image, dict) else image, label
-
-
-@pytest.mark.skipif("PRUNESAMPLER_DATA" not in os.environ, reason="PRUNESAMPLER_DATA names no folder with CIFAR-10")
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_cifar10(shuffle: bool, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    with webdataset.ShardWriter(str(tmp_path / "in" / "%06d.tar"), maxcount=1500, verbose=0) as writer:
-        for row, (image, label) in enumerate(_cifar10(Path(os.environ["PRUNESAMPLER_DATA"]))):
-            writer.write({"__key__": f"{row:06d}", "img": image, "cls": label})
-    index = build_index(sorted(map(str, (tmp_path / "in").glob("*.tar"))), progress=False)
-    rows = np.sort(np.random.default_rng(0).choice(len(index), 5000, replace=False)).tolist()
-    fresh = repack(index, kept(index, rows), out(tmp_path), maxsize=3_000_000, shuffle=shuffle, progress=False)
-    old = {sample["__key__"]: sample for sample in contents(delivered(index.shards))}
-    assert contents(delivered(fresh.shards)) == [old[f"{row:06d}"] for row in source_rows(tmp_path)]
-    assert sorted(source_rows(tmp_path)) == rows
-    assert io.BytesIO(delivered(fresh.shards[:1])[0]["img"]).read(4) == next(iter(old.values()))["img"][:4]

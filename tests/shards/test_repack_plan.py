@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from prunesampler.errors import ArgumentError
 from prunesampler.shards import build_index
-from prunesampler.shards.repack_plan import RepackPlan, is_shard_name, split_pattern
+from prunesampler.shards.repack_plan import RepackPlan, header_sizes, is_shard_name, split_pattern
 from prunesampler.tables.score_table import Coreset
 from tests.helpers.shardfiles import write_tar
 
@@ -42,6 +43,12 @@ def test_a_shard_is_told_by_its_name(number: int, name: str) -> None:
     assert is_shard_name(name.format(shard=number), name)
     for other in ("index.parquet", "a1-.tar", "x.tar", "-1.tar", "٣.tar", name.format(shard=number) + "x"):
         assert not is_shard_name(other, name)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300))
+def test_headers_are_as_long_as_tarfile_makes_them(name: str) -> None:
+    header = tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    assert header_sizes(np.array([len(name.encode())])).tolist() == [len(header)]
 
 
 @pytest.mark.parametrize("rename", [False, True])

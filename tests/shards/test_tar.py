@@ -7,15 +7,16 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from prunesampler.errors import CorruptFileError, UnsupportedError
+from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
 from prunesampler.shards.sources import StreamSource, open_source
-from prunesampler.shards.tar import split_name, split_names, tar_members
+from prunesampler.shards.tar import check_header, padded, split_name, split_names, tar_members
 from tests.helpers.shardfiles import write_shards, write_tar
 
 Found = list[tuple[str, int, int]]
@@ -350,3 +351,35 @@ def test_samples_are_those_of_webdataset() -> None:
     for key, extension in zip(keys.to_pylist(), extensions.to_pylist(), strict=True):
         ours.setdefault(key, []).append(extension.lower())
     assert [(key, sorted(members)) for key, members in ours.items()] == expected
+
+
+@settings(max_examples=200)
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300),
+    st.one_of(st.integers(0, 2000), st.integers(8**11 - 3, 2**50)),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_headers_of_the_indexed_file_pass(name: str, size: int, format: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    try:
+        header = info.tobuf(format, "utf-8", "strict")
+    except ValueError:
+        return  # USTAR has no room for it
+    check_header("a.tar", header[-512:], name, size)
+    if size + 1 < 8**11:
+        with pytest.raises(MismatchError, match=r"a\.tar has changed"):
+            check_header("a.tar", header[-512:], name, size + 1)
+
+
+@pytest.mark.parametrize("other", [None, "b.png", "a.pn", "a.png2"])
+def test_another_header_is_refused(other: str | None) -> None:
+    info = tarfile.TarInfo(other or "")
+    info.size = 7
+    with pytest.raises(MismatchError, match=r"'a\.png' is not where it was"):
+        check_header("a.tar", info.tobuf() if other else bytes(512), "a.png", 7)
+
+
+def test_files_are_padded_to_whole_blocks() -> None:
+    sizes = np.arange(2000)
+    assert padded(sizes).tolist() == [512 * (-(-size // 512)) for size in sizes.tolist()]
