@@ -221,5 +221,5 @@ class RowIterator(itertools.chain):  # type: ignore[type-arg]
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; the sampler goes on to the epoch after it."""
         if set(state) != {"epoch", "position"}:
-            raise StateError(f"an iterator's state holds epoch and position, got {sorted(state)}")
+            raise StateError(f"expected an iterator's state, which holds epoch and position; got {sorted(state)}")
         self.reader.go_to(state["epoch"], state["position"])

@@ -88,7 +88,7 @@ class PrunedSampler(Sampler[int]):
         replacement: bool = False,
     ) -> None:
         if generator is not None and seed != 0:
-            raise ArgumentError("seed", "must be left at 0 where a generator is given", seed)
+            raise ArgumentError("seed", "must be left at 0 if a generator is given", seed)
         self.data_source: Final = data_source
         self.num_rows: Final = _rows_of(data_source)
         self.generator = generator
@@ -252,13 +252,15 @@ class PrunedSampler(Sampler[int]):
         own = self.state_dict()
         if not isinstance(state, Mapping) or state.keys() != own.keys():
             keys = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            raise StateError(f"a sampler's state holds {sorted(own)}, got {keys}")
+            raise StateError(f"expected a sampler's state, which holds {sorted(own)}; got {keys}")
         if state["version"] != _VERSION:
-            raise StateError(f"the state has version {state['version']}, this library reads {_VERSION}")
+            found = state["version"]
+            raise StateError(f"expected a state of version {_VERSION}; got version {found!r}: update prunesampler")
         different = [name for name, value in self._identity().items() if state[name] != value]
         if different:
             pairs = (f"{name} {state[name]!r} in the state and {own[name]!r} here" for name in different)
-            raise StateError(f"the state is of another sampler: {', '.join(pairs)}")
+            cure = "; call prune() with the coreset of the state first" if "coreset" in different else ""
+            raise StateError(f"the state is of another sampler: {', '.join(pairs)}{cure}")
         try:
             epoch = check_int("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
             position = check_int("position", state["position"], 0, 2 * MAX_ROWS)
@@ -310,10 +312,12 @@ def _replicas_and_rank(num_replicas: int | Literal["auto"] | None, rank: int | N
             rule = 'can be "auto" only after torch.distributed.init_process_group'
             raise ArgumentError("num_replicas", rule, num_replicas)
         num_replicas = world
+    elif isinstance(num_replicas, str):
+        raise ArgumentError("num_replicas", 'must be "auto" or a number of ranks', num_replicas)
     num_replicas = check_int("num_replicas", num_replicas, 1, 2**31)
     if rank is None:
         if num_replicas not in (1, world):
-            raise ArgumentError("rank", f"must be given for {num_replicas} replicas", None)
+            raise ArgumentError("rank", f"must be given for num_replicas={num_replicas} without a process group", None)
         rank = dist.get_rank() if num_replicas > 1 else 0
     return num_replicas, check_int("rank", rank, 0, num_replicas - 1)
 

@@ -411,7 +411,10 @@ class Stored:
         metadata, columns = read_columns(path, cls._kind)
         stored = metadata.get("fingerprint")
         if not matches(fingerprint, stored):
-            raise MismatchError(f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}")
+            raise MismatchError(
+                f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}: "
+                "check that the dataset was not sorted or filtered since"
+            )
         try:
             return cls._build(metadata, columns)
         except (ArgumentError, KeyError) as error:
