@@ -179,9 +179,10 @@ class PrunedPhase:
         if of is None or of.position is None:
             return self._origin
         epoch, start = of.position
-        if of.closed and not self._swap.rows_per_step:  # a stream, which tells no place inside a pass
-            epoch += 1
-        return {**self._origin, "epoch": epoch, "position": start + of.trained * self._swap.rows_per_step}
+        rows = of.trained * self._swap.rows_per_step
+        if isinstance(self.sampler, StreamOrder):  # it knows no place inside a pass
+            rows = int(of.closed)
+        return {**self._origin, "epoch": epoch, "position": start + rows}
 
     def resume(self, coreset: Any, position: Any, *, mid_epoch: bool, fixed: bool = False) -> int:
         """Go on from there.

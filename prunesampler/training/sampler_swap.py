@@ -312,8 +312,8 @@ class StreamOrder:
         return {"epoch": self.epoch, "position": 0}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next pass is a whole one."""
-        self.epoch = state.get("epoch", 0)
+        """The next pass is a whole one: the same, where it was cut off, or the one after (``position`` above 0)."""
+        self.epoch = state.get("epoch", 0) + bool(state.get("position", 0))
 
 
 class StreamSwap:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from prunesampler.shards.pipeline import track
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.eval_pass import score
 from prunesampler.training.attach import attach
+from prunesampler.training.policies.random_subset import RandomSubset
 from tests.helpers.ranks import run_ranks
 from tests.helpers.shardfiles import LEFT_OPEN, write_split
 from tests.helpers.training import Journal, Leaky, Net, Trainer, check_scores, hardest
@@ -443,3 +445,25 @@ def test_ranks_agree_on_the_coreset_and_split_it(urls: list[str], world_size: in
         assert sorted(row for one in found for row in one["epochs"][epoch]) == list(range(N))
     assert [len(one["epochs"][2]) for one in found] == [N // 4] * world_size
     assert sorted(row for one in found for row in one["epochs"][2]) == found[0]["kept"]
+
+
+@pytest.mark.parametrize("making", [plain_loader, persistent_web])
+def test_a_fresh_subset_every_pass_and_a_run_that_resumes(urls: list[str], index: ShardIndex, making: Making) -> None:
+    def started() -> tuple[Any, Trainer]:
+        model = Net()
+        loader = attach(making(urls, index, 2), model, policy=RandomSubset(12))
+        return loader, Trainer(model, Journal())
+
+    loader, trainer = started()
+    states = []
+    for _ in range(7):
+        trainer.epoch(loader)
+        states.append(loader.pruning.state_dict())
+    epochs = [sorted(rows) for rows in trainer.journal.epochs[:-1]]
+    assert all(len(set(rows)) == len(rows) == 12 for rows in epochs)
+    assert set(Counter(row for rows in epochs for row in rows).values()) == {2, 3}
+    again, other = started()
+    again.pruning.load_state_dict(states[3])
+    for _ in range(2):
+        other.epoch(again)
+    assert [sorted(rows) for rows in other.journal.epochs[:2]] == epochs[4:6]
