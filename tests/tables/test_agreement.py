@@ -10,6 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 
 from prunesampler.errors import ArgumentError
+from prunesampler.tables import agreement
 from prunesampler.tables.agreement import overlap, spearman
 
 NAN, INF = math.nan, math.inf
@@ -70,6 +71,19 @@ def test_spearman_of_many_rows_leaves_its_arguments_alone() -> None:
     assert spearman(a, -a) == pytest.approx(-1.0, abs=1e-12)
     assert abs(spearman(a, b)) < 0.01
     assert (a.tobytes(), b.tobytes()) == before
+
+
+def test_of_many_rows_a_fixed_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    a = generator.random(50_000)
+    b = a + generator.normal(size=50_000) / 2
+    exact = spearman(a, b)
+    monkeypatch.setattr(agreement, "SAMPLE", 10_000)
+    found = spearman(a, b)
+    assert found != exact
+    assert found == pytest.approx(exact, abs=0.04)
+    assert found == spearman(a, b)
+    assert 9_500 < agreement.in_sample(np.arange(50_000), 50_000).sum() < 10_500
 
 
 @given(pairs=PAIRS, share=st.floats(0.01, 1))

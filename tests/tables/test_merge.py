@@ -12,8 +12,11 @@ import scipy.stats
 from hypothesis import given, settings
 
 from prunesampler.errors import ArgumentError, MismatchError
-from prunesampler.tables.merge import merge
+from prunesampler.tables import agreement, parquet
+from prunesampler.tables import merge as merging
+from prunesampler.tables.merge import merge, merge_files
 from prunesampler.tables.score_table import ScoreTable
+from tests.helpers.blockfiles import THREADS, saved, table
 
 NAN, INF = math.nan, math.inf
 ONLINE = {"kind": "online", "epochs": 5, "reduction": "mean", "runs": 1}
@@ -220,3 +223,50 @@ def test_other_measurements(options: dict[str, Any], message: str) -> None:
 def test_other_datasets(options: dict[str, Any]) -> None:
     with pytest.raises(MismatchError, match="different datasets"):
         merge([run(0), run(1, **options)])
+
+
+# -- from files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample", [10**6, 100])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        [table(0), table(1), table(2)],
+        [table(0, rows=3), table(1, rows=290)],  # most ranges have no row of the first
+        [table(0, keys=None), table(1, rows=300)],  # keys of every row, in the second
+        [table(0, rows=40), table(1, rows=30, shards=None)],  # rows that none has, shards of some rows only
+        [table(0, keys=None, shards=None), table(1, keys=None, shards=None, fingerprint="size:300")],
+    ],
+    ids=["three", "sparse", "keys", "gaps", "plain"],
+)
+def test_the_file_is_that_of_the_whole_tables(
+    tables: list[ScoreTable], sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "RANGE", 37)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 64)
+    monkeypatch.setattr(agreement, "SAMPLE", sample)
+    expected = merge(tables)
+    file = merge_files(THREADS.map, saved(tmp_path, *tables), tmp_path / "out.parquet")
+    assert (file.digest, len(file), file.num_blocks) == (expected.digest, len(expected), -(-len(expected) // 64))
+    assert ScoreTable.load(tmp_path / "out.parquet") == expected
+
+
+@pytest.mark.parametrize(
+    ("tables", "error", "match"),
+    [
+        ([table(0)], ArgumentError, "at least two"),
+        ([table(0), table(0)], ArgumentError, "twice"),
+        ([table(0), table(1, num_rows=301)], MismatchError, "number 2 has 301"),
+        ([table(0, keys=None), table(1), table(2, keys=np.arange(280))], MismatchError, "keys are large_string"),
+        ([table(0, fingerprint="a"), table(1, fingerprint="b")], MismatchError, "fingerprint"),
+        ([table(0), ScoreTable({"el2n": np.zeros(300)})], ArgumentError, "same scores"),
+        ([table(0), table(1, keys=[f"other {row}" for row in range(280)])], MismatchError, "has the key"),
+    ],
+)
+def test_files_that_are_refused(tables: Any, error: type[Exception], match: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=match):
+        merge_files(THREADS.map, saved(tmp_path, *tables), tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+    with pytest.raises(error):
+        merge(tables)
