@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from prunesampler.errors import ArgumentError
 from prunesampler.selection.engine import Map
 from prunesampler.selection.radix_select import Limits, Mask, Ranked, UInt64s, find_limits, first_digits, tie_keys
 from prunesampler.tables.columns import Int64s
+from prunesampler.tables.score_file import ScoreFile
 from prunesampler.tables.score_table import ScoreTable
 
 __all__ = ["Candidates", "Order", "Reader", "Rows", "Source", "Step", "TableSource"]
@@ -23,33 +24,8 @@ Order = Literal["hardest", "easiest", "random"]
 _SLICE = 65_536  # rows whose arrays stay in a processor's cache
 
 
-class Source(Protocol):
-    """Where scores are: in memory (:class:`TableSource`), or in a file (:class:`prunesampler.tables.ScoreFile`)."""
-
-    @property
-    def directions(self) -> dict[str, str]:
-        """Score → "higher" or "lower", whichever is harder."""
-        ...
-
-    @property
-    def column_names(self) -> list[str]:
-        """The columns that it has."""
-        ...
-
-    @property
-    def num_blocks(self) -> int:
-        """How many blocks it has, numbered from 0."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def block(self, number: int, columns: Sequence[str], size: int | None = None) -> Iterator[ScoreTable]:
-        """The rows of a block with some of their columns, so many at a time."""
-        ...
-
-
 class TableSource:
-    """A table in memory as one block: the rows at some places, ascending."""
+    """A table in memory as one block, to be read like a ScoreFile: the rows at some places, ascending."""
 
     num_blocks = 1
 
@@ -68,6 +44,9 @@ class TableSource:
         for start in range(0, len(self), size):
             at = slice(start, start + size) if self._all else self.places[start : start + size]
             yield ScoreTable._view(metadata, {name: held[name][at] for name in ("row", *columns)})
+
+
+Source = TableSource | ScoreFile
 
 
 class Reader(NamedTuple):
@@ -248,10 +227,8 @@ class Candidates:
         reader = self.reader
         if "label" in reader.source.column_names and "label" not in reader.columns:
             reader = reader._replace(columns=[*reader.columns, "label"])
-        work = functools.partial(_gather, reader, self.steps)
-        row, hardness, label, group = zip(*self.run(work, range(reader.source.num_blocks)), strict=True)
-        labels = None if label[0] is None else np.concatenate(label)
-        return _Arrays(np.concatenate(row), np.concatenate(hardness), labels, np.concatenate(group))
+        parts = zip(*self.run(functools.partial(_gather, reader, self.steps), self._blocks), strict=True)
+        return _Arrays(*(None if part[0] is None else np.concatenate(part) for part in parts))  # type: ignore[arg-type]
 
     def in_group(self, group: int) -> Candidates:
         """The candidates of one group, as one group."""
@@ -294,7 +271,7 @@ class Candidates:
     def split(self, strata: int) -> Candidates:
         """Each group in ``strata`` + 1 groups, by hardness: strata of equal width, then the infinite ones."""
         spans = np.tile([np.inf, -np.inf], (self.groups, 1))
-        for low, high in self._each_block(_spans, self.groups):
+        for low, high in self.run(functools.partial(_spans, self.reader, self.steps, self.groups), self._blocks):
             spans = np.stack([np.minimum(spans[:, 0], low), np.maximum(spans[:, 1], high)], axis=1)
         split = self.then(_Split(spans, strata))
         return replace(split, groups=self.groups * (strata + 1), counted_by="random")
@@ -303,7 +280,7 @@ class Candidates:
         counts = self._first_digits(order)
         wanted = [above, within] if above.any() else [within]
         ranking = functools.partial(_ranking, self.reader, self.steps, order)
-        limits = find_limits(self.run, ranking, range(self.reader.source.num_blocks), counts, wanted)
+        limits = find_limits(self.run, ranking, self._blocks, counts, wanted)
         last = None if (within >= counts.sum(axis=1)).all() else limits[-1]
         first = limits[0] if len(limits) > 1 else None
         return self.then(_Between(order, self.reader.seed, first, last)) if first or last else self
@@ -311,16 +288,17 @@ class Candidates:
     def _first_digits(self, order: Order) -> Int64s:
         if order not in self._counts:
             ranking = functools.partial(_ranking, self.reader, self.steps, order)
-            source = self.reader.source
-            self._counts[order] = first_digits(self.run, ranking, range(source.num_blocks), self.groups, len(source))
+            rows = len(self.reader.source)
+            self._counts[order] = first_digits(self.run, ranking, self._blocks, self.groups, rows)
         return self._counts[order]
 
     def then(self, step: Step) -> Candidates:
         """What a further step leaves."""
         return replace(self, steps=(*self.steps, step), held=None)
 
-    def _each_block(self, work: Callable[..., Any], *given: Any) -> Any:
-        return self.run(functools.partial(work, self.reader, self.steps, *given), range(self.reader.source.num_blocks))
+    @property
+    def _blocks(self) -> range:
+        return range(self.reader.source.num_blocks)
 
     def chosen(self, positions: Any, budget: int, method: str) -> Int64s:
         """The row numbers at the positions that a method gave.

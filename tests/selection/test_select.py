@@ -67,15 +67,6 @@ def test_stratified_keeps_few_of_the_many_easy_and_all_of_the_rare() -> None:
     assert (kept >= 900).sum() == 100
 
 
-@pytest.mark.parametrize("method", ["top", "bottom", "window"])
-def test_the_order_of_hardness(method: Any) -> None:
-    scores = np.random.default_rng(2).permutation(100) / 100
-    ranked = np.argsort(-scores)
-    kept = select(ScoreTable({"el2n": scores}), 70, method=method, offset=20 if method == "window" else None).rows
-    expected = {"top": ranked[:70], "bottom": ranked[30:], "window": ranked[20:90]}[method]
-    assert kept.tolist() == sorted(expected.tolist())
-
-
 def test_random_is_uniform_over_seeds_and_reads_no_scores() -> None:
     table = ScoreTable({"el2n": [0.0, math.nan, 2.0, 1.0, 5.0]})
     counts = np.zeros(5)
@@ -154,13 +145,6 @@ def test_where_a_row_stands_does_not_matter(method: Any) -> None:
 
 
 @quiet
-def test_draws_are_unlike_for_neighbouring_seeds() -> None:
-    table = ScoreTable({"el2n": np.zeros(10_000)})
-    first, second = (set(select(table, 0.5, method="random", seed=seed).rows.tolist()) for seed in (0, 1))
-    assert abs(len(first & second) - 2500) < 200
-
-
-@quiet
 def test_the_selection_is_fixed_for_ever() -> None:
     table = ScoreTable({"el2n": np.arange(40) % 4 / 4})
     assert {method: select(table, 7, method=method, seed=5).rows.tolist() for method in METHODS} == {
@@ -173,28 +157,6 @@ def test_the_selection_is_fixed_for_ever() -> None:
 
 
 # -- classes ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-@quiet
-def test_every_class_keeps_its_share(method: Any) -> None:
-    labels = np.array([0] * 500 + [1] * 50 + [2] * 7 + [-1] * 43)
-    scores = el2n_like(600) + labels  # one class is much harder than another
-    kept = select(ScoreTable({"el2n": scores}, labels=labels), 0.3, method=method, class_balanced=True).rows
-    assert np.bincount(labels[kept] + 1).tolist() == [13, 150, 15, 2]
-
-
-def test_within_a_class_the_method_decides() -> None:
-    labels = np.arange(40) % 2
-    scores = np.arange(40.0)
-    kept = select(ScoreTable({"el2n": scores}, labels=labels), 0.6, method="top", class_balanced=True).rows
-    assert kept.tolist() == list(range(16, 40))
-    offset: Any
-    for offset in (4, 0.1):
-        kept = select(
-            ScoreTable({"el2n": scores}, labels=labels), 0.6, method="window", offset=offset, class_balanced=True
-        ).rows
-        assert kept.tolist() == list(range(12, 36))
 
 
 @quiet
@@ -316,22 +278,6 @@ def test_auto_removes_the_superfluous_rows_and_no_others(threshold: Any) -> None
     part = select(table, "auto", threshold=threshold, eligible=eligible)
     assert part.rows.tolist() == sorted(set(eligible) - gone)
     assert part.selection["superfluous"] == len(set(eligible) & gone)
-
-
-def test_auto_takes_the_hardest_back_where_a_class_would_vanish() -> None:
-    labels = np.arange(60) % 3
-    table = scored_twice(labels=labels, forgetting_events=np.where(labels == 2, 0, 1), learned=[True] * 60)
-    gone = useless(table, 0.35)
-    assert all(row % 3 == 2 for row in gone)
-    rest = [row for row in range(60) if row % 3 == 2 and row not in gone]
-    floor = len(rest) + 4
-    back = sorted(gone, key=lambda row: -table.scores["el2n"][row])[:4]
-    coreset = select(table, "auto", threshold=0.35, min_per_class=floor)
-    assert coreset.rows.tolist() == sorted((set(range(60)) - gone) | set(back))
-    assert coreset.selection["superfluous"] == len(gone)
-    assert len(select(table, "auto", threshold=0.35, min_per_class=20)) == 60
-    with pytest.raises(ArgumentError, match="min_per_class needs a table with labels"):
-        select(scored_twice(), "auto", min_per_class=2)
 
 
 def test_auto_leaves_at_least_one_row() -> None:
