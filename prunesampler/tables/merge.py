@@ -24,10 +24,10 @@ from prunesampler.tables.score_table import ScoreTable
 
 __all__ = ["common_dataset", "merge", "merge_files"]
 
-_TEXT = ("shard", "key")
-
 RANGE = 1_000_000
 """Rows of a file that are averaged at once."""
+
+_TEXT = ("shard", "key")
 
 _Array = npt.NDArray[Any]
 _Range = tuple[int, int]
@@ -102,12 +102,10 @@ def merge_files(run: _Map, paths: Sequence[str | os.PathLike[str]], out: str | o
         name: [np.concatenate(parts) for parts in zip(*(each[name] for each in samples), strict=True)]
         for name in files[0].directions
     }
-    types = {
-        name: kind for file in files for name, kind in file.header.types.items() if name not in set().union(*absent)
-    }
-    order = ("row", "label", *files[0].column_names, "shard", "key")
-    types = {name: types[name] for name in dict.fromkeys(order) if name in types}
-    types |= {name: types.pop(name) for name in ("shard", "key") if name in types}
+    found = {name: kind for file in files for name, kind in file.header.types.items()}
+    first = [name for name in files[0].column_names if name not in ("row", "label", *_TEXT)]
+    text = [name for name in _TEXT if not any(name in names for names in absent)]
+    types = {name: found[name] for name in ("row", "label", *first, *text) if name in found}
     metadata = {"kind": "scores", "num_rows": num_rows, "fingerprint": fingerprint}
     metadata |= {name: json_object(name, value) for name, value in _provenance(files, sample).items()}
 
