@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from prunesampler.errors import ArgumentError
 from prunesampler.shards import Member, ShardIndex, build_index
@@ -48,7 +49,7 @@ def test_every_sample_of_webdataset_has_its_row(index: ShardIndex, shards: list[
     assert index.labels.tolist() == [int(sample["cls"]) for sample in samples]
 
 
-def test_the_shape(index: ShardIndex, shards: list[str]) -> None:
+def test_it_tells_shards_and_their_rows(index: ShardIndex, shards: list[str]) -> None:
     assert repr(index) == "ShardIndex(rows=24, shards=4)"
     assert index.shards == shards
     assert index.first_rows.tolist() == [0, 7, 7, 19, 24]
@@ -61,7 +62,7 @@ def test_the_shape(index: ShardIndex, shards: list[str]) -> None:
     assert isinstance(index.members(3)[0], Member)
 
 
-def test_take(index: ShardIndex) -> None:
+def test_rows_are_taken_from_several_shards(index: ShardIndex) -> None:
     rows = np.array([0, 3, 6, 7, 18, 19, 23])
     table = index.take(rows)
     assert table.column_names == ["row", "shard", "key", "members", "label"]
@@ -72,7 +73,7 @@ def test_take(index: ShardIndex) -> None:
     assert table["label"].to_pylist() == [row % 10 for row in rows.tolist()]
 
 
-def test_refusals(index: ShardIndex) -> None:
+def test_what_is_not_in_the_index_is_refused(index: ShardIndex) -> None:
     for row in (-1, 24):
         with pytest.raises(ArgumentError, match=r"row must be an int in \[0, 23\]"):
             index.key(row)
@@ -87,7 +88,7 @@ def test_refusals(index: ShardIndex) -> None:
             index.take(rows)
 
 
-def test_other_spellings_and_places(
+def test_shards_are_found_by_other_spellings_and_places(
     index: ShardIndex, shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -101,7 +102,7 @@ def test_other_spellings_and_places(
         index.shard_number(str(moved / "../moved/000003.tar"))
 
 
-def test_lookups_are_kept_up_to_a_bound(index: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookups_are_cached_up_to_a_bound(index: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CACHED_KEYS", 17)
     kept = [index.lookup(number) for number in (0, 3, 2)]
     assert index.lookup(2) is kept[2]
@@ -125,24 +126,17 @@ def test_the_fingerprint_is_of_the_keys(shards: list[str], tmp_path: Path) -> No
     assert ShardIndex.load(tmp_path / "index.parquet").fingerprint == index.fingerprint
 
 
-def test_a_loaded_index_pickles_as_its_path(shards: list[str], tmp_path: Path) -> None:
-    built = build_index(shards, progress=False)
-    built.save(tmp_path / "index.parquet")
-    assert len(pickle.dumps(ShardIndex.load(tmp_path / "index.parquet"))) < 400
-
-
-def test_forked_and_spawned_workers_read_it(shards: list[str], tmp_path: Path) -> None:
-    from torch.utils.data import DataLoader
-
+def test_forked_and_spawned_workers_read_a_loaded_index_by_its_path(shards: list[str], tmp_path: Path) -> None:
     build_index(shards, progress=False).save(tmp_path / "index.parquet")
     index = ShardIndex.load(tmp_path / "index.parquet")
+    assert len(pickle.dumps(index)) < 400
     expected = [index.key(row) for row in range(24)]
     for context in ("fork", "spawn"):
         loader = DataLoader(Keys(index), batch_size=5, num_workers=2, multiprocessing_context=context)
         assert [key for batch in loader for key in batch] == expected
 
 
-class Keys:
+class Keys(Dataset[str]):
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
 
@@ -153,12 +147,14 @@ class Keys:
         return self.index.key(row)
 
 
-def test_importing_it_imports_no_extra() -> None:
-    code = "import sys, prunesampler.shards; print([m for m in ('webdataset', 'fsspec', 'tqdm') if m in sys.modules])"
+def test_importing_shards_imports_no_extra() -> None:
+    names = "('webdataset', 'fsspec', 'tqdm')"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    before = "import sys, torch; print([m for m in ('webdataset', 'fsspec', 'tqdm') if m in sys.modules])"
     found = [
-        subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, check=True, env=environment).stdout
-        for each in (code, before)
+        subprocess.check_output(
+            [sys.executable, "-c", f"import sys, {module}; print([m for m in {names} if m in sys.modules])"],
+            env=environment,
+        )
+        for module in ("prunesampler.shards", "torch")
     ]
     assert found[0] == found[1]

@@ -90,7 +90,7 @@ def test_only_the_row_group_of_a_shard_is_read(path: Path, monkeypatch: pytest.M
     assert groups == [1, 2, 0, 2]
 
 
-def test_an_older_index_and_new_shards(path: Path) -> None:
+def test_new_shards_follow_those_of_an_older_index(path: Path) -> None:
     older = written(path, several([4, 12]))
     new = [shard("new.tar", 3, 16), shard("newer.tar", 0, 19)]
     both = MemoryRows([each for each, _ in new], [table for _, table in new], older)
@@ -99,7 +99,7 @@ def test_an_older_index_and_new_shards(path: Path) -> None:
     same(written(path, both), both)
 
 
-def test_labels(path: Path) -> None:
+def test_labels_are_none_where_no_row_has_one(path: Path) -> None:
     assert several([0]).labels() is None
     unlabelled = several([1])
     assert unlabelled.labels() is None
@@ -109,7 +109,7 @@ def test_labels(path: Path) -> None:
     assert (labels.tolist(), labels.dtype, labels.flags.writeable) == ([-1, 1, 2], np.int32, False)
 
 
-def test_other_readers(path: Path) -> None:
+def test_other_libraries_read_the_file(path: Path) -> None:
     import duckdb
     import pandas
     import polars
@@ -167,7 +167,7 @@ def test_edited_rows_are_noticed(path: Path) -> None:
         FileRows(path).read(0)
 
 
-def test_what_is_no_index(path: Path) -> None:
+def test_what_is_not_an_index_is_refused(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FileRows(path)
     path.write_bytes(b"tar")
@@ -182,10 +182,16 @@ def test_what_is_no_index(path: Path) -> None:
         FileRows(path)
 
 
-def test_a_file_that_was_replaced_is_not_mixed_up(path: Path) -> None:
+def test_a_file_that_was_replaced_is_refused(path: Path) -> None:
     found = written(path, several([4, 12]))
     content = pickle.dumps(found)
     written(path, several([4, 12, 2]))
     assert found.read(1).num_rows == 12
     with pytest.raises(MismatchError, match="was written anew since this index was opened"):
         pickle.loads(content)
+
+
+def test_digests_are_those_of_older_versions() -> None:
+    _, table = shard("0.tar", 3)
+    assert key_digest(table).startswith("sha256:ff95ea2e086bb")
+    assert row_digest(table).startswith("sha256:4dbe72bdcbc0e")
