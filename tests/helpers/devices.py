@@ -1,4 +1,4 @@
-"""An ordinary run on a device, and the same as a script for torchrun: python tests/devices.py DEVICE FOLDER."""
+"""An ordinary run on a device, and the same as a script for torchrun: python -m tests.helpers.devices DEVICE FOLDER."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def test_a_captured_graph_overwrites_its_output_at_each_step() -> None:
 @pytest.mark.parametrize(("device", "world"), [("cpu", 2), pytest.param("cuda", 1, marks=needs_gpu)])
 def test_torchrun(device: str, world: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    script = Path(__file__).with_name("devices.py")
-    done = subprocess.run([*command, script, device, tmp_path], capture_output=True, text=True, timeout=250)
+    command += ["--module", "tests.helpers.devices", device, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     assert all(rank["coreset"] == ranks[0]["coreset"] for rank in ranks)
