@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import prunesampler
 from prunesampler.cli import app as cli
+from prunesampler.scores import registry
 from tests.helpers.shardfiles import write_shards
 
 ROOT = Path(__file__).parents[2]
@@ -367,6 +368,18 @@ def by_hand(names: Names) -> None:
     assert len(names["sampler"]) == 600
 
 
+def extended(names: Names) -> None:
+    assert registry.SCORES.pop("doubt").direction == "higher"  # for the tests after this one
+    assert len(names["coreset"]) == 600
+    assert names["coreset"].selection["options"]["by"] == "doubt"
+    ranks = np.searchsorted(
+        np.sort(names["table"].column("doubt")), names["table"].column("doubt")[names["coreset"].rows]
+    )
+    assert 200 < ranks.mean() < 1000
+    assert len(names["loader"].pruning.coreset) == 480
+    assert names["loader"].pruning.coreset.weights.min() >= 1
+
+
 def carried_over(names: Names) -> None:
     before, after = prunesampler.ScoreTable.load("runs/a/scores.parquet"), names["table"]
     scores = dict(zip(before.keys or [], before.scores["el2n"], strict=True))
@@ -442,6 +455,7 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     (README, "Resume"): lambda names: kept(names, 500, "runs/a/coreset.parquet"),
     (README, "Tar shards"): from_shards,
     ("parts.md", "Score and prune"): by_hand,
+    ("extending.md", "A policy"): extended,
     ("distributed.md", "The script"): on_one_rank,
     ("accelerate.md", "The one line"): lambda names: kept(names, 600),
     ("lightning.md", "The one line"): by_lightning,
