@@ -247,7 +247,7 @@ def table(report: dict[str, Any]) -> str:
             f"| {speeds['repack']:.0f} | {speeds['cp']:.0f} | {speeds['cp, then sync']:.0f} | {over['cp']:.2f} "
             f"| ≥ {packing['reach']} | {over['cp, then sync']:.2f} |"
         )
-    lines += ["", "Repacked shards are read back and on the disk before they are named; what `cp` wrote is not."]
+    lines += ["", "Repacked shards are on the disk before they are named; what `cp` wrote is not."]
     return "\n".join(lines)
 
 

@@ -131,11 +131,7 @@ class Keep:
         return (sample for _, sample in self.read(source, webdataset.tarfile_to_samples()))
 
     def read(self, source: Iterable[Any], stream: Callable[[Any], Iterable[Any]]) -> Iterator[tuple[int, Any]]:
-        """Rows and samples of shards, ``dict(url=…)``: read at their offsets where the index knows a local file.
-
-        Args:
-            stream: webdataset's stage, or stages, that read any other shard.
-        """
+        """Rows and samples of shards, ``dict(url=…)``: local ones are read at offsets, others by ``stream``."""
         with closing(RangeReader(self.index, open_files=1)) as reader:
             for item in source:
                 url, shard = item["url"], self.index.shard_number(item["url"])
@@ -166,15 +162,11 @@ class Keep:
         self._assigned = None
 
     def takes(self, shard: int, row: int) -> bool:
-        """Whether a sample is kept and assigned to this worker."""
+        """Whether a sample is kept and assigned to this worker, which counts it as delivered."""
         return self._present.takes(shard, row)
 
     def end(self) -> None:
-        """A pass of this process has come to its end.
-
-        Raises:
-            StateError: not all samples that were assigned to this worker have come.
-        """
+        """A pass of this process ends; StateError if not all samples that were assigned to it have come."""
         if self._assigned is not None:
             self._assigned.check()
 
@@ -291,12 +283,7 @@ def keep(
 
 
 def shard_and_row(sample: Any, index: ShardIndex) -> tuple[int, int]:
-    """Where a sample of a webdataset pipeline is in the index.
-
-    Raises:
-        UnsupportedError: it has lost its key or its shard.
-        ArgumentError: the index does not have it.
-    """
+    """Where a sample of a webdataset pipeline is in the index; it is refused if it has lost its key or its shard."""
     if not isinstance(sample, dict) or "__key__" not in sample or "__url__" not in sample:
         raise UnsupportedError(
             "samples must have __key__ and __url__ here, as webdataset's tarfile_to_samples gives them: put this "

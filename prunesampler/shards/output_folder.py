@@ -17,18 +17,7 @@ _BUFFER = 1 << 20
 
 
 class OutputFolder:
-    """A folder, made if it is not there. All names are of files directly in it.
-
-    Args:
-        url: a local path, ``file:``, or a URL that fsspec can write to.
-
-    Attributes:
-        url: as given.
-        path: of a local folder, else None.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """A folder, made if it is not there; ``path`` is None where it is not local. Names are of files directly in it."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -59,12 +48,9 @@ class OutputFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write that gets its name when it is complete and on disk.
-
-        Until then it is called ``.name.part``. One that a killed process left is replaced.
+        """A file to write, called ``.name.part`` until it is complete and on disk; it replaces an older one.
 
         Raises:
-            OSError: it cannot be written.
             CorruptFileError: the store has another number of bytes than were written.
         """
         part = f".{name}.part"
@@ -82,18 +68,14 @@ class OutputFolder:
             raise
 
     def start_writeback(self, file: BinaryIO) -> None:
-        """Let the disk begin on what was written to a local file, so that its fsync has less to wait for."""
+        """Let the disk begin on what was written, so that the final fsync has less to wait for."""
         if self.path is not None and hasattr(os, "posix_fadvise"):
             file.flush()
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine out; a process that dies lets go. Only local folders are locked.
-
-        Raises:
-            StateError: another process is in.
-        """
+        """Keep other processes of this machine out of a local folder; StateError where one is in already."""
         if self.path is None:
             yield
             return

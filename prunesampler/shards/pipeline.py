@@ -8,11 +8,11 @@ webdataset's are trusted only as far as their rows can be checked.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -67,27 +67,23 @@ class TrackedPipeline(IterableDataset[Any]):
         return int(webdataset.utils.pytorch_worker_info()[1]) if splits else 1
 
     def prunable(self, seed: int) -> None:
-        """Make the memory that worker processes will share, before they start.
+        """Make the memory that worker processes will share; StateError if they have started already."""
+        import webdataset
 
-        Raises:
-            StateError: they have started.
-        """
+        if self._reader._kept is not None:
+            return
         first = self.pipeline[0]
-        started = isinstance(first, DataLoader) and first.persistent_workers and vars(first)["_iterator"] is not None
-        if started and not self._reader._kept:
+        if isinstance(first, DataLoader) and first.persistent_workers and vars(first)["_iterator"] is not None:
             raise StateError(
                 "the loader's persistent workers have started already and cannot be pruned any more: call attach "
                 "before the first iter(loader)"
             )
-        self._reader._prepare(seed)
-
-    def _prepare(self, seed: int) -> None:
-        import webdataset
-
-        if self._kept is None:
-            num_replicas = self.num_replicas
-            rank = int(webdataset.utils.pytorch_worker_info()[0]) if num_replicas > 1 else 0
-            self._kept = keep(None, self._index, seed=seed, rank=rank, num_replicas=num_replicas)
+        if self._reader is not self:
+            self._reader.prunable(seed)
+            return
+        rank, num_replicas = webdataset.utils.pytorch_worker_info()[0], self.num_replicas
+        rank = int(rank) if num_replicas > 1 else 0
+        self._kept = keep(None, self._index, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def prune(self, rows: Coreset | None) -> None:
         """Hand out only the rows of a coreset, from the next pass on; None: all, as the pipeline has them."""
@@ -251,13 +247,8 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
 def rows_through(stage: Any, source: Iterator[Any], invoke: Invoke) -> Iterator[Any]:
     """What a stage makes of a stream of samples with rows, :class:`RowBatch`; other items are passed through.
 
-    Args:
-        stage: of the pipeline.
-        source: of the stage.
-        invoke: runs a stage on a source, as ``DataPipeline.invoke`` does.
-
-    Raises:
-        UnsupportedError: it cannot be told which input each of the stage's outputs comes from.
+    ``invoke`` runs a stage on a source, as ``DataPipeline.invoke`` does. A stage is refused (UnsupportedError) when it
+    cannot be told which of its inputs an output comes from.
     """
     function, kinds = _function_of(stage), _stage_kinds()
     if function in kinds["any"] or type(stage) in kinds["any"]:
@@ -336,18 +327,14 @@ def _batched_with_rows(stage: Any) -> Any:
     bound = inspect.signature(stage.f).bind(None, *stage.args, **stage.kw)
     bound.apply_defaults()
     _, size, collation, partial = bound.args
-    return webdataset.filters.batched(size, collation_fn=_CollateWithRows(collation), partial=partial)
+    collate = functools.partial(_collate_with_rows, collation or list)
+    return webdataset.filters.batched(size, collation_fn=collate, partial=partial)
 
 
-class _CollateWithRows:
-    def __init__(self, collation: Callable[[list[Any]], Any] | None) -> None:
-        self._collation = collation
-
-    def __call__(self, items: list[Any]) -> Any:
-        collation = self._collation or list
-        if not all(isinstance(item, RowBatch) for item in items):
-            return collation(items)
-        return RowBatch(joined_rows(items), collation([item.batch for item in items]))
+def _collate_with_rows(collation: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    if not all(isinstance(item, RowBatch) for item in items):
+        return collation(items)
+    return RowBatch(joined_rows(items), collation([item.batch for item in items]))
 
 
 def _function_of(stage: Any) -> Any:
@@ -357,7 +344,7 @@ def _function_of(stage: Any) -> Any:
     return stage
 
 
-@cache
+@functools.cache
 def _stage_kinds() -> dict[str, set[Any]]:
     """webdataset's stages by how they take and give samples; and those that split shards."""
     import webdataset
@@ -394,8 +381,8 @@ def _tar_stages(stages: list[Any]) -> int:
     separate = [webdataset.cache.StreamingOpen, tariterators.tar_file_expander, tariterators.group_by_keys]
     for known in ([tariterators.tarfile_samples], separate):
         found = stages[: len(known)]
-        kinds = [_function_of(stage) if hasattr(stage, "f") else type(stage) for stage in found]
-        if kinds == known and all(map(without_options, found)):
+        types = [_function_of(stage) if hasattr(stage, "f") else type(stage) for stage in found]
+        if types == known and all(map(without_options, found)):
             return len(known)
     return 0
 

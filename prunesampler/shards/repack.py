@@ -113,8 +113,9 @@ def repack(
     index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
     coreset = None if coreset is None else load_coreset(coreset, index)
     _check_other_folder(folder_url, [*index.shards, *([] if index_path is None else [index_path])], out)
-    if engine == "ray":
-        _check_absolute(index)
+    for url in index.shards if engine == "ray" else ():
+        if not os.path.isabs(local_path(url) or "/"):  # other processes would look for it elsewhere
+            raise ArgumentError("index", 'must name shards by absolute paths or URLs with engine="ray"', url)
     plan = RepackPlan(index, coreset, name, maxsize=maxsize, shuffle=shuffle, seed=seed, rename=rename)
     folder = OutputFolder(folder_url)
     with folder.locked():
@@ -138,14 +139,6 @@ def _check_other_folder(folder: str, read: list[str], out: str | os.PathLike[str
         path = local_path(url)
         if target == place(None if path is None else os.path.dirname(os.path.realpath(path)), url.rpartition("/")[0]):
             raise ArgumentError("out", f"must be another folder than that of {url}, which is read", os.fspath(out))
-
-
-def _check_absolute(index: ShardIndex) -> None:
-    """Refuse paths that other processes would look for elsewhere."""
-    for url in index.shards:
-        path = local_path(url)
-        if path is not None and not os.path.isabs(path):
-            raise ArgumentError("index", 'must name shards by absolute paths or URLs with engine="ray"', url)
 
 
 def _begin(folder: OutputFolder, plan: RepackPlan, overwrite: bool) -> set[int]:
@@ -257,13 +250,7 @@ class _SampleReader:
         self._open.close()
 
     def read(self, samples: Samples) -> list[memoryview | bytes]:
-        """Each sample's headers and files as they are; those of a shard that is streamed ascend from call to call.
-
-        Raises:
-            OSError: a shard cannot be read.
-            MismatchError: a shard has changed since it was indexed.
-            CorruptFileError: a shard is cut short or damaged.
-        """
+        """Each sample's headers and files as they are; those of a shard that is streamed ascend from call to call."""
         numbers, inverse = np.unique(samples.shards, return_inverse=True)
         seekable = np.array([self._index.seekable(number) for number in numbers.tolist()])[inverse]
         ranged = iter(self._ranges.read(*(column[seekable] for column in samples[:3])))

@@ -67,23 +67,15 @@ def header_sizes(name_lengths: Int64s) -> Int64s:
 
 
 class Samples(NamedTuple):
-    """Samples that follow one another in a new shard.
+    """P samples that follow one another in a new shard, with M files."""
 
-    Attributes:
-        shards: (P,) int64, numbers of the old shards.
-        firsts, ends: (P,) int64, where the bytes of each sample lie in its old shard.
-        keys, new_keys: (P,) of each sample.
-        counts: (P,) of its files.
-        extensions, offsets, sizes: (M,) of the files of all, as in the old shards.
-    """
-
-    shards: Int64s
-    firsts: Int64s
+    shards: Int64s  # numbers of the old shards
+    firsts: Int64s  # where each sample begins and ends in its old shard
     ends: Int64s
     keys: list[str]
     new_keys: list[str]
-    counts: list[int]
-    extensions: list[str]
+    counts: list[int]  # of each sample's files
+    extensions: list[str]  # of each file, with its offset and size in the old shard
     offsets: list[int]
     sizes: list[int]
 
@@ -99,18 +91,7 @@ class RepackPlan:
     A sample's bytes reach from the end of the sample before it in its old shard to its own end, in whole blocks. So
     all headers of its files belong to it; and so do folders and links that stand before it.
 
-    Args:
-        index: of the samples.
-        coreset: which of them; None: all.
-        name: pattern of the new shards' names.
-        maxsize: bytes of a new shard, at most; a larger sample has a shard of its own.
-        shuffle: mix the samples of all shards, in an order that depends only on ``seed``.
-        seed: any int.
-        rename: the row numbers become the keys, in headers that are written anew.
-
-    Raises:
-        UnsupportedError: a key is in several shards, and ``rename`` is false; or ``shuffle`` is true and a shard can
-            only be read from front to back.
+    Arguments and refusals are those of :func:`prunesampler.shards.repack`; ``name`` is the pattern of the new names.
 
     Attributes:
         rows: (K,) int64, in the order that they are written in.
@@ -174,13 +155,7 @@ class RepackPlan:
             here = there
 
     def record(self, number: int, url: str, modified: int) -> tuple[Shard, pa.Table]:
-        """What the index says of a new shard: as reading its headers would, but with the labels of the old index.
-
-        Args:
-            number: of the new shard.
-            url: where it is.
-            modified: nanoseconds since 1970, −1 where unknown.
-        """
+        """What an index says of a new shard: as if its headers were read, but with the labels of the old index."""
         first, end = self.first[number : number + 2].tolist()
         held, places = self._files, self._places[first:end]
         starts, files = held.files_of(places)

@@ -75,9 +75,9 @@ def delivered(dataset: Any, workers: int, **options: Any) -> list[int]:
     return list(DataLoader(dataset, batch_size=None, num_workers=workers, **options))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 2, 11, 20, N])
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("count", [2, 11, N])
 def test_every_kept_sample_comes_once(
     urls: list[str], index: ShardIndex, workers: int, ranks: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +89,7 @@ def test_every_kept_sample_comes_once(
         monkeypatch.setenv("WORLD_SIZE", str(ranks))
         exact.append(delivered(pipeline(urls, keep(coreset, index, remainder="exact")), workers))
         sought.append(delivered(seeking(urls, keep(coreset, index, remainder="exact")), workers))
-        padded.append(delivered(pipeline(urls, keep(coreset, index), wds.shuffle(5)), 0 if workers == 1 else workers))
+        padded.append(delivered(pipeline(urls, keep(coreset, index), wds.shuffle(5)), workers))
     assert sorted(row for rank in exact for row in rank) == rows
     assert sought == exact
     assert max(map(len, exact)) - min(map(len, exact)) <= 1

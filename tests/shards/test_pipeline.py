@@ -143,17 +143,8 @@ def from_urls(urls: list[str], index: ShardIndex, workers: int) -> Any:
 
 
 Making = Callable[[list[str], ShardIndex, int], Any]
-LOADERS: list[Making] = [
-    fluid_inside,
-    fluid_outside,
-    rebatched,
-    plain_loader,
-    persistent,
-    persistent_web,
-    stages,
-    dicts,
-    from_urls,
-]
+INSIDE: list[Making] = [fluid_inside, plain_loader, persistent, stages, dicts, from_urls]
+LOADERS = [*INSIDE, fluid_outside, rebatched, persistent_web]
 
 
 @pytest.mark.parametrize("workers", [0, 3])

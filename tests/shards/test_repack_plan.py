@@ -30,7 +30,14 @@ def test_patterns(out: str, expected: tuple[str, str]) -> None:
     assert split_pattern(out) == expected
 
 
-@pytest.mark.parametrize("out", ["", "a.tar", "{shard}", "{n}.tar", "{shard!r}.tar", "{shard:,}.tar", "{shard:06d}/"])
+NO_PATTERNS = [
+    *("", "a.tar", "{shard}", "{n}.tar", "{shard!r}.tar", "{shard:,}.tar", "{shard:06d}/", "out/a.tar", "out/{}.tar"),
+    *("{shard}/a.tar", "{shard}/{shard}.tar", "out/{shard}{shard}.tar", "out/{shard:/>6}.tar", "out/{shard:x}.tar"),
+    *("out/{shard.__class__}.tar", "out/.{shard}.tar", "out/{shard}.tar.gz"),
+]
+
+
+@pytest.mark.parametrize("out", NO_PATTERNS)
 def test_other_patterns_are_refused(out: str) -> None:
     with pytest.raises(ArgumentError, match="out must be like"):
         split_pattern(out)
