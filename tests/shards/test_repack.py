@@ -312,14 +312,16 @@ def test_a_failure_leaves_complete_shards_and_nothing_else(
     assert digests(tmp_path / "out") == digests(tmp_path / "whole" / "out")
 
 
-def repacked_slowly(*args: Any) -> None:
-    check = repacking.check_header
+def repacked_until(headers: int, stuck: Any, *args: Any) -> None:
+    check, count = repacking.check_header, itertools.count(1)
 
-    def slowly(*given: Any) -> None:
-        time.sleep(0.02)
+    def checked(*given: Any) -> None:
         check(*given)
+        if next(count) >= headers:
+            stuck.set()
+            time.sleep(3600)
 
-    repacking.check_header, repacking._BATCH_BYTES = slowly, 1  # type: ignore[attr-defined]
+    repacking.check_header, repacking._BATCH_BYTES = checked, 1  # type: ignore[attr-defined]
     repack(*args, maxsize=12_000, shuffle=True, workers=2, progress=False)
 
 
@@ -330,20 +332,21 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(index: ShardIndex, tmp_p
     options: dict[str, Any] = {"maxsize": 12_000, "shuffle": True, "progress": False}
     repack(*args, out(tmp_path / "whole"), **options)
     whole = digests(tmp_path / "whole" / "out")
-    halves = 0
-    for wait in (1, 3, 6):  # shards that are complete when it dies
-        child = multiprocessing.get_context("fork").Process(target=repacked_slowly, args=(*args, out(tmp_path)))
+    complete, context = 0, multiprocessing.get_context("fork")
+    for headers in (9, 10, 11):
+        stuck = context.Event()
+        child = context.Process(target=repacked_until, args=(headers, stuck, *args, out(tmp_path)))
         child.start()
-        while child.is_alive() and not ((tmp_path / "out").exists() and len(digests(tmp_path / "out")) >= wait):
-            time.sleep(0.005)
+        while child.is_alive() and not stuck.wait(0.1):
+            pass
         child.kill()
         child.join()
         found = digests(tmp_path / "out")
-        halves += any(each.suffix == ".part" for each in (tmp_path / "out").iterdir())
-        assert wait <= len(found) < len(whole)
+        assert complete < len(found) < len(whole)
         assert found.items() <= whole.items()
+        assert any(each.suffix == ".part" for each in (tmp_path / "out").iterdir())
         assert not (tmp_path / "out" / "index.parquet").exists()
-    assert halves
+        complete = len(found)
     fresh = repack(*args, out(tmp_path), **options)
     assert digests(tmp_path / "out") == whole
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [*sorted(whole), *NAMED]
