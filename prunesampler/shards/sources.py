@@ -162,7 +162,8 @@ def open_source(url: str) -> Iterator[Source]:
         else:
             import fsspec
 
-            raw = stack.enter_context(fsspec.open(url, "rb", block_size=_REMOTE_BLOCK))
+            system, place = fsspec.core.url_to_fs(url)
+            raw = stack.enter_context(system.open(place, "rb", block_size=_REMOTE_BLOCK))
             size = int(getattr(raw, "size", None) or -1)
         stream = io.BufferedReader(raw, _BLOCK)
         codec = _codec(stream.peek(6))
