@@ -1,4 +1,4 @@
-"""Which batch a forward was given, told by its values."""
+"""Which batch a forward was given, recognised by its values."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_changed_inputs_are_refused_with_the_cures(change: Any) -> None:
         loop.bind(change(x))
 
 
-def test_a_forward_on_something_else_is_refused_or_passed_over() -> None:
+def test_a_forward_on_something_else_is_refused_or_ignored() -> None:
     other = torch.randn(4, 10)
     loop = Loop()
     assert loop.bind(loop.fetch(0)) == rows(0)
@@ -168,7 +168,7 @@ def test_a_model_that_is_never_called_is_noticed() -> None:
         loop.fetch(number, training=False)  # a long evaluation
     loop = Loop()
     loop.binder.expect_skips(100)
-    for number in range(101):  # a loop that resumes by passing over batches
+    for number in range(101):  # a loop that resumes by skipping batches
         x = loop.fetch(number)
     assert loop.bind(x) == rows(100)
 

@@ -1,4 +1,4 @@
-"""A few values tell one batch from another."""
+"""A few values distinguish one batch from another."""
 
 from __future__ import annotations
 

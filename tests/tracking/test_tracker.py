@@ -208,15 +208,6 @@ def test_batches_of_changing_shape_and_precision() -> None:
     np.testing.assert_allclose(tracker.table().scores["margin"], sums / counts, rtol=1e-5, atol=1e-6)
 
 
-def test_a_batch_too_large_for_the_cache() -> None:
-    n = 1100
-    logits = torch.randn(n, 1000, generator=torch.Generator().manual_seed(0))
-    tracker = ScoreTracker(n)
-    tracker.update(range(n), logits, torch.arange(n) % 1000)
-    tracker.end_epoch()
-    assert torch.equal(torch.tensor(tracker.table().scores["el2n"]), scores.el2n(logits, torch.arange(n) % 1000))
-
-
 def test_buffers_take_sixteen_bytes_a_row() -> None:
     state = ScoreTracker(1000)
     state.update(*batch_of([0], 0))
