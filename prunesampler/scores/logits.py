@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunesampler.errors import ArgumentError, UnsupportedError
 
-__all__ = ["Prediction", "check_logits", "correct", "el2n", "entropy", "loss", "margin", "workspace"]
+__all__ = ["Prediction", "check_logits", "correct", "el2n", "entropy", "loss", "margin"]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _BITS_PER_NAT = math.log2(math.e)  # torch's exp2 takes a third less time than its exp
@@ -40,19 +40,6 @@ def check_logits(logits: Tensor, targets: Tensor) -> None:
         raise ArgumentError("targets", f"must be {len(logits)}, one per row of logits", len(targets))
 
 
-def _by_class(logits: Tensor) -> bool:
-    return logits.is_cpu and logits.shape[1] <= _FEW_CLASSES
-
-
-def workspace(logits: Tensor, size: int) -> Tensor:
-    """(size, C) uninitialised, for copies of such logits, laid out as they are scored fastest."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    classes = logits.shape[1]
-    if _by_class(logits):
-        return logits.new_empty(classes, size, dtype=dtype).t()
-    return logits.new_empty(size, classes, dtype=dtype)
-
-
 class Prediction:
     """The few numbers of each sample that its scores follow from: all the work that grows with the classes is done.
 
@@ -76,10 +63,13 @@ class Prediction:
             overwrite: whether the memory of the logits may be worked in.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        classes, along = logits.shape[1], 0 if _by_class(logits) else 1
+        classes = logits.shape[1]
+        along = 0 if logits.is_cpu and classes <= _FEW_CLASSES else 1
         numbers = {"entropy": _entropies(logits)} if "entropy" in names else {}
-        others = logits.t() if along == 0 else logits
-        others = others if overwrite else others.clone(memory_format=torch.contiguous_format)
+        if along == 0:
+            others = logits.t().clone(memory_format=torch.contiguous_format)
+        else:
+            others = logits if overwrite else logits.clone()
         targets = targets.long()
         index = _clamped(targets, classes).unsqueeze(along)
         numbers["label"] = others.gather(along, index).squeeze(along)

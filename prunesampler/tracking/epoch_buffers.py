@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prunesampler.scores.logits import Prediction, workspace
+from prunesampler.scores.logits import Prediction
 from prunesampler.tracking.state import copied
 
 __all__ = ["BAD_CLASS", "BAD_ROW", "CHANGED_LABEL", "BatchQueue", "EpochBuffers", "ScoredBatch", "moved"]
@@ -69,21 +69,23 @@ class BatchQueue:
             self._kind = kind
             self._room = (_CPU_LOGITS if logits.is_cpu else max(_GPU_LOGITS, logits.numel())) // classes or 1
             with torch.inference_mode(False):
-                self._logits = workspace(logits, self._room)
+                dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+                self._logits = logits.new_empty(self._room, classes, dtype=dtype)
         self._rows.append(rows.clone())
         targets = targets.clone() if targets.dtype == torch.int64 else targets.long()
         if size > self._room:
-            for part in zip(logits.split(self._room), targets.split(self._room), strict=True):
-                self._copy(*part)
+            for part, labels in zip(logits.split(self._room), targets.split(self._room), strict=True):
+                self._copy(len(part), part, labels)
         else:
-            self._copy(logits, targets)
+            self._copy(size, logits, targets)
         return ready + self.take() if len(self._rows) == _TOGETHER else ready
 
-    def _copy(self, logits: Tensor, targets: Tensor) -> None:
-        if self._filled + len(logits) > self._room:
+    def _copy(self, size: int, logits: Tensor, targets: Tensor) -> None:
+        if self._filled + size > self._room:
             self._predict()
-        self._logits[self._filled : self._filled + len(logits)] = logits
-        self._filled += len(logits)
+        end = self._filled + size
+        self._logits[self._filled : end] = logits
+        self._filled = end
         self._targets.append(targets)
 
     def _predict(self) -> None:
