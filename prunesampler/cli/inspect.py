@@ -152,33 +152,26 @@ def coreset_text(coreset: Coreset, file: Path, table: ScoreTable | None, note: s
 
 def scores_json(table: ScoreTable, file: Path, judgement: Judgement | None) -> str:
     """The same figures, of all classes."""
-    whole: dict[str, Any] = {
-        "file": str(file),
-        "kind": "scores",
-        "fingerprint": table.fingerprint,
-        "digest": table.digest,
-    }
-    whole |= {"protocols": table.protocols, "provenance": table.provenance}
+    said = {"protocols": table.protocols, "provenance": table.provenance, "figures": dataclasses.asdict(figures(table))}
     judged = None if judgement is None else dataclasses.asdict(judgement)
-    return as_json({**whole, "figures": dataclasses.asdict(figures(table)), "judgement": judged})
+    return _json("scores", table, file, **said, judgement=judged)
 
 
 def coreset_json(coreset: Coreset, file: Path, table: ScoreTable | None, note: str) -> str:
     """The same figures, of all classes."""
-    whole: dict[str, Any] = {
-        "file": str(file),
-        "kind": "coreset",
-        "fingerprint": coreset.fingerprint,
-        "digest": coreset.digest,
-    }
-    whole |= {"scores_digest": coreset.scores_digest, "selection": coreset.selection}
     found: dict[str, Any] = {"kept": len(coreset), "num_rows": coreset.num_rows, "scores": note, "classes": None}
     if table is not None:
         kept, classes = kept_in(coreset, table), survival_of(coreset, table)
         found["classes"] = None if classes is None else [dataclasses.asdict(each) for each in classes]
         for name, among in (("distributions_kept", kept), ("distributions_gone", ~kept)):
             found[name] = [dataclasses.asdict(distribution(table, score, among)) for score in score_names(table)]
-    return as_json({**whole, "figures": found})
+    said = {"scores_digest": coreset.scores_digest, "selection": coreset.selection}
+    return _json("coreset", coreset, file, **said, figures=found)
+
+
+def _json(kind: str, found: ScoreTable | Coreset, file: Path, **more: Any) -> str:
+    whole = {"file": str(file), "kind": kind, "fingerprint": found.fingerprint, "digest": found.digest}
+    return as_json({**whole, **more})
 
 
 def _presented(found: Figures) -> Iterator[str]:

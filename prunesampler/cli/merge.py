@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,7 @@ import typer
 
 from prunesampler.analysis.format import printable
 from prunesampler.analysis.statistics import score_names
-from prunesampler.cli.options import Engine, EngineOption, Force, Out, check_output
-from prunesampler.selection.engine import RayEngine, Threads
+from prunesampler.cli.options import Engine, EngineOption, Force, Out, check_output, engine_for
 from prunesampler.tables.merge import merge_files
 
 __all__ = ["merge"]
@@ -25,9 +23,8 @@ def merge(
 ) -> None:
     """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
     check_output(out, scores, force)
-    with Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
-        paths = scores if engine is Engine.local else [path.absolute() for path in scores]
-        table: Any = merge_files(worker.map, paths, out)
+    with engine_for(engine, *scores) as (run, paths):
+        table: Any = merge_files(run, paths, out)
     typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
     for name in score_names(table):
         protocol = table.protocols[name]

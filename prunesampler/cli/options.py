@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from prunesampler.errors import ArgumentError, MismatchError, StateError
+from prunesampler.selection.engine import RayEngine, Threads
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 
@@ -25,6 +27,7 @@ __all__ = [
     "Scores",
     "byte_count",
     "check_output",
+    "engine_for",
     "keep_option",
     "keeps_option",
     "load_file",
@@ -41,6 +44,16 @@ class Engine(str, Enum):
 
     local = "local"
     ray = "ray"
+
+
+@contextmanager
+def engine_for(engine: Engine, *paths: Path) -> Iterator[tuple[Any, list[Path]]]:
+    """What maps a function over parts of the work, and the paths by which it finds the files."""
+    if engine is Engine.ray:
+        yield RayEngine().map, [path.absolute() for path in paths]
+        return
+    with Threads() as threads:
+        yield threads.map, list(paths)
 
 
 EngineOption = Annotated[Engine, typer.Option("--engine", help="Work in this process, or on a Ray cluster.")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -18,10 +17,10 @@ from prunesampler.cli.options import (
     Out,
     Scores,
     check_output,
+    engine_for,
     keep_option,
     offset_option,
 )
-from prunesampler.selection.engine import RayEngine, Threads
 from prunesampler.selection.select import Selection, select_file
 
 __all__ = ["select"]
@@ -49,9 +48,8 @@ def select(
     given |= {"class_balanced": class_balanced, "unscored": unscored, "threshold": threshold}
     selection = Selection(keep_option(keep), offset=offset_option(offset), **given)
     check_output(out, [scores], force)
-    with warnings_as_lines(), Threads() if engine is Engine.local else nullcontext(RayEngine()) as worker:
-        path = scores if engine is Engine.local else scores.absolute()
-        found, classes = select_file(worker.map, path, out, selection)
+    with warnings_as_lines(), engine_for(engine, scores) as (run, (path,)):
+        found, classes = select_file(run, path, out, selection)
         selection.warn(found["eligible"])
     for line in _summary(found, {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}):
         typer.echo(printable(line))

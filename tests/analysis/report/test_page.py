@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from prunesampler.analysis.advice import judge
 from prunesampler.analysis.report.page import SHOWN, page, pictured
@@ -177,17 +176,3 @@ def test_a_browser_shows_it_fetches_nothing_and_has_no_complaint(served: tuple[s
     urls = {event["params"]["url"] for event in events if "url" in event.get("params", {})}
     foreign = {url for url in urls if url.startswith(("http", "ws", "ftp")) and "//127.0.0.1" not in url}
     assert not {url for url in foreign if "google" not in url}  # the browser's own
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
-@pytest.mark.parametrize(("scheme", "ground"), [(1, (251, 250, 248)), (0, (22, 24, 27))], ids=["light", "dark"])
-def test_a_browser_paints_it_by_day_and_by_night(
-    scheme: int, ground: tuple[int, int, int], served: tuple[str, list[str]], tmp_path: Path
-) -> None:
-    shot = tmp_path / "shot.png"
-    browse(tmp_path, f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}", served[0])
-    pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
-    colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    assert tuple(colours[counts.argmax()].tolist()) == ground
-    accent = (111, 177, 222) if scheme == 0 else (47, 111, 159)
-    assert (np.abs(pixels.astype(int) - accent).max(1) < 12).sum() > 100
