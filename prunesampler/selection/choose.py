@@ -33,7 +33,7 @@ Classes = dict[int, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Kept:
-    """Which rows of a block are kept, a bit a row, and what is to be said of them."""
+    """Which rows of a block are kept, one bit per row, and their counts."""
 
     block: int
     bits: bytes
@@ -155,7 +155,7 @@ class _Choice:
             budget -= sum(short.values())
 
     def _fill(self, settled: Mapping[int, int], budget: int, offset: float | None) -> list[Candidates]:
-        """``budget`` rows of the classes that are not settled, and so many as settled of each of the others."""
+        """``budget`` rows of the classes that are not settled, and of each of the others its settled number."""
         groups = np.full(len(self.labels), -1)
         rest = [at for at, label in enumerate(self.labels) if label not in settled and self.members[at]]
         fixed = [at for at, label in enumerate(self.labels) if label in settled]

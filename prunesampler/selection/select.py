@@ -212,23 +212,25 @@ def select(
     Methods, where "hard" follows the score's direction and ties are broken by a key of seed and row:
 
     - ``"stratified"``: coverage-centric selection (Zheng et al. 2023, "Coverage-centric Coreset Selection for High
-      Pruning Rates", algorithm 1). Leave out the hardest share, cut the score range of the rest into ``strata`` of
-      equal width, share the budget evenly among them from the smallest on, draw at random within each. Infinite
+      Pruning Rates", algorithm 1). Leave out the hardest rows, cut the score range of the rest into 50 strata of
+      equal width, divide the budget evenly among them from the smallest on, draw at random within each. Infinite
       scores (never learned) are a stratum of their own.
     - ``"top"``, ``"bottom"``: the hardest, the easiest. ``"top"`` loses to a random set below keep 0.6, and warns.
     - ``"window"``: leave out the hardest, keep the next hardest (Paul et al. 2021, section 4).
-    - ``"random"``: uniformly, whatever the scores; ``by`` and ``unscored`` are not read.
+    - ``"random"``: uniformly, whatever the scores; ``by`` and ``unscored`` have no effect.
+    - a name given to :func:`~prunesampler.register_method`, or a function of the same form: ``(candidates, budget,
+      rng)`` to positions among the candidates, the rows with a score.
 
-    ``keep="auto"`` chooses no number: exactly the rows that :func:`~prunesampler.superfluous` finds go, which were
-    learned, never forgotten, and scored low in both halves of the scoring epochs. All others stay, rows without a
-    score too. The table needs ``<by>_spread`` and forgetting, as ``attach`` writes them by default.
+    ``keep="auto"`` removes exactly the rows that :func:`~prunesampler.superfluous` finds: learned, never forgotten,
+    and with a low score in both halves of the scoring epochs. All others stay, rows without a score too. The table
+    needs ``<by>_spread`` and forgetting, as ``attach`` writes them by default.
 
     Args:
         table: the scores.
         keep: a float in (0, 1], the fraction of the eligible rows, an int >= 2, their number, or ``"auto"``; with it
-            ``method``, ``offset``, ``class_balanced``, ``unscored`` and ``strata`` cannot be chosen.
+            ``method``, ``offset``, ``class_balanced`` and ``unscored`` cannot be chosen.
         by: the score. By ``"forgetting"``, never-learned rows rank as the hardest.
-        method: as above.
+        method: as above. A function stands in the coreset's ``selection`` as ``"module:qualname"``.
         offset: the hardest rows that stratified and window leave out: a float in [0, 1), the share of the rows with
             a score, or an int, their number. By default 0.01 for window and 0.4·(1 − keep)² for stratified, which
             is 3.6 % at keep 0.7, 10 % at 0.5 and 20 % at 0.3: the fewer rows are kept, the more of their places
@@ -241,9 +243,8 @@ def select(
             ``"auto"`` the hardest of the superfluous rows of such a class stay.
         seed: an int >= 0, of ties and random draws.
         eligible: (E,) the rows that may be kept; by default all rows of the table.
-        unscored: what becomes of rows without a score: ``"keep"`` them first, or ``"drop"`` them.
-        strata: their number, in [1, 10000].
-        threshold: of ``keep="auto"`` alone: a float > 0, at or below which a score is low; by default
+        unscored: ``"keep"`` rows without a score first, or ``"drop"`` them.
+        threshold: for ``keep="auto"`` only: a float > 0, at or below which a score is low; by default
             :data:`prunesampler.selection.superfluous.THRESHOLD`, which is meant for EL2N.
 
     Returns:
@@ -253,8 +254,8 @@ def select(
 
     Raises:
         ArgumentError: an option breaks its rule, the table has no such score or no labels where they are needed, an
-            eligible row is not in the table, the floors of all classes add up to more than ``keep``, or ``"auto"``
-            lacks what it reads or would leave no row at all.
+            eligible row is not in the table, ``min_per_class`` of all classes is more than ``keep``, a function returns
+            anything but distinct positions, or ``"auto"`` lacks a column or would leave no row.
 
     Warns:
         PruneSamplerWarning: ``"top"`` below keep 0.6; no kept row has a score.
