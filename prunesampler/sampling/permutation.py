@@ -31,17 +31,6 @@ class Permutation:
     number, chosen by one digit, to the other digit; every round can be undone, so the whole is a bijection of
     range(a * b). The few results at or above n go through it again until they are below (cycle walking, Black and
     Rogaway, 2002). Up to 4,096 rows the shuffle is stored, and all orders are equally likely.
-
-    Args:
-        n: how many numbers to permute, 1 to 2**40.
-        key: any int.
-
-    Raises:
-        ArgumentError: n is outside its range.
-
-    >>> shuffled = Permutation(10, key=mix(0))
-    >>> sorted(shuffled(np.arange(10)).tolist()) == list(range(10))
-    True
     """
 
     def __init__(self, n: int, key: int) -> None:
@@ -86,11 +75,7 @@ _permutation = functools.lru_cache(maxsize=8)(Permutation)
 
 
 def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool) -> Int64s:
-    """The numbers at these positions of an endless stream of passes over range(size), each in an order of its own.
-
-    >>> stream_rows(np.arange(7), size=3, seed=0, shuffle=False).tolist()
-    [0, 1, 2, 0, 1, 2, 0]
-    """
+    """The numbers at these positions of an endless stream of passes over range(size), each in an order of its own."""
     positions = np.asarray(positions, dtype=np.int64)
     if not shuffle:
         return positions % size
@@ -98,12 +83,9 @@ def stream_rows(positions: npt.ArrayLike, *, size: int, seed: int, shuffle: bool
 
 
 def by_pass(positions: Int64s, size: int, order_of: Callable[[int], Callable[[Int64s], Int64s]]) -> Int64s:
-    """Look each position up in the order of its own pass; fast where neighbours are of the same pass.
+    """Look each position up in the order of its own pass of ``size``; fast where neighbours are of the same pass.
 
-    Args:
-        positions: non-negative int64 (P,).
-        size: positions of one pass, at least 1.
-        order_of: from the number of a pass to its order: from int64 in [0, size) to the numbers there.
+    ``order_of`` gives the order of a pass by its number: from int64 in [0, size) to the numbers there.
     """
     passes = positions // size
     within = positions - passes * size
@@ -114,13 +96,10 @@ def by_pass(positions: Int64s, size: int, order_of: Callable[[int], Callable[[In
     return rows
 
 
-def rank_length(length: int, *, num_replicas: int, drop_last: bool, start: int = 0) -> int:
+def rank_length(length: int, num_replicas: int, drop_last: bool, start: int = 0) -> int:
     """How many positions of [start, length) each rank reads; the same for all ranks.
 
     ``drop_last`` leaves the uneven tail out instead of padding it.
-
-    >>> rank_length(10, num_replicas=4, drop_last=False), rank_length(10, num_replicas=4, drop_last=True)
-    (3, 2)
     """
     unread = max(length - start, 0)
     return unread // num_replicas if drop_last else -(-unread // num_replicas)
@@ -131,8 +110,5 @@ def rank_positions(first: int, last: int, *, start: int, length: int, rank: int,
 
     Ranks take the unread positions from ``start`` on in turn, as in torch's DistributedSampler, and a tail that is too
     short for all is padded from the beginning of the same epoch of ``length`` positions.
-
-    >>> [rank_positions(0, 3, start=0, length=7, rank=r, num_replicas=3).tolist() for r in range(3)]
-    [[0, 3, 6], [1, 4, 0], [2, 5, 1]]
     """
     return (start + rank + np.arange(first, last, dtype=np.int64) * num_replicas) % length

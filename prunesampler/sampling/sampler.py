@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -13,14 +15,18 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from prunesampler.errors import ArgumentError, MismatchError, StateError, check_bool, check_int
-from prunesampler.sampling.epochs import MAX_EPOCHS, MAX_ROWS, EligibleRows, EpochReader, RowIterator
-from prunesampler.sampling.permutation import rank_length
+from prunesampler.sampling.epochs import EpochReader, RowIterator, RowStream
+from prunesampler.sampling.permutation import rank_length, stream_rows
+from prunesampler.sampling.weighted import Weighted, draw_rows
+from prunesampler.tables.columns import Int64s, row_numbers
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint
 
 __all__ = ["PrunedSampler"]
 
 _VERSION = 1
+# Together they keep every position of a stream within int64.
+_MAX_ROWS, _MAX_EPOCHS = 2**33, 2**30
 
 
 class PrunedSampler(Sampler[int]):
@@ -59,6 +65,7 @@ class PrunedSampler(Sampler[int]):
         data_source, generator: as given.
         num_rows: rows of the dataset.
         seed, shuffle, num_replicas, rank, drop_last, epoch_length, replacement: as given or found out.
+        sampling_weights: (num_rows,) float64 as given, or None.
 
     Raises:
         ArgumentError: an argument breaks its rule.
@@ -95,20 +102,15 @@ class PrunedSampler(Sampler[int]):
         self.seed: Final = check_int("seed", seed, -(2**63), 2**64 - 1) if generator is None else _drawn(generator)
         self.num_replicas, self.rank = _replicas_and_rank(num_replicas, rank)
         self.drop_last: Final = check_bool("drop_last", drop_last)
-        self._eligible = EligibleRows(
-            self.num_rows,
-            seed=self.seed,
-            shuffle=shuffle,
-            rows=rows,
-            sampling_weights=sampling_weights,
-            replacement=replacement,
-            epoch_length=epoch_length,
-        )
-        self.shuffle: Final = shuffle
-        self.replacement: Final = replacement
-        self.epoch_length: Final = self._eligible.epoch_length
+        self.shuffle: Final = check_bool("shuffle", shuffle)
+        self.replacement: Final = check_bool("replacement", replacement)
+        if not shuffle and (replacement or sampling_weights is not None):
+            raise ArgumentError("shuffle", "must be True with replacement or sampling_weights", shuffle)
+        self.epoch_length: Final = _epoch_length(epoch_length)
+        self._rows = None if rows is None else _distinct(rows, self.num_rows)
+        self.sampling_weights: Final = None if sampling_weights is None else _weights(sampling_weights, self.num_rows)
         self._coreset = coreset
-        self._stream = self._eligible.stream(coreset)
+        self._stream = self._stream_of(coreset)
         # The sampler's position is that of the latest iterator, or else of the next one.
         self._reader: EpochReader | None = None
         self._epoch, self._start = 0, 0
@@ -153,12 +155,11 @@ class PrunedSampler(Sampler[int]):
     @property
     def eligible(self) -> npt.NDArray[np.int64] | None:
         """(E,) the rows that can be drawn now; None: every row of the dataset."""
-        return self._eligible.rows_of(self._coreset)
-
-    @property
-    def sampling_weights(self) -> npt.NDArray[np.float64] | None:
-        """(num_rows,) as given, or None."""
-        return self._eligible.weights
+        kept = self._kept(self._coreset)
+        if self.sampling_weights is None:
+            return kept
+        kept = np.arange(self.num_rows) if kept is None else kept
+        return kept[self.sampling_weights[kept] > 0]
 
     @property
     def draws(self) -> int:
@@ -179,7 +180,7 @@ class PrunedSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iterator reads, 0 to 2**30 - 1. The epoch of a loaded state keeps its position."""
-        epoch = check_int("epoch", epoch, 0, MAX_EPOCHS - 1)
+        epoch = check_int("epoch", epoch, 0, _MAX_EPOCHS - 1)
         if self._reader is not None or epoch != self._epoch:
             self._go_to(epoch, 0)
 
@@ -194,7 +195,7 @@ class PrunedSampler(Sampler[int]):
                 row with a weight above 0. The sampler is as it was.
         """
         if _digest(coreset) != _digest(self._coreset):
-            self._stream = self._eligible.stream(coreset)
+            self._stream = self._stream_of(coreset)
             self._coreset = coreset
             self._go_to(self.epoch, 0)
             self._began = None
@@ -232,12 +233,10 @@ class PrunedSampler(Sampler[int]):
                 rank's latest iterator has yielded times the number of ranks. A loader that fetches ahead has
                 taken more than was trained on.
         """
-        if self._reader is None:
-            epoch, done = self._epoch, self._start
-        else:
-            epoch, done = self._reader.epoch, self._reader.position
+        reader = self._reader
+        epoch, done = (self._epoch, self._start) if reader is None else (reader.epoch, reader.position)
         if position is not None:
-            done = check_int("position", position, 0, 2 * MAX_ROWS)
+            done = check_int("position", position, 0, 2 * _MAX_ROWS)
         epoch, done = self._settled(epoch, done)
         return {"version": _VERSION, "epoch": epoch, "position": done, **self._identity()}
 
@@ -262,24 +261,61 @@ class PrunedSampler(Sampler[int]):
             cure = "; call prune() with the coreset of the state first" if "coreset" in different else ""
             raise StateError(f"the state is of another sampler: {', '.join(pairs)}{cure}")
         try:
-            epoch = check_int("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
-            position = check_int("position", state["position"], 0, 2 * MAX_ROWS)
+            epoch = check_int("epoch", state["epoch"], 0, _MAX_EPOCHS - 1)
+            position = check_int("position", state["position"], 0, 2 * _MAX_ROWS)
         except ArgumentError as error:
             raise StateError(f"the state is damaged: {error}") from error
         self._go_to(*self._settled(epoch, position))
         self._began = None
 
+    def _kept(self, coreset: Coreset | None) -> Int64s | None:
+        if coreset is None:
+            return self._rows
+        if coreset.num_rows != self.num_rows:
+            rule = f"must belong to a dataset of {self.num_rows} rows"
+            raise ArgumentError("coreset", rule, f"one of {coreset.num_rows} rows")
+        if self._rows is None:
+            return coreset.rows
+        kept = self._rows[np.isin(self._rows, coreset.rows)]
+        if len(kept) != len(coreset):
+            raise ArgumentError("coreset", "must keep eligible rows only", np.setdiff1d(coreset.rows, kept))
+        return kept
+
+    def _stream_of(self, coreset: Coreset | None) -> RowStream:
+        kept = self._kept(coreset)
+        count = self.num_rows if kept is None else len(kept)
+        full = self.num_rows if self._rows is None else len(self._rows)
+        length = {"kept": count, "full": full}.get(self.epoch_length, self.epoch_length)
+        numbers: Callable[[Int64s], Int64s]
+        if self.sampling_weights is not None:
+            weights = self.sampling_weights if kept is None else self.sampling_weights[kept]
+            if not weights.any():
+                raise ArgumentError("sampling_weights", "must be above 0 for a row that is kept", "zeros")
+            # An epoch of fewer draws is a pass of its own, or later epochs would get what the heavy rows left.
+            numbers = Weighted(weights, seed=self.seed, replacement=self.replacement, longest_pass=length)
+        elif self.replacement:
+            numbers = functools.partial(draw_rows, size=count, seed=self.seed)
+        else:
+            numbers = functools.partial(stream_rows, size=count, seed=self.seed, shuffle=self.shuffle)
+        return RowStream(numbers, kept, count, length)
+
     def _identity(self) -> dict[str, Any]:
+        """What must be equal for two samplers to have the same stream."""
+        names = ("num_rows", "seed", "shuffle", "replacement", "epoch_length", "drop_last")
         coreset = {"kept": self._stream.count, "coreset": _digest(self._coreset)}
-        return {**self._eligible.identity, **coreset, "drop_last": self.drop_last}
+        return {name: getattr(self, name) for name in names} | self._array_digests | coreset
+
+    @functools.cached_property
+    def _array_digests(self) -> dict[str, str]:
+        arrays = {"rows": self._rows, "sampling_weights": self.sampling_weights}
+        return {name: "" if a is None else hashlib.sha256(a.tobytes()).hexdigest() for name, a in arrays.items()}
 
     def _settled(self, epoch: int, position: int) -> tuple[int, int]:
         """The end of an epoch as the start of the next."""
         return (epoch, position) if position == 0 or self._length(position) else (epoch + 1, 0)
 
     def _length(self, start: int) -> int:
-        length = self._stream.length
-        return rank_length(length, num_replicas=self.num_replicas, drop_last=self.drop_last, start=start)
+        return rank_length(self._stream.length, self.num_replicas, self.drop_last, start)
 
     def _go_to(self, epoch: int, start: int) -> None:
         self._reader, self._epoch, self._start = None, epoch, start
@@ -288,10 +324,34 @@ class PrunedSampler(Sampler[int]):
 def _rows_of(data_source: int | Sized) -> int:
     size = len(data_source) if isinstance(data_source, Sized) else data_source
     try:
-        return check_int("data_source", size, 1, MAX_ROWS)
+        return check_int("data_source", size, 1, _MAX_ROWS)
     except ArgumentError:
         rule = "must be a dataset with a length, or a number of rows, from 1 to 2**33"
         raise ArgumentError("data_source", rule, size) from None
+
+
+def _epoch_length(value: Any) -> Any:
+    if not isinstance(value, str):
+        return check_int("epoch_length", value, 1, _MAX_ROWS)
+    if value not in ("kept", "full"):
+        raise ArgumentError("epoch_length", 'must be "kept", "full" or a number of rows', value)
+    return value
+
+
+def _distinct(values: npt.ArrayLike, num_rows: int) -> Int64s:
+    rows = row_numbers("rows", values, num_rows)
+    if len(np.unique(rows)) < len(rows):
+        raise ArgumentError("rows", "must not repeat a row", values)
+    return rows
+
+
+def _weights(values: npt.ArrayLike, num_rows: int) -> npt.NDArray[np.float64]:
+    weights = np.asarray(values).astype(np.float64)
+    if weights.shape != (num_rows,):
+        raise ArgumentError("sampling_weights", f"must hold {num_rows} values, one per row", weights.shape)
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ArgumentError("sampling_weights", "must be finite and >= 0", values)
+    return weights
 
 
 def _drawn(generator: torch.Generator) -> int:

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler._random import hash64, mix
-from prunesampler.errors import ArgumentError
 from prunesampler.sampling.permutation import by_pass
 from prunesampler.tables.columns import Int64s
 
@@ -25,30 +24,18 @@ class Weighted:
     is ordered by exponential keys E / weight (Efraimidis and Spirakis, 2006): as though drawn one after
     another, each in proportion to the weights that are left.
 
-    Args:
-        weights: (n,), finite, >= 0, at least one above 0. A number of weight 0 is never drawn.
-        seed: any int.
-        replacement: whether a number may come twice in a pass.
-        pass_length: draws before a pass without replacement starts anew: at most, and by default, the count
-            of weights above 0.
-
-    Raises:
-        ArgumentError: weights or pass_length break these rules.
-
-    >>> 0 in Weighted([0.0, 2.0, 1.0], seed=0, replacement=True)(np.arange(8))
-    False
+    ``weights`` are (n,) finite, >= 0, at least one above 0; a number of weight 0 is never drawn. A pass without
+    replacement holds each number of a weight above 0 once, or only the first ``longest_pass`` of such an order.
     """
 
-    def __init__(self, weights: npt.ArrayLike, *, seed: int, replacement: bool, pass_length: int | None = None) -> None:
+    def __init__(
+        self, weights: npt.ArrayLike, *, seed: int, replacement: bool, longest_pass: int | None = None
+    ) -> None:
         values = np.asarray(weights, dtype=np.float64)
-        if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any() or not (values > 0).any():
-            raise ArgumentError("weights", "must be one-dimensional, finite, >= 0 and not all 0", weights)
         self.seed, self.replacement = seed, replacement
         (self._drawable,) = np.nonzero(values)
         self._weights = values[self._drawable]
-        self.pass_length = len(self._drawable) if pass_length is None else pass_length
-        if not 1 <= self.pass_length <= len(self._drawable):
-            raise ArgumentError("pass_length", "must be in 1 to the count of weights above 0", pass_length)
+        self._pass_length = min(longest_pass or len(self._drawable), len(self._drawable))
         self._ends = np.cumsum(self._weights) if replacement else None
         self._latest: tuple[int, Int64s] | None = None
 
@@ -56,7 +43,7 @@ class Weighted:
         """The draws at these non-negative positions, int64 (P,), each in [0, n)."""
         positions = np.asarray(positions, dtype=np.int64)
         if self._ends is None:
-            return by_pass(positions, self.pass_length, lambda number: self._order(number).__getitem__)
+            return by_pass(positions, self._pass_length, lambda number: self._order(number).__getitem__)
         targets = _uniform(mix(self.seed), positions) * self._ends[-1]
         drawn: Int64s = np.searchsorted(self._ends, targets, side="right")
         # The product may round up to the sum of all weights.
@@ -67,7 +54,7 @@ class Weighted:
         latest = self._latest
         if latest is None or latest[0] != number:
             uniform = _uniform(mix(self.seed, number), np.arange(len(self._weights)))
-            first = np.argsort(-np.log(uniform) / self._weights, kind="stable")[: self.pass_length]
+            first = np.argsort(-np.log(uniform) / self._weights, kind="stable")[: self._pass_length]
             self._latest = latest = (number, self._drawable[first])
         return latest[1]
 

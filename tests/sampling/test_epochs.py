@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from prunesampler.errors import StateError
-from prunesampler.sampling.epochs import EligibleRows, EpochReader, RowStream
+from prunesampler.sampling.epochs import EpochReader, RowStream
+from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
 
 CORESET = Coreset([2, 4, 6], num_rows=10)
@@ -94,30 +95,32 @@ def test_a_stream_gives_the_rows_of_its_numbers():
     ],
 )
 def test_counts_and_lengths_of_streams(options, eligible, pruned):
-    rows_of = EligibleRows(10, **options)
     for coreset, expected in ((None, eligible), (CORESET, pruned)):
-        stream = rows_of.stream(coreset)
+        stream = PrunedSampler(10, coreset=coreset, **options)._stream
         assert (stream.count, stream.length) == expected
         assert len(set(stream(np.arange(stream.count)).tolist())) == stream.count
 
 
 def test_arguments_are_copied():
     rows, weights = np.array([3, 1, 2]), np.ones(10)
-    rows_of = EligibleRows(10, rows=rows, sampling_weights=weights)
-    before = rows_of.stream(None)(np.arange(9)).tolist()
+    sampler = PrunedSampler(10, rows=rows, sampling_weights=weights)
+    before = list(sampler)
     rows[:], weights[:] = 0, 0
-    assert rows_of.stream(None)(np.arange(9)).tolist() == before
+    sampler.set_epoch(0)
+    assert list(sampler) == before
+    assert sampler.eligible.tolist() == [3, 1, 2]
 
 
 def test_different_options_have_different_identities():
     options = [{}, {"seed": 1}, {"shuffle": False}, {"replacement": True}, {"epoch_length": 10}, {"rows": range(10)}]
     options += [{"rows": range(9, -1, -1)}, {"sampling_weights": np.ones(10)}, {"sampling_weights": np.arange(10)}]
-    identities = [tuple(EligibleRows(10, **each).identity.values()) for each in options]
+    identities = [tuple(PrunedSampler(10, **each).state_dict().values()) for each in options]
     assert len(set(identities)) == len(options)
-    assert EligibleRows(10, rows=[1, 2]).identity == EligibleRows(10, rows=np.array([1, 2], np.int32)).identity
+    same = [PrunedSampler(10, rows=rows).state_dict() for rows in ([1, 2], np.array([1, 2], np.int32))]
+    assert same[0] == same[1]
 
 
 def test_a_short_weighted_epoch_is_a_pass_of_its_own():
     weights = np.where(np.arange(10) == 3, 1e6, 1.0)
-    stream = EligibleRows(10, sampling_weights=weights, epoch_length=1).stream(None)
-    assert stream(np.arange(50)).tolist().count(3) > 45
+    sampler = PrunedSampler(10, sampling_weights=weights, epoch_length=1)
+    assert [row for _ in range(50) for row in sampler].count(3) > 45

