@@ -28,12 +28,6 @@ __all__ = ["PrunedPhase"]
 class PrunedPhase:
     """What the loader reads once it is pruned, in the place of what it read before.
 
-    Args:
-        config: the policy, and the seed of its draws and of their order.
-        swap: the loader's samplers.
-        model: whose gradients the drawn rows' weights reach; None where logits are given by hand.
-        fingerprint: of the dataset.
-
     Attributes:
         coreset: the rows of the present epoch; None until they are drawn.
         sampler: what orders the loader now: its own sampler, then a :class:`~prunesampler.PrunedSampler`.
@@ -93,14 +87,7 @@ class PrunedPhase:
         position: dict[str, Any] | None = None,
         fixed: bool = False,
     ) -> None:
-        """Read the coreset from the next pass on.
-
-        Args:
-            coreset: the rows.
-            epoch: the number of that pass; None goes on counting, from 0.
-            position: in an epoch, as :meth:`position` gave it; None for the beginning.
-            fixed: whether the rows stay, whatever the policy.
-        """
+        """Read the coreset from the next pass on."""
         sampler = self._swap.sampler(coreset, seed=self._config.seed, epoch_length=self._config.epoch_length)
         if position is not None:
             sampler.load_state_dict(position)
@@ -185,17 +172,7 @@ class PrunedPhase:
         return {**self._origin, "epoch": epoch, "position": start + rows}
 
     def resume(self, coreset: Any, position: Any, *, mid_epoch: bool, fixed: bool = False) -> int:
-        """Go on from there.
-
-        Args:
-            coreset: as :func:`~prunesampler.training.checkpoint.coreset_state` gives it.
-            position: as :meth:`position` gave it.
-            mid_epoch: whether the next pass begins inside the epoch; else the loop passes over its beginning.
-            fixed: whether the rows stay, whatever the policy.
-
-        Returns:
-            How many batches the loop passes over.
-        """
+        """Go on from there."""
         try:
             self.begin(load_coreset(coreset), position=position or {}, fixed=fixed)
         except ArgumentError as error:

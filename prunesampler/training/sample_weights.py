@@ -17,12 +17,6 @@ def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | N
 
     This equals weighting the samples' losses wherever the loss reaches the parameters through the logits, and needs
     no per-sample loss.
-
-    Args:
-        logits: (B, …) with a gradient.
-        weights: (B,) non-negative floats on the logits' device.
-        parameter: watched in the next backward: its gradient arriving without the logits' means that the loss goes
-            another way.
     """
     reached = False
 
@@ -45,12 +39,7 @@ def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | N
 
 
 class SampleWeights:
-    """The weights of a coreset, for one batch after another.
-
-    Args:
-        coreset: with weights.
-        model: whose first backward shows whether the loss comes through the logits; None checks nothing.
-    """
+    """The weights of a coreset, for one batch after another."""
 
     def __init__(self, coreset: Coreset, model: nn.Module | None) -> None:
         self._rows, self._weights = coreset.rows, np.asarray(coreset.weights)

@@ -230,10 +230,6 @@ class ScoringPhase:
 
         Where a rank lacks its share of an epoch that was cut off, that epoch starts again on all of them: it was
         given the state of another rank, or there were more or fewer.
-
-        Args:
-            state: one that was checked.
-            batches_open: of that epoch, trained before.
         """
         progress, group, tracker = self.progress, self._group, state["tracker"]
         moved = state["world_size"] != group.world_size

@@ -18,14 +18,7 @@ __all__ = ["FunctionPolicy"]
 
 @dataclass(frozen=True)
 class FunctionPolicy(Policy):
-    """Each epoch what a function answers: (epoch, table) → rows, or :class:`Probabilities`.
-
-    Args:
-        function: gets the epoch's number and the scores as they stand (None where ``reads`` is empty). Every rank
-            has to get the same answer.
-        reads: scores that it reads, tracked in every epoch.
-        score_epochs: passes over all rows before the function is first asked, an int >= 0; at least 1 where it reads.
-    """
+    """Each epoch what a function answers: (epoch, table) → rows, or :class:`Probabilities`."""
 
     function: Callable[[int, ScoreTable | None], Draw]
     reads: tuple[str, ...] = ()
