@@ -155,11 +155,7 @@ class IndexedShards(Dataset[Any]):
 
 
 def load_coreset(coreset: Coreset | str | os.PathLike[str], index: ShardIndex) -> Coreset:
-    """A coreset of the rows of an index, given as it is or as a path.
-
-    Raises:
-        MismatchError: it has another number of rows, or another fingerprint.
-    """
+    """A coreset of the rows of an index, given as it is or as a path."""
     loaded = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
     if loaded.num_rows != len(index):
         raise MismatchError(f"the coreset is of {loaded.num_rows} rows, the index has {len(index)}")

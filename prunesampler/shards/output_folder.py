@@ -48,11 +48,7 @@ class OutputFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write, called ``.name.part`` until it is complete and on disk; it replaces an older one.
-
-        Raises:
-            CorruptFileError: the store has another number of bytes than were written.
-        """
+        """A file to write, called ``.name.part`` until it is complete and on disk; it replaces an older one."""
         part = f".{name}.part"
         self.remove(part)
         try:

@@ -32,15 +32,7 @@ _PATTERN = re.compile(r"([^{}/\0\n]*)\{shard(?::\d{0,2}d?)?\}([^{}/\0\n]*\.tar)"
 
 
 def split_pattern(out: str) -> tuple[str, str]:
-    """The folder of new shards, and the pattern of their names in it.
-
-    Raises:
-        ArgumentError: the file's name does not have exactly one decimal field ``{shard}``, does not end in ``.tar``,
-            or is hidden.
-
-    >>> split_pattern("out/{shard:06d}.tar")
-    ('out', '{shard:06d}.tar')
-    """
+    """The folder of new shards, and the pattern of their names in it."""
     folder, slash, name = out.rpartition("/")
     if "{" in folder or not _PATTERN.fullmatch(name) or name.format(shard=0).startswith("."):
         raise ArgumentError("out", "must be like 'folder/{shard:06d}.tar', with {shard} only in the file's name", out)
@@ -50,11 +42,7 @@ def split_pattern(out: str) -> tuple[str, str]:
 
 
 def is_shard_name(file: str, name: str) -> bool:
-    """Whether a file is called as this pattern would call a shard.
-
-    >>> is_shard_name("000012.tar", "{shard:06d}.tar"), is_shard_name("12.tar", "{shard:06d}.tar")
-    (True, False)
-    """
+    """Whether a file is called as this pattern would call a shard."""
     pattern = _PATTERN.fullmatch(name)
     assert pattern
     found = re.fullmatch(re.escape(pattern[1]) + " *([0-9]+)" + re.escape(pattern[2]), file)
