@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,6 +24,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("ray" if ray else item.location[0]))
 
 
+def _start(cluster: Any) -> Any:
+    """Ray gives up on a node after 30 seconds, which a busy machine may take."""
+    for attempt in range(3):
+        nodes = cluster()
+        try:
+            for _ in range(2):
+                nodes.add_node(num_cpus=1, object_store_memory=400 << 20, include_dashboard=False)
+            return nodes
+        except Exception:
+            nodes.shutdown()
+            if attempt == 2:
+                raise
+    raise AssertionError
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Ray on two nodes, both on this machine."""
@@ -34,10 +50,8 @@ def cluster() -> Iterator[None]:
         patch.setenv("RAY_worker_niceness", "0")  # or workers starve on a busy machine
         patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")  # or each pass imports torch anew
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests
-        nodes = Cluster()
+        nodes = _start(Cluster)
         try:
-            for _ in range(2):
-                nodes.add_node(num_cpus=1, object_store_memory=400 << 20, include_dashboard=False)
             ray.init(address=nodes.address, log_to_driver=False)
             yield
         finally:
