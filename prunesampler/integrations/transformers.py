@@ -47,9 +47,9 @@ class PruningCallback(TrainerCallback):
         score_epochs: epochs to score, >= 1.
         checkpoint: the folder given to ``train(resume_from_checkpoint=...)``, if it is not
             ``output_dir/checkpoint-<step>``.
-        options: any other argument of attach but ``epoch_length`` and ``resume``. For causal language models
-            ``score_fn`` is :func:`~prunesampler.scores.sequences.sequence_scores` by default, which has ``"el2n"`` and
-            ``"loss"``.
+        options: any other argument of attach but ``policy``, ``epoch_length`` and ``resume``. For causal language
+            models ``score_fn`` is :func:`~prunesampler.scores.sequences.sequence_scores`, with ``"el2n"`` and
+            ``"loss"``, by default.
 
     Attributes:
         pruning: the handle, a :class:`~prunesampler.Pruning`; None before training begins.
@@ -73,6 +73,9 @@ class PruningCallback(TrainerCallback):
         if "epoch_length" in options:
             rule = "must be left out: the Trainer fixes its steps beforehand, so epochs keep their length"
             raise ArgumentError("epoch_length", rule, options["epoch_length"])
+        if "policy" in options:
+            rule = "must be left out: the Trainer fixes its steps beforehand, and a policy changes the epochs' length"
+            raise ArgumentError("policy", rule, options["policy"])
         if "resume" in options:
             raise ArgumentError("resume", "must be left out: use train(resume_from_checkpoint=...)", options["resume"])
         check_options(options, _OWN)

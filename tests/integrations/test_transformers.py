@@ -340,6 +340,7 @@ def test_the_largest_accumulation_is_followed(tmp_path: Path) -> None:
     [
         ({"epoch_length": "kept"}, "epoch_length"),
         ({"resume": True}, "resume"),
+        ({"policy": ps.RandomSubset(0.5)}, "policy"),
         ({"kep": 0.5}, "kep"),
         ({"loader": None}, "loader"),
     ],
