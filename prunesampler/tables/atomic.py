@@ -21,17 +21,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     The bytes go to a hidden file in the same folder; leaving the block syncs it, renames it to ``path`` and syncs the
     folder. If the block or the disk fails, the hidden file is removed and whatever was at ``path`` stays as it was.
-    A symbolic link is followed, not replaced.
-
-    Raises:
-        WriteError: an ``OSError``: the folder does not exist, is not writable, or the disk is full.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder) / "note.txt") as file:
-    ...         _ = file.write(b"whole")
-    ...     (Path(folder) / "note.txt").read_text()
-    'whole'
+    A symbolic link is followed, not replaced. An ``OSError`` of the folder or the disk is raised as a WriteError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
@@ -41,21 +31,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WriteError.of(error, path) from error
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_unfinished(path: str | os.PathLike[str]) -> None:

@@ -15,18 +15,6 @@ import pyarrow as pa
 
 from prunesampler.errors import ArgumentError
 
-__all__ = [
-    "Int64s",
-    "flags",
-    "floats",
-    "identities",
-    "integers",
-    "json_object",
-    "optional_text",
-    "row_layout",
-    "row_numbers",
-]
-
 Int64s = npt.NDArray[np.int64]
 
 
@@ -63,19 +51,10 @@ def row_numbers(argument: str, values: object, num_rows: int) -> Int64s:
 
 
 def row_layout(rows: object, num_rows: int) -> tuple[Int64s, Callable[..., Any]]:
-    """Ascending row numbers, and a function that puts a column into their order.
+    """Distinct row numbers, ascending, and a function that puts a column into their order; all read-only.
 
-    Args:
-        rows: distinct row numbers in [0, num_rows), in any order.
-        num_rows: size of the dataset.
-
-    Returns:
-        The rows, int64, read-only; and ``column(argument, values, check, **options)``, which gives
-        ``check(argument, values, len(rows), **options)`` reordered and read-only, or None for None.
-
-    >>> rows, column = row_layout([4, 1], num_rows=5)
-    >>> rows, column("el2n", [0.5, 0.25], floats)
-    (array([1, 4]), array([0.25, 0.5 ], dtype=float32))
+    ``column(argument, values, check, **options)`` is ``check(argument, values, len(rows), **options)`` reordered, or
+    None for None.
     """
     given = row_numbers("rows", rows, num_rows)
     order = None if (given[1:] > given[:-1]).all() else np.argsort(given, kind="stable")
@@ -122,11 +101,7 @@ def flags(argument: str, values: object, length: int) -> npt.NDArray[np.bool_]:
 
 
 def identities(argument: str, values: Any, length: int | None) -> Any:
-    """Keys or shard names: an int64 array when all are integers, a ``pyarrow.LargeStringArray`` when all are str.
-
-    >>> identities("keys", ["a.jpg", "b.jpg"], 2).to_pylist(), identities("keys", [7, 8], 2)
-    (['a.jpg', 'b.jpg'], array([7, 8]))
-    """
+    """Keys or shard names: an int64 array when all are integers, a ``pyarrow.LargeStringArray`` when all are str."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     try:

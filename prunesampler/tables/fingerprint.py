@@ -34,22 +34,11 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
     ``.samples`` (paths relative to ``.root``, so a copy elsewhere is the same), ``.targets``, ``.labels``, the
     ``.indices`` of a Subset, integer tensors of a TensorDataset, a Hugging Face ``_fingerprint``; and the same of the
     ``.dataset`` and ``.datasets`` inside. A dataset's own ``.fingerprint``, a str, is returned as it is. No sample is
-    ever loaded. A change between the entries that are looked at goes unnoticed.
+    ever loaded. A change between the entries that are looked at goes unnoticed. ``keys``, one str or int per row,
+    are used instead of the dataset.
 
-    Args:
-        dataset: any map-style dataset.
-        keys: str or int, one per row, to be used instead of the dataset.
-
-    Returns:
-        ``"sha256:…"``; ``"size:…"`` when nothing but the length is known, which is logged; None without a length.
-
-    Raises:
-        ArgumentError: ``keys`` are not all str or all int.
-
-    >>> fingerprint(keys=["a.jpg", "b.jpg"]) == fingerprint(keys=["b.jpg", "a.jpg"])
-    False
-    >>> fingerprint(range(10))
-    'size:10'
+    The text is ``"sha256:…"``; ``"size:…"`` when nothing but the length is known, which is logged; None without a
+    length.
     """
     if keys is not None:
         column = identities("keys", keys, None)

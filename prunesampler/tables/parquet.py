@@ -29,27 +29,6 @@ from prunesampler.tables.atomic import atomic_write
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.fingerprint import matches
 
-__all__ = [
-    "FORMAT",
-    "ROW_GROUP",
-    "Header",
-    "Parts",
-    "Stored",
-    "content_digest",
-    "from_arrow",
-    "group_spans",
-    "group_starts",
-    "read_columns",
-    "read_group",
-    "read_header",
-    "seal",
-    "to_arrow",
-    "unseal",
-    "verify",
-    "write_columns",
-    "write_parts",
-]
-
 FORMAT = 1
 """Version of the file format; files of a newer one are refused."""
 
@@ -79,23 +58,14 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself; its values stay on disk.
-
-    Attributes:
-        path: of the file.
-        digest: of its content.
-        length: how many rows it has.
-        groups: how many row groups it has.
-        types: column → Arrow's name of its type.
-        metadata: what its writer gave, ``kind`` included.
-    """
+    """What a file says about itself; its values stay on disk."""
 
     path: str
-    digest: str
-    length: int
-    groups: int
-    types: dict[str, str]
-    metadata: dict[str, Any]
+    digest: str  # of its content
+    length: int  # in rows
+    groups: int  # how many row groups
+    types: dict[str, str]  # column → Arrow's name of its type
+    metadata: dict[str, Any]  # what its writer gave, ``kind`` included
 
 
 # -- the proof ----------------------------------------------------------------------------------------------------
@@ -129,12 +99,7 @@ def seal(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
 
 
 def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None, kind: str) -> dict[str, Any]:
-    """What :func:`seal` was given and what it added, from a file's schema metadata.
-
-    Raises:
-        CorruptFileError: damaged, edited, or not of ours.
-        MismatchError: of a newer format, or of another kind.
-    """
+    """What :func:`seal` was given and what it added; refused if damaged, not of ours, newer, or of another kind."""
     try:
         sealed = json.loads((metadata or {}).get(_KEY, b"null"))
     except ValueError as error:
@@ -156,10 +121,6 @@ def verify(header: Header, check: Callable[[str, Column], None] | None = None) -
     """Prove the content of a file with one column of one row group in memory at a time.
 
     ``check`` is called with the name and the values of each such part; what it raises makes the file corrupt.
-
-    Raises:
-        OSError: the file cannot be opened.
-        CorruptFileError: a page checksum or the digest is wrong.
     """
 
     def parts(file: pq.ParquetFile, name: str) -> Iterator[Column]:
@@ -193,13 +154,7 @@ def _offsets(column: pa.LargeStringArray) -> npt.NDArray[np.int64]:
 def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
     """Write columns and metadata as one Parquet file, atomically; a NaN in a float32 and a −1 in an int32 are null.
 
-    Args:
-        path: where to write; see :func:`~prunesampler.tables.atomic.atomic_write`.
-        metadata: JSON values with at least ``kind``; a digest and what :func:`seal` adds come to it.
-        columns: name → column, all of the same length.
-
-    Raises:
-        WriteError: the file cannot be written; an older one under ``path`` is then still intact.
+    ``metadata`` is JSON with at least ``kind``; a digest and what :func:`seal` adds come to it.
     """
     table = pa.table({name: to_arrow(column) for name, column in columns.items()})
     parts = (table.slice(start, ROW_GROUP) for start in range(0, len(table), ROW_GROUP))
@@ -209,13 +164,7 @@ def write_columns(path: str | os.PathLike[str], metadata: Mapping[str, Any], col
 def write_parts(
     path: str | os.PathLike[str], metadata: Mapping[str, Any], digest: str, parts: Iterator[pa.Table]
 ) -> Header:
-    """Write a table part by part, as :func:`write_columns` would write the whole.
-
-    Args:
-        path, metadata: as there.
-        digest: of metadata and columns, by :func:`content_digest`.
-        parts: tables of :data:`ROW_GROUP` rows, the last one of the rest; at least one.
-    """
+    """Write at least one table of :data:`ROW_GROUP` rows, the last of the rest, as :func:`write_columns` the whole."""
     length, schema = 0, None
     with atomic_write(path) as file, ExitStack() as stack:
         for part in parts:
@@ -257,14 +206,7 @@ def to_arrow(column: Column) -> pa.Array:
 
 
 def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
-    """Read what :func:`write_columns` wrote, and refuse it unless every value is as it was.
-
-    Returns:
-        The metadata, and name → column in the file's order; null is NaN in a float32, −1 in an int32 column.
-
-    Raises:
-        OSError, CorruptFileError, MismatchError: as :func:`read_header` and :func:`verify` do.
-    """
+    """Metadata and columns as :func:`write_columns` was given them; refused unless every value is as it was."""
     with _opened(path) as file:
         header = _header(path, file, kind)
         columns = _columns(file.read())
@@ -273,13 +215,7 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
 
 
 def read_header(path: str | os.PathLike[str], kind: str) -> Header:
-    """Read what a file of this kind says about itself, but not its values.
-
-    Raises:
-        FileNotFoundError: no such file (and other ``OSError`` of opening it).
-        CorruptFileError: damaged, cut short, edited, or not a file of ours.
-        MismatchError: of a newer format, or of another kind.
-    """
+    """Read what a file of this kind says about itself, but not its values; OSError if it cannot be opened."""
     with _opened(path) as file:
         return _header(path, file, kind)
 

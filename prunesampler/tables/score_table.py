@@ -11,21 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunesampler.errors import ArgumentError, check_int
-from prunesampler.tables.columns import (
-    flags,
-    floats,
-    identities,
-    integers,
-    json_object,
-    optional_text,
-    row_layout,
-)
+from prunesampler.tables.columns import flags, floats, identities, integers, json_object, optional_text, row_layout
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import Stored
 
 __all__ = ["Coreset", "ScoreTable"]
 
-_LOWER_IS_HARDER = ("margin",)
 _COUNTS = ("forgetting_events", "learned", "presentations")
 _RESERVED = ("row", "key", "shard", "label", "weight", "forgetting", *_COUNTS)
 
@@ -122,7 +113,7 @@ class ScoreTable(Stored):
         self.directions = self._directions(json_object("directions", directions))
 
     def _directions(self, given: dict[str, Any]) -> dict[str, str]:
-        known = {name: "lower" if name in _LOWER_IS_HARDER else "higher" for name in self.scores}
+        known = {name: "lower" if name == "margin" else "higher" for name in self.scores}
         if self.forgetting_events is not None:
             known["forgetting"] = "higher"
         for name, direction in given.items():
@@ -195,9 +186,9 @@ class ScoreTable(Stored):
             {name: moved(column, np.nan) for name, column in self.scores.items()},
             num_rows=len(wanted),
             labels=moved(self.labels, -1),
-            forgetting_events=moved(self.forgetting_events, -1),
-            learned=moved(self.learned, False),
-            presentations=moved(self.presentations, 0),
+            **{
+                name: moved(getattr(self, name), missing) for name, missing in zip(_COUNTS, (-1, False, 0), strict=True)
+            },
             keys=pa.array(wanted),
             fingerprint=fingerprint,
             directions=self.directions,  # type: ignore[arg-type]
@@ -214,14 +205,11 @@ class ScoreTable(Stored):
         >>> ScoreTable({"el2n": [0.5, 0.25]}).replace(labels=[1, 0]).labels
         array([1, 0], dtype=int32)
         """
-        names = ("num_rows", "rows", "labels", "forgetting_events", "learned", "presentations", "fingerprint")
-        same = {name: getattr(self, name) for name in (*names, "scores", "protocols")}
-        columns = {"keys": self.key_column, "shards": self.shard_column}
-        provenance = {**self.provenance, **changes.pop("provenance", {})}
-        directions = {"directions": self.directions}
-        if "scores" in changes or "forgetting_events" in changes:
-            directions = {}
-        return ScoreTable(**{**same, **columns, **directions, "provenance": provenance, **changes})
+        names = ("scores", "num_rows", "rows", "labels", *_COUNTS, "fingerprint", "protocols")
+        same = {name: getattr(self, name) for name in names} | {"keys": self.key_column, "shards": self.shard_column}
+        if "scores" not in changes and "forgetting_events" not in changes:
+            same["directions"] = self.directions
+        return ScoreTable(**same | changes | {"provenance": self.provenance | changes.get("provenance", {})})
 
     @property
     def column_names(self) -> list[str]:
@@ -233,9 +221,7 @@ class ScoreTable(Stored):
             "row": self.rows,
             "label": self.labels,
             **self.scores,
-            "forgetting_events": self.forgetting_events,
-            "learned": self.learned,
-            "presentations": self.presentations,
+            **{name: getattr(self, name) for name in _COUNTS},
             "shard": self.shard_column,
             "key": self.key_column,
         }
