@@ -89,6 +89,6 @@ def test_the_others_end_too(dies: int, when: str, options: dict[str, Any]) -> No
             assert found["error"] != "NoneType: None"  # torch's own: the gradients meet before we do
         else:
             assert found["ours"], found["error"]
-            assert "another one has died" in found["error"]
+            assert "another rank has died" in found["error"]
         assert found["phase"] == "scoring"
         assert found["files"] == []
