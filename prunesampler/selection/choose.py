@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,14 @@ import numpy.typing as npt
 
 from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError
-from prunesampler.selection.candidates import Candidates, Reader, Rows, Source, Step, apply
+from prunesampler.selection.candidates import Candidates, Reader, Rows, Source, Step
 from prunesampler.selection.engine import Map
 from prunesampler.selection.radix_select import tie_keys
 from prunesampler.selection.registry import check_method, name_of
 from prunesampler.selection.superfluous import superfluous
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Classes", "Kept", "choose", "class_shares", "classes_of"]
+__all__ = ["Classes", "Kept", "choose", "classes_of"]
 
 Selection = Any  # prunesampler.selection.select.Selection, which imports this module
 
@@ -52,47 +51,39 @@ class Kept:
 def choose(
     run: Map, source: Source, selection: Selection, *, count_classes: bool = False
 ) -> tuple[list[Kept], dict[str, Any]]:
-    """Which rows are kept, block by block, and the ``selection`` of the coreset.
-
-    Raises:
-        ArgumentError: as :func:`prunesampler.select` does.
-    """
+    """Which rows are kept, block by block, and the ``selection`` of the coreset."""
     selection.check_columns(source)
     choice = _Choice(run, source, selection, count_classes)
     kept, found = choice.all_but_superfluous() if selection.keep == "auto" else choice.budgeted()
-    rows, unscored = sum(each.rows for each in kept), sum(each.unscored for each in kept)
+    rows = sum(each.rows for each in kept)
     if not rows:
         eligible = found["eligible"]
         raise ArgumentError("threshold", f"must leave one of the {eligible} eligible rows", selection.threshold)
     span = min(each.lowest for each in kept), max(each.highest for each in kept)
     if source.directions.get(selection.by) == "lower":
         span = -span[1], -span[0]
-    scored = check_method(selection.method).reads_scores and math.isfinite(span[0])
-    offset = found.pop("offset", None)
+    scored = choice.method.reads_scores and math.isfinite(span[0])
     return kept, {
-        "options": selection.to_dict(),
-        "eligible": found.pop("eligible"),
-        "kept": rows,
         **found,
-        "unscored": unscored,
-        "offset": offset,
+        "options": selection.to_dict(),
+        "kept": rows,
+        "unscored": sum(each.unscored for each in kept),
         "threshold": [each + 0.0 for each in span] if scored else None,  # −0 is 0
     }
 
 
 class _Choice:
     def __init__(self, run: Map, source: Source, selection: Selection, count_classes: bool) -> None:
-        self.run, self.source, self.selection = run, source, selection
+        self.run, self.selection = run, selection
         self.method = check_method(selection.method)
         self.by_class = selection.class_balanced or selection.min_per_class is not None
         self.count_classes = "label" in source.column_names and (count_classes or self.by_class)
         auto = selection.keep == "auto"
         drops = selection.unscored == "drop" and not auto and self.method.reads_scores
-        columns = _columns(source, selection, self.method.reads_scores, self.by_class)
-        self.reader = Reader(source, columns, selection.hardness, selection.seed)
+        self.reader = Reader(source, self._columns(source.column_names), selection.hardness, selection.seed)
         self.labels, self.rows = [0], [len(source)]
         if self.by_class or drops or auto:
-            counted = [*zip(*self._each_block(_census, selection, self.by_class), strict=True)]
+            counted = [*zip(*self.reader.each_block(run, _census, selection, self.by_class), strict=True)]
             self.least_key = min(counted.pop())
             labels, at = np.unique(np.concatenate(counted[0]), return_inverse=True)
             self.labels = labels.tolist()
@@ -101,45 +92,47 @@ class _Choice:
             )
         self.members = self.scored if drops else self.rows
 
-    def _each_block(self, work: Any, *given: Any) -> list[Any]:
-        return list(self.run(functools.partial(work, self.reader, *given), range(self.source.num_blocks)))
+    def _columns(self, held: Sequence[str]) -> list[str]:
+        """Those of the source that decide."""
+        by, counts = self.selection.by, {"forgetting_events", "learned", "presentations"}
+        names = {"label"} if self.by_class else set()
+        if self.method.reads_scores:
+            names |= counts if by == "forgetting" and by not in held else {by}
+        if self.selection.keep == "auto":
+            names |= {*counts, by, f"{by}_spread"}
+        return [name for name in held if name in names]
 
     def _kept(self, chosen: Sequence[Candidates]) -> list[Kept]:
-        reader = self.reader
-        if self.count_classes and "label" not in reader.columns:
-            reader = reader._replace(columns=[*reader.columns, "label"])
-        work = functools.partial(_kept, reader, [each.steps for each in chosen], self.count_classes)
-        return list(self.run(work, range(self.source.num_blocks)))
+        reader = self.reader.with_labels() if self.count_classes else self.reader
+        return reader.each_block(self.run, _kept, [each.steps for each in chosen], self.count_classes)
 
     def all_but_superfluous(self) -> tuple[list[Kept], dict[str, Any]]:
         """Of a class that would be left below ``min_per_class`` the hardest of the superfluous rows stay."""
-        floor, groups = self.selection.min_per_class or 0, np.arange(len(self.labels))
-        everything = self._candidates(groups)
-        chosen = [everything.then(_Superfluous(self.selection, False))]
-        if floor:
+        everything = self._candidates(np.arange(len(self.labels)))
+        chosen = [everything.then(_superfluous, self.selection, False)]
+        if floor := self.selection.min_per_class:
             missing = [
                 max(0, floor - (rows - useless)) if label >= 0 else 0
                 for label, rows, useless in zip(self.labels, self.rows, self.useless, strict=True)
             ]
-            chosen.append(everything.then(_Superfluous(self.selection, True)).take("hardest", missing))
-        return self._kept(chosen), {"eligible": sum(self.rows), "superfluous": sum(self.useless)}
+            chosen.append(everything.then(_superfluous, self.selection, True).take("hardest", missing))
+        found = {"eligible": sum(self.rows), "superfluous": sum(self.useless), "offset": None}
+        return self._kept(chosen), found
 
     def budgeted(self) -> tuple[list[Kept], dict[str, Any]]:
         eligible, available = sum(self.rows), sum(self.members)
         budget = self.selection.check(eligible)
-        assert budget is not None
         if budget > available:
             raise ArgumentError("keep", f"must be at most the {available} rows with a score", self.selection.keep)
         offset = self.selection.resolve_offset(budget / eligible)
-        floor = self.selection.min_per_class
-        kept = self._with_floor(budget, floor or 0, offset)
+        kept = self._with_floor(budget, offset)
         if (found := sum(each.rows for each in kept)) != budget:
             raise ArgumentError("method", f"{name_of(self.selection.method)} must give {budget} candidates", found)
         return kept, {"eligible": eligible, "offset": offset}
 
-    def _with_floor(self, budget: int, floor: int, offset: float | None) -> list[Kept]:
+    def _with_floor(self, budget: int, offset: float | None) -> list[Kept]:
         """Classes that the method would leave below the floor get this number of rows, the rest is chosen anew."""
-        members = zip(self.labels, self.members, strict=True)
+        floor, members = self.selection.min_per_class, zip(self.labels, self.members, strict=True)
         sizes = {label: min(floor, size) for label, size in members if label >= 0 and size} if floor else {}
         if (needed := sum(sizes.values())) > budget:
             rule = f"needs {needed} rows of {len(sizes)} classes, keep gives {budget}"
@@ -164,7 +157,7 @@ class _Choice:
         if self.selection.class_balanced:
             groups[rest] = len(fixed) + np.arange(len(rest))
             labels, members = [self.labels[at] for at in rest], [self.members[at] for at in rest]
-            budgets += class_shares(labels, members, budget, self.least_key)
+            budgets += _class_shares(labels, members, budget, self.least_key)
         else:
             groups[rest] = len(fixed)
             budgets.append(budget)
@@ -172,54 +165,45 @@ class _Choice:
         return self._choose(self._candidates(groups), sizes, np.array(budgets), offset)
 
     def _candidates(self, groups: Int64s) -> Candidates:
+        every = Candidates(self.run, self.reader)
         if not self.by_class:
-            return Candidates(self.run, self.reader)
-        labels = np.array(self.labels, np.int32)
-        return Candidates(self.run, self.reader, (_ByClass(labels, groups),), 1 + int(groups.max()))
+            return every
+        return replace(every.then(_by_class, np.array(self.labels, np.int32), groups), groups=1 + int(groups.max()))
 
     def _choose(self, candidates: Candidates, sizes: Int64s, budgets: Int64s, offset: float | None) -> list[Candidates]:
         """Rows without a score first, then as many as are missing by the method, of each group."""
         chosen, options = [], {name: getattr(self.selection, name) for name in self.method.options}
         if self.method.reads_scores:
-            everything, candidates = candidates, candidates.then(_Scored(True))
+            everything, candidates = candidates, candidates.then(_scored, True)
             unscored, scored = sizes - candidates.sizes, candidates.sizes
             if unscored.any():
-                without = replace(everything.then(_Scored(False)), counted_by="random")
+                without = replace(everything.then(_scored, False), counted_by="random")
                 chosen.append(without.take("random", np.minimum(budgets, unscored)))
             budgets = budgets - np.minimum(budgets, unscored)
             if offset is not None:
-                out = [left_out(offset, size, int(scored.sum())) for size in scored.tolist()]
+                out = [_left_out(offset, size, int(scored.sum())) for size in scored.tolist()]
                 options["offset"] = np.minimum(out, scored - budgets)
         rng = np.random.default_rng(mix(self.selection.seed, _DRAWS))
         if self.method.by_group:
             return [*chosen, self.method.function(candidates, budgets, rng, **options)]
-        rows = [np.empty(0, np.int64)]
-        for group, budget in enumerate(budgets.tolist()):
+        rows = [np.array([np.iinfo(np.int64).max])]
+        for arrays, budget in zip(candidates.arrays(), budgets.tolist(), strict=True):
             if budget:
-                part = candidates if len(budgets) == 1 else candidates.in_group(group)
-                positions = self.method.function(part, budget, rng)
-                rows.append(part.chosen(positions, budget, name_of(self.selection.method)))
-        return [*chosen, candidates.among(np.sort(np.concatenate(rows)))]
+                positions = self.method.function(arrays, budget, rng)
+                rows.append(arrays.at(positions, budget, name_of(self.selection.method)))
+        return [*chosen, candidates.then(_among, np.sort(np.concatenate(rows)))]
 
 
-def class_shares(labels: Sequence[int], counts: Sequence[int], budget: int, salt: int) -> list[int]:
-    """How many of each class to keep: its share of ``budget`` by largest remainder, ties decided by ``salt``.
-
-    >>> class_shares([0, 1], [60, 40], 10, 0)
-    [6, 4]
-    """
+def _class_shares(labels: Sequence[int], counts: Sequence[int], budget: int, salt: int) -> list[int]:
+    """How many of each class to keep: its share of ``budget`` by largest remainder, ties decided by ``salt``."""
     sizes, remainders = np.divmod(np.array(counts) * budget, sum(counts))
     ties = hash64(salt, np.array(labels) + 1)  # a class index must not decide
     sizes[np.lexsort((ties, -remainders))[: budget - int(sizes.sum())]] += 1
-    return [int(size) for size in sizes]
+    return sizes.tolist()  # type: ignore[no-any-return]
 
 
-def left_out(offset: float, scored: int, of: int) -> int:
-    """How many of so many scored rows are left out as the hardest; an int ``offset`` is of the ``of`` in all groups.
-
-    >>> left_out(0.29, 100, 100), left_out(10, 30, 60)
-    (29, 5)
-    """
+def _left_out(offset: float, scored: int, of: int) -> int:
+    """How many of so many scored rows are left out as the hardest; an int ``offset`` is of the ``of`` in all groups."""
     if isinstance(offset, int):
         return offset * scored // max(1, of)
     return math.floor(Fraction(repr(offset)) * scored)  # 0.29 of 100 are 29, in floats 28.999…
@@ -237,57 +221,34 @@ def classes_of(kept: Sequence[Kept]) -> Classes:
 # -- steps and counts, block by block ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _ByClass:
+def _by_class(labels: npt.NDArray[np.int32], groups: Int64s, rows: Rows) -> Rows:
     """The group of each row by its label, one of ``labels``, ascending; rows of group −1 are left out."""
-
-    labels: npt.NDArray[np.int32]
-    groups: Int64s
-
-    def __call__(self, rows: Rows) -> Rows:
-        group = self.groups[np.searchsorted(self.labels, rows.of(rows.table.labels))]
-        return replace(rows, group=group).part(group >= 0)
+    group = groups[np.searchsorted(labels, rows.of(rows.table.labels))]
+    return replace(rows, group=group).part(group >= 0)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    scored: bool
-
-    def __call__(self, rows: Rows) -> Rows:
-        return rows.part(np.isnan(rows.hardness) != self.scored)
+def _scored(scored: bool, rows: Rows) -> Rows:
+    return rows.part(np.isnan(rows.hardness) != scored)
 
 
-@dataclass(frozen=True)
-class _Superfluous:
-    selection: Selection
-    useless: bool
-
-    def __call__(self, rows: Rows) -> Rows:
-        return rows.part(rows.of(_useless(self.selection, rows)) == self.useless)
+def _superfluous(selection: Selection, useless: bool, rows: Rows) -> Rows:
+    return rows.part(rows.of(superfluous(rows.table, selection.by, selection.threshold)) == useless)
 
 
-def _useless(selection: Selection, rows: Rows) -> npt.NDArray[np.bool_]:
-    assert selection.threshold is not None
-    return superfluous(rows.table, selection.by, selection.threshold)
-
-
-def _columns(source: Source, selection: Selection, reads_scores: bool, by_class: bool) -> list[str]:
-    """Those of the source that decide."""
-    by, counts = selection.by, {"forgetting_events", "learned", "presentations"}
-    names = {"label"} if by_class else set()
-    if reads_scores:
-        names |= counts if by == "forgetting" and by not in source.column_names else {by}
-    if selection.keep == "auto":
-        names |= {*counts, by, f"{by}_spread"}
-    return [name for name in source.column_names if name in names]
+def _among(numbers: Int64s, rows: Rows) -> Rows:
+    """Those of these numbers, ascending, the last of which is higher than any row's."""
+    return rows.part(numbers[np.searchsorted(numbers, rows.row)] == rows.row)
 
 
 def _census(reader: Reader, selection: Selection, by_class: bool, block: int) -> tuple[Any, ...]:
     """The classes of a block; how many rows, scored and superfluous ones each has; and the least tie key."""
     parts: list[tuple[Any, ...]] = []
     for rows in reader.slices(block):
-        labels = np.asarray(rows.table.labels) if by_class else np.zeros(len(rows.row), np.int32)
-        useless = _useless(selection, rows) if selection.keep == "auto" else np.zeros(len(rows.row), np.bool_)
+        labels, useless = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.bool_)
+        if by_class:
+            labels = np.asarray(rows.table.labels)
+        if selection.keep == "auto":
+            useless = superfluous(rows.table, selection.by, selection.threshold)
         parts.append((labels, ~np.isnan(rows.hardness), useless, tie_keys(selection.seed, rows.row).min()))
     columns = [*zip(*parts, strict=True)]
     least_key = int(min(columns.pop()))
@@ -300,9 +261,9 @@ def _kept(reader: Reader, chosen: Sequence[tuple[Step, ...]], count_classes: boo
     masks, labels = [], [np.empty(0, np.int32)]
     unscored, lowest, highest = 0, np.inf, -np.inf
     for rows in reader.slices(block):
-        mask = np.zeros(len(rows.row), np.bool_)
+        mask = np.zeros(len(rows), np.bool_)
         for steps in chosen:
-            places = apply(steps, rows).places
+            places = rows.after(steps).places
             mask[slice(None) if places is None else places] = True
         masks.append(mask)
         hardness = rows.hardness[np.flatnonzero(mask)]  # quicker than by the mask itself
@@ -317,6 +278,6 @@ def _kept(reader: Reader, chosen: Sequence[tuple[Step, ...]], count_classes: boo
     if count_classes:
         values, at, sizes = np.unique(np.concatenate(labels), return_inverse=True, return_counts=True)
         counts = np.bincount(at[mask], minlength=len(values))
-        classes = {label: each for label, *each in zip(values.tolist(), sizes.tolist(), counts.tolist(), strict=True)}  # type: ignore[misc]
+        classes = dict(zip(values.tolist(), zip(sizes.tolist(), counts.tolist(), strict=True), strict=True))
     rows_kept = int(np.count_nonzero(mask))
     return Kept(block, np.packbits(mask).tobytes(), rows_kept, unscored, float(lowest), float(highest), classes)

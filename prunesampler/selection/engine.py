@@ -20,19 +20,13 @@ __all__ = ["Map", "RayEngine", "Threads"]
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
-_MOST_THREADS = 4  # more would wait: files are verified and written by one at a time
-
 
 class Threads:
-    """A few threads of this process.
-
-    >>> with Threads() as threads:
-    ...     list(threads.map(abs, [-3, 1, -2]))
-    [3, 1, 2]
-    """
+    """A few threads of this process."""
 
     def __init__(self) -> None:
-        self._count = min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        # More than four would wait: files are verified and written by one at a time.
+        self._count = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         self._pool = ThreadPoolExecutor(self._count, "prunesampler-blocks")
 
     def __enter__(self) -> Threads:

@@ -23,7 +23,6 @@ _TIES = 0x74696573  # keeps the keys that break ties apart from the orders that 
 _VALUE, _RANK = 32, 96  # bits of the value, and of the value with the key
 _CODES, _LEAST = 18, 4  # bits that are counted at once: of group and digit together, and at least of the digit
 _DENSE = 2**20  # number of codes up to which a table of all of them is counted in
-_ALL = 2**32
 
 UInt64s = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -43,9 +42,6 @@ class Ranked:
         value: (B,) uint32.
         row: (B,) int64, distinct.
         seed: of the tie keys.
-
-    >>> Ranked.by_float(None, np.array([0.5, -0.0, 0.0, -np.inf], "f4"), np.arange(4), seed=0).value.argsort()
-    array([3, 1, 2, 0])
     """
 
     group: Int64s | None
@@ -70,6 +66,12 @@ class Ranked:
         """The tie keys of some of them."""
         return tie_keys(self.seed, self.row[places])
 
+    def bits(self, places: Int64s, start: int, width: int) -> Int64s:
+        """Some bits of value and key of some of them, from the value's highest on; none of both."""
+        whole, size = (self.keys(places), _RANK) if start >= _VALUE else (self.value[places].astype(np.uint64), _VALUE)
+        digit: UInt64s = whole >> np.uint64(size - start - width) & np.uint64((1 << width) - 1)
+        return digit.astype(np.int64)
+
     def of_group(self, each: npt.NDArray[Any], places: Int64s | None = None) -> Any:
         """For each of the rows what ``each`` holds for its group; one number if all are in one group."""
         if self.group is None:
@@ -83,11 +85,6 @@ class Limits:
 
     value: Int64s
     key: UInt64s
-
-    @classmethod
-    def all_or_none(cls, whole: npt.NDArray[np.bool_]) -> Limits:
-        """Of groups that are in as a whole, or not at all."""
-        return cls(np.where(whole, _ALL, -1).astype(np.int64), np.zeros(len(whole), np.uint64))
 
     def within(self, ranked: Ranked) -> Mask:
         """(B,) whether a row is among the lowest of its group."""
@@ -105,10 +102,7 @@ Ranking = Callable[[int], Iterator[Ranked]]
 def first_digits(run: Map, ranking: Ranking, blocks: Sequence[int], groups: int, rows: int) -> Int64s:
     """How many rows of each group have each first digit of their value, (G, 2**bits): one pass over the blocks.
 
-    Args:
-        run, ranking, blocks: as of :func:`find_limits`.
-        groups: G.
-        rows: how many there are, about; a digit has fewer bits where there are few.
+    There are about ``rows``; a digit has fewer bits where these are few.
     """
     bits = max(_LEAST, min(_CODES, rows.bit_length()) - (groups - 1).bit_length())
     return _total(run, functools.partial(_count_first, ranking, groups, bits), blocks, groups, bits)
@@ -117,33 +111,14 @@ def first_digits(run: Map, ranking: Ranking, blocks: Sequence[int], groups: int,
 def find_limits(
     run: Map, ranking: Ranking, blocks: Sequence[int], counts: Int64s, wanted: Sequence[Int64s]
 ) -> list[Limits]:
-    """Where the lowest so many rows of each group end.
+    """Where the lowest so many rows of each group end, for each of ``wanted``, (G,): at or below 0 none, above all.
 
     The value and then the tie key of the last row are narrowed down some bits at a time, by counting, until few
-    enough rows are left to sort. With few groups that is one more pass over the blocks.
-
-    Args:
-        run: where the work on blocks is done, see :mod:`prunesampler.selection.engine`.
-        ranking: the rows of a block; it runs where ``run`` does.
-        blocks: their numbers.
-        counts: (G, 2**bits) of :func:`first_digits`.
-        wanted: one or several times (G,) numbers of rows; at or below 0 none, at or above the group's size all.
-
-    Returns:
-        The limits for each of ``wanted``.
-
-    >>> def ranking(block):
-    ...     row = np.arange(5 * block, 5 * block + 5)
-    ...     yield Ranked.by_float(row % 2, -row.astype("f4"), row, seed=0)
-    >>> counts = first_digits(map, ranking, [0, 1], groups=2, rows=10)
-    >>> counts.sum(axis=1)
-    array([5, 5])
-    >>> (limits,) = find_limits(map, ranking, [0, 1], counts, [np.array([2, 0])])
-    >>> [part.row[limits.within(part)].tolist() for block in (0, 1) for part in ranking(block)]
-    [[], [6, 8]]
+    enough rows are left to sort. With few groups that is one more pass over the blocks, after :func:`first_digits`.
     """
     groups, size = counts.shape
-    found = [Limits.all_or_none(each > 0) for each in wanted]
+    all_or_none = [np.where(each > 0, 1 << _VALUE, -1).astype(np.int64) for each in wanted]
+    found = [Limits(value, np.zeros(groups, np.uint64)) for value in all_or_none]
     targets = np.concatenate(wanted)  # of each group once for each of ``wanted``
     sought = (targets > 0) & (targets < np.tile(counts.sum(axis=1), len(wanted)))
     if not sought.any():
@@ -183,7 +158,7 @@ class _Search:
         return min(self.bits, (_VALUE if self.done < _VALUE else _RANK) - self.done)
 
     def left(self, block: int) -> Iterator[tuple[Int64s, Ranked, Int64s]]:
-        """Targets of the rows of a block that begin with these bits, and the rows' places."""
+        """Targets of the rows of a block that begin with these bits, the rows, and their places."""
         prefix = np.where(self.sought, self.value, -1)
         for rows in self.ranking(block):
             for start in range(0, len(prefix), self.groups):
@@ -193,11 +168,7 @@ class _Search:
                 if self.done > _VALUE:
                     keys = rows.keys(places) >> np.uint64(_RANK - self.done)
                     places = places[keys == rows.of_group(self.key[its], places)]
-                yield (
-                    start + (np.zeros(len(places), np.int64) if rows.group is None else rows.group[places]),
-                    rows,
-                    places,
-                )
+                yield start + (np.zeros_like(places) if rows.group is None else rows.group[places]), rows, places
 
     def narrowed(self, counts: Int64s) -> tuple[_Search, int]:
         """The search with the next digit, and how many rows begin with it."""
@@ -224,25 +195,17 @@ def _total(run: Map, count: Callable[[int], _Counts], blocks: Sequence[int], gro
 
 
 def _count_first(ranking: Ranking, groups: int, bits: int, block: int) -> _Counts:
-    def codes() -> Iterator[Int64s]:
-        for rows in ranking(block):
-            digit = (rows.value >> np.uint32(_VALUE - bits)).astype(np.int64)
-            yield digit if rows.group is None else (rows.group << bits) + digit
-
-    return _histogram(codes(), groups << bits)
+    digits = ((rows.group, (rows.value >> np.uint32(_VALUE - bits)).astype(np.int64)) for rows in ranking(block))
+    codes = (digit if group is None else (group << bits) + digit for group, digit in digits)
+    return _histogram(codes, groups << bits)
 
 
 def _count_next(search: _Search, block: int) -> _Counts:
-    def codes() -> Iterator[Int64s]:
-        mask = np.uint64((1 << search.width) - 1)
-        for target, rows, places in search.left(block):
-            if search.done < _VALUE:
-                rank = rows.value[places].astype(np.uint64) >> np.uint64(_VALUE - search.done - search.width)
-            else:
-                rank = rows.keys(places) >> np.uint64(_RANK - search.done - search.width)
-            yield (target << search.bits) + (rank & mask).astype(np.int64)
-
-    return _histogram(codes(), len(search.sought) << search.bits)
+    codes = (
+        (target << search.bits) + rows.bits(places, search.done, search.width)
+        for target, rows, places in search.left(block)
+    )
+    return _histogram(codes, len(search.sought) << search.bits)
 
 
 def _histogram(codes: Iterator[Int64s], size: int) -> _Counts:
@@ -259,10 +222,6 @@ def _histogram(codes: Iterator[Int64s], size: int) -> _Counts:
     return found, every[found]
 
 
-def _collect(search: _Search, block: int) -> tuple[Int64s, Int64s, UInt64s]:
-    parts = [
-        (target, rows.value[places].astype(np.int64), rows.keys(places)) for target, rows, places in search.left(block)
-    ]
-    empty = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64)
-    target, value, key = map(np.concatenate, zip(empty, *parts, strict=True))
-    return target, value, key
+def _collect(search: _Search, block: int) -> tuple[Any, ...]:
+    parts = [(target, rows.value[at].astype(np.int64), rows.keys(at)) for target, rows, at in search.left(block)]
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunesampler.errors import ArgumentError, check_bool
 from prunesampler.selection.by_score import bottom, random, top, window
-from prunesampler.selection.stratified import default_offset, stratified
+from prunesampler.selection.stratified import stratified
 
 __all__ = ["METHODS", "Method", "RegisteredMethod", "check_method", "name_of", "register_method"]
 
@@ -28,7 +28,9 @@ class RegisteredMethod:
 
 
 METHODS = {
-    "stratified": RegisteredMethod(stratified, True, default_offset=default_offset, options=("strata",)),
+    "stratified": RegisteredMethod(
+        stratified, True, default_offset=lambda kept: 0.4 * (1 - kept) ** 2, options=("strata",)
+    ),
     "top": RegisteredMethod(top, True),
     "bottom": RegisteredMethod(bottom, True),
     "window": RegisteredMethod(window, True, default_offset=lambda kept: 0.01),
@@ -74,11 +76,7 @@ def register_method(
 
 
 def check_method(method: object) -> RegisteredMethod:
-    """What a ``method=`` means.
-
-    Raises:
-        ArgumentError: neither a registered name nor a function.
-    """
+    """What a ``method=`` means."""
     if callable(method):
         return RegisteredMethod(method)
     if isinstance(method, str) and method in METHODS:

@@ -28,26 +28,11 @@ from prunesampler.tables.score_table import ScoreTable
 
 __all__ = ["Method", "Selection", "resolve_keep", "select", "select_file"]
 
-_TOP_IS_SAFE_FROM = 0.6
 _LEFT_TO_THE_RULE = ("method", "offset", "class_balanced", "unscored", "strata")
 
 
 def resolve_keep(keep: float, eligible_count: int) -> int:
-    """How many rows ``keep`` means.
-
-    Args:
-        keep: a float in (0, 1], the fraction, or an int >= 2, the number. The int 1 is refused: it could mean both.
-        eligible_count: number of rows that may be kept.
-
-    Returns:
-        ``round(keep * eligible_count)`` of a fraction, but at least 1; the number itself of a number.
-
-    Raises:
-        ArgumentError: neither of these, or more rows than there are.
-
-    >>> resolve_keep(0.5, 7), resolve_keep(3, 7), resolve_keep(1.0, 7)
-    (4, 3, 7)
-    """
+    """How many rows ``keep`` means: a fraction, rounded but at least 1, or a number; the int 1 could be both."""
     if isinstance(keep, float | np.floating) and 0 < keep <= 1:
         return max(1, round(float(keep) * eligible_count))
     if isinstance(keep, bool) or not isinstance(keep, int | np.integer) or keep < 2:
@@ -122,11 +107,7 @@ class Selection:
         check_threshold(self.threshold)
 
     def check(self, eligible_count: int) -> int | None:
-        """How many of ``eligible_count`` rows will be kept; None where ``keep="auto"`` leaves that to the scores.
-
-        Raises:
-            ArgumentError: more are to be kept, or left out as the hardest, than there are.
-        """
+        """How many of ``eligible_count`` rows will be kept; None where ``keep="auto"`` leaves that to the scores."""
         if isinstance(self.offset, int) and self.offset >= eligible_count:
             raise ArgumentError("offset", f"must be below the number of eligible rows, {eligible_count}", self.offset)
         return None if isinstance(self.keep, str) else resolve_keep(self.keep, eligible_count)
@@ -153,11 +134,7 @@ class Selection:
         )
 
     def check_columns(self, table: Any) -> None:
-        """Refuse a table, or what says which columns it has, that lacks one that is read.
-
-        Raises:
-            ArgumentError: it has no such score, or no labels where they are needed.
-        """
+        """Refuse a table, or what says which columns it has, that lacks one that is read."""
         if check_method(self.method).reads_scores and self.by not in table.directions:
             raise ArgumentError("by", f"must be a score of the table, one of {list(table.directions)}", self.by)
         if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
@@ -176,17 +153,12 @@ class Selection:
         return self.offset if self.offset is not None or default is None else default(kept_share)
 
     def warn(self, eligible_count: int, *, stacklevel: int = 1) -> None:
-        """Say before the work what the method is known to do badly at this ``keep``.
-
-        Args:
-            eligible_count: number of rows that may be kept.
-            stacklevel: of the warning, counted from the caller.
-        """
+        """Say before the work what the method is known to do badly at this ``keep``."""
         kept = self.check(eligible_count)
         share = 1 if kept is None else kept / eligible_count
-        if self.method == "top" and share < _TOP_IS_SAFE_FROM:
+        if self.method == "top" and share < 0.6:
             warnings.warn(
-                f'method="top" at keep {share:.2g}: below {_TOP_IS_SAFE_FROM} the hardest rows alone usually train '
+                f'method="top" at keep {share:.2g}: below 0.6 the hardest rows alone usually train '
                 'worse than a random set of the same size; method="stratified" does not',
                 PruneSamplerWarning,
                 stacklevel=stacklevel + 1,
@@ -273,32 +245,17 @@ def select(
 def select_file(
     run: Map, path: str | os.PathLike[str], out: str | os.PathLike[str], selection: Selection
 ) -> tuple[dict[str, Any], Classes]:
-    """Write the coreset that ``selection`` of a file's table is, without ever holding the table.
-
-    Args:
-        run: where the work is done, the ``map`` of an engine; the file is read there.
-        path: a file of scores.
-        out: the coreset's file, written here.
-        selection: what to keep.
+    """Write the coreset that ``selection`` of a file's table is to ``out``, without ever holding the table.
 
     Returns:
         The ``selection`` of the coreset; and of each class its rows and how many of them are kept, nothing where the
         scores have no labels.
-
-    Raises:
-        OSError: a file cannot be read or written.
-        ArgumentError: as :func:`select` does.
-        CorruptFileError: the file is damaged; nothing is written.
-
-    Warns:
-        PruneSamplerWarning: no kept row has a score.
     """
     (file,) = run(ScoreFile.open, [os.fspath(path)])
     proof = run(ScoreFile.verify, [file])  # at the same time as the rest
     try:
         kept, found = choose(run, file, selection, count_classes=True)
         _warn_unscored(found, stacklevel=3)
-        names = [name for name in ("row", "shard", "key") if name in file.header.types]
         metadata = {
             "kind": "coreset",
             "num_rows": file.num_rows,
@@ -306,17 +263,16 @@ def select_file(
             "scores_digest": file.digest,
             "selection": json_object("selection", found),
         }
-        types = {name: file.header.types[name] for name in names}
-        read = functools.partial(_read_kept, run, file, kept)
+        types = {name: file.header.types[name] for name in ("row", "shard", "key") if name in file.header.types}
+
+        def read(columns: Sequence[str]) -> Iterable[pa.Table]:
+            return run(functools.partial(_kept_rows, file, columns), kept)
+
         write_parts(out, metadata, types, found["kept"], read, proof)
     except Exception:
         list(proof)  # what it raises says why all else went wrong
         raise
     return found, classes_of(kept)
-
-
-def _read_kept(run: Map, file: ScoreFile, kept: Sequence[Kept], columns: Sequence[str]) -> Iterable[pa.Table]:
-    return run(functools.partial(_kept_rows, file, columns), kept)
 
 
 def _kept_rows(file: ScoreFile, columns: Sequence[str], kept: Kept) -> pa.Table:

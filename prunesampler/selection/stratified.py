@@ -9,7 +9,7 @@ import numpy as np
 
 from prunesampler.selection.candidates import Candidates
 
-__all__ = ["default_offset", "even_sizes", "stratified"]
+__all__ = ["even_sizes", "stratified"]
 
 
 def stratified(candidates: Candidates, budget: Any, rng: Any, *, offset: Any, strata: int = 50) -> Candidates:
@@ -18,27 +18,12 @@ def stratified(candidates: Candidates, budget: Any, rng: Any, *, offset: Any, st
     learned) are a stratum of their own.
     """
     split = candidates.drop("hardest", offset).split(strata)
-    sizes = split.sizes.reshape(len(budget), -1)
-    return split.take(
-        "random", np.concatenate([even_sizes(*each) for each in zip(sizes.tolist(), budget, strict=True)])
-    )
-
-
-def default_offset(kept: float) -> float:
-    """The share of the hardest rows to leave out where such a share of the rows is kept.
-
-    The fewer rows are kept, the more of their places would go to outliers and wrong labels: 3.6 % at keep 0.7, 10 % at
-    0.5, 20 % at 0.3.
-    """
-    return 0.4 * (1 - kept) ** 2
+    groups = zip(split.sizes.reshape(len(budget), -1).tolist(), budget, strict=True)
+    return split.take("random", np.concatenate([even_sizes(*each) for each in groups]))
 
 
 def even_sizes(counts: Sequence[int], budget: int) -> list[int]:
-    """How many of each stratum to keep: evenly, from the smallest on; what one lacks goes to the larger ones.
-
-    >>> even_sizes([10, 1, 5], 9)
-    [4, 1, 4]
-    """
+    """How many of each stratum to keep: evenly, from the smallest on; what one lacks goes to the larger ones."""
     sizes = [0] * len(counts)
     order = sorted(range(len(counts)), key=counts.__getitem__)
     for remaining, stratum in zip(range(len(order), 0, -1), order, strict=True):

@@ -16,17 +16,7 @@ THRESHOLD = 0.05
 
 
 def learned_for_good(table: ScoreTable) -> npt.NDArray[np.bool_]:
-    """Rows that were seen, were classified correctly at least once, and never wrongly after that.
-
-    Returns:
-        (len(table),) bools, in the order of ``table.rows``.
-
-    Raises:
-        ArgumentError: the table was made without following forgetting.
-
-    >>> learned_for_good(ScoreTable({}, forgetting_events=[0, 2, 0], learned=[True, True, False]))
-    array([ True, False, False])
-    """
+    """(len(table),) rows that were seen, were classified correctly at least once, and never wrongly after that."""
     if table.forgetting_events is None or table.learned is None:
         raise ArgumentError("table", 'must hold forgetting events and learned: score with "forgetting"', table)
     learned: npt.NDArray[np.bool_] = table.learned & (table.forgetting_events == 0)
@@ -81,13 +71,7 @@ def superfluous(table: ScoreTable, by: str = "el2n", threshold: float = THRESHOL
 
 
 def check_threshold(threshold: Any) -> None:
-    """Refuse what cannot be a threshold.
-
-    Raises:
-        ArgumentError: not a float > 0.
-
-    >>> check_threshold(0.2)
-    """
+    """Refuse what is no float > 0, or more than float32 holds."""
     number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
     if not number or not 0 < threshold <= float(np.finfo(np.float32).max):
         raise ArgumentError("threshold", "must be a float > 0", threshold)
