@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 
@@ -114,7 +115,6 @@ def build_index(
 
 
 def _is_newer(url: str, shard: Shard) -> bool:
-    """Whether a local shard must be read again to know that it is unchanged."""
     path = local_path(url)
     if path is None or shard.modified < 0:
         return False
@@ -132,11 +132,9 @@ def _changed(url: str) -> MismatchError:
 
 def _check_keys(index: ShardIndex) -> None:
     """Refuse a key that is in two shards. Holds 8 bytes a key, never the keys."""
-    hashes = np.empty(len(index), np.int64)
-    for number in range(len(index.shards)):
-        rows = index.rows_of(number)
-        # Python's own hash differs from run to run; here it only has to tell keys apart within this call
-        hashes[rows.start : rows.stop] = np.fromiter(map(hash, index.keys_of(number).to_pylist()), np.int64, len(rows))
+    # Python's own hash differs from run to run; here it only has to tell keys apart within this call
+    keys = (index.keys_of(number).to_pylist() for number in range(len(index.shards)))
+    hashes = np.concatenate([np.fromiter(map(hash, some), np.int64, len(some)) for some in keys])
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     candidates = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -152,12 +150,7 @@ def _check_keys(index: ShardIndex) -> None:
 def scan_shards(
     urls: Sequence[str], label: Label, workers: int, progress: bool = False
 ) -> list[tuple[Shard, pa.Table]]:
-    """Read shards, ``workers`` of them at once. Processes are forked once the rest would take long enough.
-
-    Raises:
-        Exception: what :func:`scan_shard` raised for the first shard that failed.
-        StateError: a process was killed.
-    """
+    """Read shards, ``workers`` of them at once. Processes are forked once the rest would take long enough."""
     from tqdm import tqdm
 
     begun, found = time.perf_counter(), {}
@@ -184,8 +177,8 @@ def _scan_in_processes(
     try:
         for worker in range(workers):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_scan_in_child, args=(sender, urls, places[worker::workers], label))
-            process.daemon = True
+            options = sender, urls, places[worker::workers], label
+            process = context.Process(target=_scan_in_child, args=options, daemon=True)
             process.start()
             sender.close()
             processes.append(process)
@@ -223,25 +216,14 @@ def _scan_in_child(sender: Connection, urls: Sequence[str], places: Sequence[int
 
 
 def scan_shard(url: str, label: Label = "cls") -> tuple[Shard, pa.Table]:
-    """The samples of one shard in the order of the tar. Of the files themselves only what labels need is read.
-
-    Raises:
-        OSError, CorruptFileError, UnsupportedError: as :func:`build_index`.
-    """
-    names: list[str] = []
-    small: list[bytes] = []
-    offsets, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    calls = _LabelCalls(label) if callable(label) else None
+    """The samples of one shard in the order of the tar. Of the files themselves only what labels need is read."""
+    runs: list[Members] = []
     with open_source(url) as source:
-        for members in tar_members(source):
-            names += members.names
-            small += members.small
-            offsets.append(members.offsets)
-            sizes.append(members.sizes)
-            if calls is not None:
-                calls.add(source, members)
-        if calls is not None:
-            calls.end()
+        if callable(label):
+            called = _call_for_labels(label, source, runs)
+        else:
+            runs.extend(tar_members(source))
+    names = [name for run in runs for name in run.names]
     places, keys, extensions = split_names(pa.array(names, pa.large_string()))
     changes = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
     samples = np.cumsum(np.append([0], changes))[: len(keys)]  # of each file
@@ -249,20 +231,19 @@ def scan_shard(url: str, label: Label = "cls") -> tuple[Shard, pa.Table]:
     sample_keys = keys.take(pa.array(starts))
     _check_samples(url, sample_keys, samples, extensions)
     labels = np.full(len(starts), -1, np.int32)
-    if calls is not None:
-        labels = _class_indices(url, sample_keys, calls.labels)
+    if callable(label):
+        labels = _class_indices(url, sample_keys, called)
     elif label is not None:
+        small = [content for run in runs for content in run.small]
         kinds = [kind for kind, name in enumerate(extensions.dictionary.to_pylist()) if name.lower() == label]
         labelled = np.flatnonzero(np.isin(extensions.indices.to_numpy(), kinds))
-        texts = [small[place] for place in places[labelled].tolist()]
-        owners = samples[labelled]
+        texts, owners = [small[place] for place in places[labelled].tolist()], samples[labelled]
         labels[owners] = _class_indices(url, sample_keys.take(pa.array(owners)), texts)
-    inside = {
-        "extension": extensions.dictionary.cast(pa.string()).take(extensions.indices),
-        "offset": pa.array(np.concatenate(offsets)[places]),
-        "size": pa.array(np.concatenate(sizes)[places]),
-    }
-    struct = pa.StructArray.from_arrays(list(inside.values()), list(inside))
+    inside = [extensions.dictionary.cast(pa.string()).take(extensions.indices)]
+    for column in ("offsets", "sizes"):
+        whole = np.concatenate([np.zeros(0, np.int64), *(getattr(run, column) for run in runs)])
+        inside.append(pa.array(whole[places]))
+    struct = pa.StructArray.from_arrays(inside, ["extension", "offset", "size"])
     listed = pa.ListArray.from_arrays(pa.array(np.append(starts, len(keys)), pa.int32()), struct)
     columns = [sample_keys, listed, pa.array(labels, mask=labels < 0)]
     table = pa.Table.from_arrays(columns, names=SCHEMA.names).cast(SCHEMA)
@@ -278,28 +259,23 @@ def _check_samples(
         raise UnsupportedError(
             f"{url}: the files of sample {key!r} are not neighbours, so webdataset would take them for several samples"
         )
-    names = [name.lower() for name in extensions.dictionary.to_pylist()]
-    lower = {name: kind for kind, name in enumerate(dict.fromkeys(names))}
-    kinds = np.array([lower[name] for name in names], np.int64)[extensions.indices.to_numpy()]
-    files = samples * len(lower) + kinds
+    lower, kinds = np.unique([name.lower() for name in extensions.dictionary.to_pylist()], return_inverse=True)
+    files = samples * len(lower) + kinds[extensions.indices.to_numpy()]
     found, counts = np.unique(files, return_counts=True)
     if len(found) < len(files):
         sample, kind = divmod(int(found[counts.argmax()]), len(lower))
         raise UnsupportedError(
-            f"{url}: sample {sample_keys[sample].as_py()!r} has two files with the extension {list(lower)[kind]!r}"
+            f"{url}: sample {sample_keys[sample].as_py()!r} has two files with the extension {str(lower[kind])!r}"
         )
 
 
 def _class_indices(url: str, keys: pa.LargeStringArray, values: Sequence[object]) -> npt.NDArray[np.int32]:
-    """Labels from ints or their decimal texts, −1 for None."""
     labels = np.full(len(values), -1, np.int32)
     for place, value in enumerate(values):
-        if value is None:
-            continue
-        try:
-            number = -2 if isinstance(value, float) else int(value)  # type: ignore[call-overload]
-        except (TypeError, ValueError):
-            number = -2
+        number = -1 if value is None else -2
+        if not isinstance(value, float | None):
+            with suppress(TypeError, ValueError):
+                number = int(value)  # type: ignore[call-overload]
         if not -1 <= number < 2**31:
             raise UnsupportedError(
                 f"{url}: the label of sample {keys[place].as_py()!r} must be an int in [0, 2**31), got {value!r:.60}: "
@@ -309,29 +285,19 @@ def _class_indices(url: str, keys: pa.LargeStringArray, values: Sequence[object]
     return labels
 
 
-class _LabelCalls:
-    """Calls a label function with one sample of a shard after the other, while the shard is read."""
+def _call_for_labels(function: LabelFunction, source: Source, runs: list[Members]) -> list[int | None]:
+    """What the function says of each sample, while the shard is read, into ``runs``."""
 
-    def __init__(self, function: LabelFunction) -> None:
-        self._function, self._key = function, ""
-        self._files: dict[str, Callable[[], bytes]] = {}
-        self.labels: list[int | None] = []
+    def files() -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+        for run in tar_members(source):
+            runs.append(run)
+            for name, offset, size in zip(run.names, run.offsets.tolist(), run.sizes.tolist(), strict=True):
+                if parts := split_name(name):
+                    read = partial(source.take, offset, size)
+                    yield parts[0], parts[1].lower(), partial(bytes, read()) if source.streamed else read
 
-    def add(self, source: Source, members: Members) -> None:
-        for name, offset, size in zip(members.names, members.offsets.tolist(), members.sizes.tolist(), strict=True):
-            key, extension = split_name(name) or ("", "")
-            if not key:
-                continue
-            if key != self._key:
-                self.end()
-                self._key = key
-            read = partial(source.take, offset, size)
-            self._files[extension.lower()] = partial(bytes, read()) if source.streamed else read
-
-    def end(self) -> None:
-        if self._key:
-            self.labels.append(self._function(self._key, _Files(self._files)))
-        self._files = {}
+    samples = itertools.groupby(files(), lambda file: file[0])
+    return [function(key, _Files({extension: read for _, extension, read in group})) for key, group in samples]
 
 
 class _Files(Mapping[str, bytes]):

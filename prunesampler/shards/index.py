@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +55,7 @@ class ShardIndex:
         self.shards: list[str] = [shard.url for shard in rows.shards]
         self.first_rows: Int64s = np.cumsum([0, *(shard.rows for shard in rows.shards)])
         self.first_rows.flags.writeable = False
-        self._lookups: OrderedDict[int, dict[str, int]] = OrderedDict()
+        self._lookups: dict[int, dict[str, int]] = {}  # the one used last at the end
 
     def __len__(self) -> int:
         return int(self.first_rows[-1])
@@ -131,18 +130,17 @@ class ShardIndex:
 
     def keys_of(self, shard: str | int) -> pa.LargeStringArray:
         """The keys of one shard in row order."""
-        return pa.concat_arrays([*self.table(shard)["key"].chunks, pa.array([], pa.large_string())])
+        return self.table(shard)["key"].combine_chunks()
 
     def lookup(self, shard: str | int) -> dict[str, int]:
         """Key → row of one shard. Do not change it: those used last are cached, about 10⁵ keys in all."""
         number = self.shard_number(shard)
-        if number in self._lookups:
-            self._lookups.move_to_end(number)
-            return self._lookups[number]
-        rows = dict(zip(self.keys_of(number).to_pylist(), self.rows_of(number), strict=True))
+        rows = self._lookups.pop(number, None)
+        if rows is None:
+            rows = dict(zip(self.keys_of(number).to_pylist(), self.rows_of(number), strict=True))
         self._lookups[number] = rows
         while len(self._lookups) > 1 and sum(map(len, self._lookups.values())) > _CACHED_KEYS:
-            self._lookups.popitem(last=False)
+            del self._lookups[next(iter(self._lookups))]
         return rows
 
     def row(self, shard: str | int, key: str) -> int:
@@ -154,8 +152,7 @@ class ShardIndex:
 
     def key(self, row: int) -> str:
         """The key of a row."""
-        text: str = self._entry(row, "key")
-        return text
+        return str(self._entry(row, "key"))
 
     def members(self, row: int) -> list[Member]:
         """The files of a row in the order of the tar. For many rows, :meth:`take` is far cheaper."""
@@ -183,8 +180,7 @@ class ShardIndex:
         for part in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(numbers)) + 1):
             number = int(numbers[part[0]])
             parts.append(self.table(number).take(pa.array(wanted[part] - self.first_rows[number])))
-        table = pa.concat_tables(parts).combine_chunks()
-        table = table.add_column(0, "shard", pa.array(numbers, pa.int32()))
+        table = pa.concat_tables(parts).combine_chunks().add_column(0, "shard", pa.array(numbers, pa.int32()))
         return table.add_column(0, "row", pa.array(wanted))
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,54 +32,33 @@ _CACHED_GROUPS = 8
 
 
 class Shard(NamedTuple):
-    """What is known of a shard.
+    """What is known of a shard."""
 
-    Attributes:
-        url: as it was given when it was indexed.
-        rows: samples in it.
-        size: of the file, in bytes; −1 where unknown.
-        modified: nanoseconds since 1970, of a local file; −1 elsewhere.
-        seekable: an uncompressed tar that is not the output of a command.
-        keys: digest of its keys.
-        digest: of its rows without labels.
-    """
-
-    url: str
+    url: str  # as it was given when it was indexed
     rows: int
-    size: int
-    modified: int
-    seekable: bool
-    keys: str
-    digest: str
+    size: int  # of the file, in bytes; -1 where unknown
+    modified: int  # nanoseconds since 1970, of a local file; -1 elsewhere
+    seekable: bool  # an uncompressed tar that is not the output of a command
+    keys: str  # digest of its keys
+    digest: str  # of its rows without labels
 
 
-class Rows(Protocol):
-    """Where an index takes its rows from."""
-
-    shards: Sequence[Shard]
-
-    def read(self, number: int) -> pa.Table:
-        """The rows of one shard, as :data:`SCHEMA`, verified if they come from a file."""
-        ...
-
-    def labels(self) -> npt.NDArray[np.int32] | None:
-        """The labels of all rows, −1 where a row has none; None where no row has one."""
-        ...
+Rows: TypeAlias = "MemoryRows | FileRows"
 
 
 def key_digest(table: pa.Table) -> str:
     """Digest of the keys of one shard's rows."""
-    return content_digest({}, {"key": _one(table["key"])})
+    return content_digest({}, {"key": table["key"].combine_chunks()})
 
 
 def row_digest(table: pa.Table) -> str:
     """Digest of the keys and members of one shard's rows."""
-    members = _one(table["members"])
+    members = table["members"].combine_chunks()
     inside = members.flatten()
     columns = {
-        "key": _one(table["key"]),
+        "key": table["key"].combine_chunks(),
         "count": pc.list_value_length(members).to_numpy(zero_copy_only=False),
-        "extension": _one(inside.field("extension").cast(pa.large_string())),
+        "extension": inside.field("extension").cast(pa.large_string()),
         "offset": inside.field("offset").to_numpy(),
         "size": inside.field("size").to_numpy(),
     }
@@ -90,21 +69,18 @@ class MemoryRows:
     """Rows in memory: those of an older index, if any, and those of new shards after them."""
 
     def __init__(self, shards: Sequence[Shard], tables: Sequence[pa.Table], older: Rows | None = None) -> None:
-        self._older, self._tables = older, list(tables)
-        self._old_shards = [] if older is None else list(older.shards)
-        self.shards: Sequence[Shard] = [*self._old_shards, *shards]
+        self._older, self._tables, old_shards = older, tables, () if older is None else older.shards
+        self._old, self._old_rows = len(old_shards), sum(shard.rows for shard in old_shards)
+        self.shards: Sequence[Shard] = [*old_shards, *shards]
 
     def read(self, number: int) -> pa.Table:
-        """The rows of one shard."""
-        if self._older is not None and number < len(self._old_shards):
-            return self._older.read(number)
-        return self._tables[number - len(self._old_shards)]
+        """The rows of one shard, as :data:`SCHEMA`."""
+        return self._older.read(number) if self._older and number < self._old else self._tables[number - self._old]
 
     def labels(self) -> npt.NDArray[np.int32] | None:
-        """The labels of all rows."""
-        older = None if self._older is None else self._older.labels()
-        if older is None:
-            older = np.full(sum(shard.rows for shard in self._old_shards), -1, np.int32)
+        """The labels of all rows, −1 where a row has none; None where no row has one."""
+        older = self._older.labels() if self._older else None
+        older = np.full(self._old_rows, -1, np.int32) if older is None else older
         labels = np.concatenate([older, *(_labels(table["label"]) for table in self._tables)])
         labels.flags.writeable = False
         return labels if (labels >= 0).any() else None
@@ -141,11 +117,9 @@ class FileRows:
 
     def read(self, number: int) -> pa.Table:
         """The rows of one shard; CorruptFileError if they, or others of their row group, are damaged."""
-        shard, first = self.shards[number], int(self._first_rows[number])
-        if not shard.rows:
+        if not self.shards[number].rows:
             return SCHEMA.empty_table()
-        group = int(np.searchsorted(self._group_rows, first, "right")) - 1
-        return self._group(group)[number]
+        return self._group(int(np.searchsorted(self._group_rows, self._first_rows[number], "right")) - 1)[number]
 
     def labels(self) -> npt.NDArray[np.int32] | None:
         """The labels of all rows; CorruptFileError if they are damaged."""
@@ -161,19 +135,17 @@ class FileRows:
         return labels
 
     def _read_group(self, group: int) -> dict[int, pa.Table]:
-        """The tables of the shards in a row group, by the shards' numbers."""
         start, end = self._group_rows[group : group + 2].tolist()
+        numbers = range(*np.searchsorted(self._first_rows, [start, end]).tolist())
         try:
             table = self._file.read_row_group(group, list(SCHEMA.names), use_threads=False)
             table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+            found = {n: table.slice(int(self._first_rows[n]) - start, self.shards[n].rows) for n in numbers}
+            digests = {n: row_digest(rows) for n, rows in found.items()}
         except Exception as error:
             raise CorruptFileError(f"{self._path} is damaged: {error}") from error
-        found = {}
-        first, stop = np.searchsorted(self._first_rows, [start, end]).tolist()
-        for number in range(first, stop):
-            shard = self.shards[number]
-            found[number] = table.slice(int(self._first_rows[number]) - start, shard.rows)
-            if not _is_of(shard, found[number]):
+        for n, shard in zip(numbers, self.shards[numbers.start : numbers.stop], strict=True):
+            if len(found[n]) != shard.rows or digests[n] != shard.digest:
                 raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
         return found
 
@@ -181,11 +153,7 @@ class FileRows:
 def write_index(
     path: str | os.PathLike[str], rows: Rows, fingerprint: str, labels: npt.NDArray[np.int32] | None
 ) -> None:
-    """Write the file that :class:`FileRows` reads, atomically, a few shards in memory at a time.
-
-    Raises:
-        OSError: the file cannot be written; an older one under ``path`` is then still intact.
-    """
+    """Write the file that :class:`FileRows` reads, atomically, a few shards in memory at a time."""
     shards = {name: [getattr(shard, name) for shard in rows.shards] for name in Shard._fields}
     label_digest = None if labels is None else content_digest({}, {"label": labels})
     metadata = {"kind": "shards", "fingerprint": fingerprint, "shards": shards, "labels": label_digest}
@@ -217,19 +185,6 @@ def _groups(rows: Rows) -> Iterator[pa.Table]:
         if count >= _GROUP_ROWS or (count and number == len(rows.shards) - 1):
             yield pa.concat_tables(pending).combine_chunks()
             pending, count = [], 0
-
-
-def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        return pa.concat_arrays(column.chunks or [pa.array([], column.type)])
-    return column
-
-
-def _is_of(shard: Shard, table: pa.Table) -> bool:
-    try:
-        return len(table) == shard.rows and row_digest(table) == shard.digest
-    except pa.ArrowInvalid:  # nulls
-        return False
 
 
 def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:

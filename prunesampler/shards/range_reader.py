@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from prunesampler.errors import ArgumentError, CorruptFileError
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.sources import check_size, read_range
+from prunesampler.shards.sources import check_size, read_at, read_range
 from prunesampler.shards.tar import BLOCK, check_header
 from prunesampler.shards.urls import local_path
 from prunesampler.tables.columns import Int64s
@@ -21,42 +21,25 @@ from prunesampler.tables.columns import Int64s
 __all__ = ["ByteRange", "Locations", "RangeReader", "merged_ranges"]
 
 _LOCAL_GAP, _REMOTE_GAP = 16 << 10, 1 << 20
-_LONGEST = 8 << 20
 _CONNECTIONS = 16
 
 
 class Locations:
-    """Where the files of some rows lie: about 40 bytes a row, 20 a file, and the keys.
-
-    Args:
-        index: of N rows.
-        rows: (K,) ascending; None: all.
-
-    Attributes:
-        rows: (K,) int64.
-        shards: (K,) int32, numbers.
-        keys: (K,) strings.
-        starts: (K + 1,) int64; row ``rows[i]`` has the files from ``starts[i]`` to below the next.
-        extensions: the distinct ones, as the tars have them.
-        codes: (M,) int32, positions in ``extensions``, of each file.
-        offsets: (M,) int64, of its first byte.
-        sizes: (M,) int64, in bytes.
-    """
+    """Where the files of (K,) ascending rows, or of all, lie: about 40 bytes a row, 20 a file, and the keys."""
 
     def __init__(self, index: ShardIndex, rows: Int64s | None = None) -> None:
         self._all = rows is None
         self.rows = np.arange(len(index)) if rows is None else rows
         table = index.take(self.rows)
-        self.shards = table["shard"].to_numpy()
-        self.keys = pa.concat_arrays(table["key"].chunks)
-        members = pa.concat_arrays(table["members"].chunks)
+        self.shards = table["shard"].to_numpy()  # (K,) int32 numbers
+        self.keys, members = table["key"].combine_chunks(), table["members"].combine_chunks()
         files = members.flatten()
+        # (K + 1,): row rows[i] has the files from starts[i] to below the next
         self.starts = members.offsets.to_numpy().astype(np.int64) - members.offsets[0].as_py()
         encoded = files.field("extension").dictionary_encode()
         self.extensions: list[str] = encoded.dictionary.to_pylist()
-        self.codes = encoded.indices.to_numpy()
-        self.offsets = files.field("offset").to_numpy()
-        self.sizes = files.field("size").to_numpy()
+        self.codes = encoded.indices.to_numpy()  # (M,) int32 positions in extensions
+        self.offsets, self.sizes = files.field("offset").to_numpy(), files.field("size").to_numpy()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,15 +77,11 @@ class ByteRange(NamedTuple):
 
 
 def merged_ranges(
-    shards: Int64s, firsts: Int64s, ends: Int64s, gaps: Int64s, longest: int = _LONGEST
+    shards: Int64s, firsts: Int64s, ends: Int64s, gaps: Int64s, longest: int = 8 << 20
 ) -> list[ByteRange]:
     """Ranges that cover (W,) wanted ones, in the order of shards and offsets.
 
-    A wanted range is joined to the one before it if no more than ``gaps`` bytes lie between them, and both together
-    have no more than ``longest``.
-
-    >>> merged_ranges(np.array([1, 0, 1]), np.array([50, 0, 0]), np.array([60, 9, 40]), np.array([10, 10, 10]))
-    [ByteRange(shard=0, first=0, end=9, wanted=[1]), ByteRange(shard=1, first=0, end=60, wanted=[2, 0])]
+    One is joined to the one before it if at most ``gaps`` bytes lie between them, and both have at most ``longest``.
     """
     ranges: list[ByteRange] = []
     order = np.lexsort((firsts, shards))
@@ -118,12 +97,7 @@ def merged_ranges(
 
 
 class RangeReader:
-    """Reads seekable shards at offsets. Usable after a fork; not by several threads at once.
-
-    Args:
-        index: of the shards.
-        open_files: local files that stay open, at least 1.
-    """
+    """Reads seekable shards at offsets. Usable after a fork; not by several threads at once."""
 
     def __init__(self, index: ShardIndex, open_files: int) -> None:
         self._index, self._limit = index, open_files
@@ -138,39 +112,26 @@ class RangeReader:
             os.close(self._files.popitem()[1])
 
     def read(self, shards: Int64s, firsts: Int64s, ends: Int64s) -> list[memoryview]:
-        """Bytes of shards, in the order in which they are asked for.
-
-        Args:
-            shards, firsts, ends: (W,) int64, number of the shard, and offsets of what is wanted of it.
-
-        Raises:
-            OSError: a shard cannot be read.
-            MismatchError: a shard has changed since it was indexed.
-            CorruptFileError: a shard is cut short.
-            UnsupportedError: a server sends only whole files.
-        """
-        numbers, inverse = np.unique(shards, return_inverse=True)
-        paths = [local_path(self._index.shards[number]) for number in numbers.tolist()]
-        gaps = np.array([_REMOTE_GAP if path is None else _LOCAL_GAP for path in paths], np.int64)[inverse]
-        ranges, found = merged_ranges(shards, firsts, ends, gaps), [memoryview(b"")] * len(shards)
+        """Bytes of (W,) shards from ``firsts`` to below ``ends``, in the order in which they are asked for."""
+        paths = {number: local_path(self._index.shards[number]) for number in np.unique(shards).tolist()}
+        gaps = [_REMOTE_GAP if paths[number] is None else _LOCAL_GAP for number in shards.tolist()]
+        ranges, found = merged_ranges(shards, firsts, ends, np.array(gaps)), [memoryview(b"")] * len(shards)
         starts, stops = firsts.tolist(), ends.tolist()
-        for part, data in zip(ranges, self._read(ranges), strict=True):
-            if len(data) != part.end - part.first:
-                raise CorruptFileError(f"{self._index.shards[part.shard]} is cut short")
-            view = memoryview(data)
-            for wanted in part.wanted:
-                found[wanted] = view[starts[wanted] - part.first : stops[wanted] - part.first]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # a thread is started only for what is submitted
+            remote = pool.map(self._fetch, [part for part in ranges if paths[part.shard] is None])
+            for part in ranges:
+                path = paths[part.shard]
+                view = memoryview(next(remote) if path is None else self._read_file(part, path))
+                if len(view) != part.end - part.first:
+                    raise CorruptFileError(f"{self._index.shards[part.shard]} is cut short")
+                for wanted in part.wanted:
+                    found[wanted] = view[starts[wanted] - part.first : stops[wanted] - part.first]
         return found
 
     def samples(self, locations: Locations, places: Int64s) -> list[dict[str, Any]]:
         """Samples as raw webdataset gives them: ``__key__``, ``__url__``, extension in lower case → bytes.
 
-        Args:
-            locations: of rows in seekable shards.
-            places: (P,) positions in ``locations``, in any order.
-
-        Raises:
-            OSError, MismatchError, CorruptFileError, UnsupportedError: as :meth:`read`.
+        ``places`` (P,) are positions in ``locations``, in any order, of rows in seekable shards.
         """
         starts, ends = locations.starts[places], locations.starts[places + 1]
         firsts = locations.offsets[starts] - BLOCK
@@ -189,18 +150,9 @@ class RangeReader:
             samples.append(sample)
         return samples
 
-    def _read(self, ranges: list[ByteRange]) -> list[bytes]:
-        def fetch(part: ByteRange) -> bytes:
-            record = self._index.records[part.shard]
-            return read_range(record.url, part.first, part.end, record.size)
-
-        paths = [local_path(self._index.shards[part.shard]) for part in ranges]
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # a thread is started only for what is submitted
-            remote = pool.map(fetch, [part for part, path in zip(ranges, paths, strict=True) if path is None])
-            return [
-                next(remote) if path is None else self._read_file(part, path)
-                for part, path in zip(ranges, paths, strict=True)
-            ]
+    def _fetch(self, part: ByteRange) -> bytes:
+        record = self._index.records[part.shard]
+        return read_range(record.url, part.first, part.end, record.size)
 
     def _read_file(self, part: ByteRange, path: str) -> bytes:
         if part.shard not in self._files:
@@ -214,10 +166,4 @@ class RangeReader:
                 os.close(self._files.pop(part.shard))
                 raise
         self._files.move_to_end(part.shard)
-        data = b""
-        while (missing := part.end - part.first - len(data)) > 0:
-            block = os.pread(self._files[part.shard], missing, part.first + len(data))
-            if not block:
-                break
-            data += block  # one call gives 2 GiB at most
-        return data
+        return read_at(self._files[part.shard], part.first, part.end - part.first)

@@ -20,17 +20,15 @@ import pyarrow as pa
 from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
 from prunesampler.shards.urls import local_path, url_kind
 
-__all__ = ["FileSource", "Source", "StreamSource", "check_size", "open_source", "read_range"]
+__all__ = ["FileSource", "Source", "StreamSource", "check_size", "open_source", "read_at", "read_range"]
 
-_SHORT_HOP, _LONG_HOP = 2048, 4096
-_BLOCK, _REMOTE_BLOCK = 1 << 20, 8 << 20
-_ATTEMPTS, _TIMEOUT = 5, 60
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "gzip": lambda stream: gzip.GzipFile(fileobj=stream),
-    "zstd": lambda stream: pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd"),
-    "bz2": bz2.BZ2File,
-    "xz": lzma.LZMAFile,
+_SHORT_HOP, _LONG_HOP, _BLOCK = 2048, 4096, 1 << 20
+_ATTEMPTS = 5
+_DECODERS: dict[bytes, Callable[[Any], Any]] = {  # by the first bytes of gzip, zstd, bz2, xz
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"\x28\xb5\x2f\xfd": lambda stream: pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd"),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 
 
@@ -83,13 +81,8 @@ class FileSource(Source):
             self._hop, self._step = _LONG_HOP, min(self._step * 4, _BLOCK)
         else:
             self._step = self._hop
-        data = b"" if offset > self.size else os.pread(self._file, self._step, offset)
-        while len(data) < count and (missing := min(count, self.size - offset) - len(data)) > 0:
-            block = os.pread(self._file, missing, offset + len(data))  # 2 GiB at most in one call
-            if not block:
-                break
-            data += block
-        self.base, self.data = offset, data
+        wanted = max(self._step, min(count, self.size - offset))
+        self.base, self.data = offset, b"" if offset > self.size else read_at(self._file, offset, wanted)
 
 
 class StreamSource(Source):
@@ -134,20 +127,12 @@ class StreamSource(Source):
 
 @contextmanager
 def open_source(url: str) -> Iterator[Source]:
-    """Open a shard, at its beginning. Codecs (gzip, zstd, bz2, xz) are told by the first bytes, not by the name.
-
-    Args:
-        url: a local path, ``file:``, ``http:``, ``https:``, ``pipe:`` and a command, or what fsspec knows.
-
-    Raises:
-        OSError: it cannot be opened.
-        ImportError: fsspec, or webdataset for a ``pipe:``, is not installed.
-    """
+    """Open a shard, at its beginning. Codecs (gzip, zstd, bz2, xz) are told by the first bytes, not by the name."""
     with ExitStack() as stack:
         path, size, modified = local_path(url), -1, -1
         if path is not None:
             raw: Any = stack.enter_context(open(path, "rb", buffering=0))
-            if _codec(os.pread(raw.fileno(), 6, 0)) is None:
+            if _decoder(os.pread(raw.fileno(), 6, 0)) is None:
                 yield FileSource(url, raw)
                 return
             status = os.fstat(raw.fileno())
@@ -163,34 +148,30 @@ def open_source(url: str) -> Iterator[Source]:
             import fsspec
 
             system, place = fsspec.core.url_to_fs(url)
-            raw = stack.enter_context(system.open(place, "rb", block_size=_REMOTE_BLOCK))
+            raw = stack.enter_context(system.open(place, "rb", block_size=8 << 20))
             size = int(getattr(raw, "size", None) or -1)
         stream = io.BufferedReader(raw, _BLOCK)
-        codec = _codec(stream.peek(6))
-        seekable = codec is None and url_kind(url) != "pipe"
-        decoded = stack.enter_context(_DECODERS[codec](stream)) if codec else stream
-        yield StreamSource(url, decoded, size=size, modified=modified, seekable=seekable, codec=codec is not None)
+        decoder = _decoder(stream.peek(6))
+        seekable = decoder is None and url_kind(url) != "pipe"
+        decoded = stack.enter_context(decoder(stream)) if decoder else stream
+        yield StreamSource(url, decoded, size=size, modified=modified, seekable=seekable, codec=decoder is not None)
+
+
+def read_at(file: int, offset: int, count: int) -> bytes:
+    """Bytes of an open file, fewer where it ends. One call of the system gives 2 GiB at most."""
+    data = os.pread(file, count, offset)
+    while 0 < len(data) < count and (block := os.pread(file, count - len(data), offset + len(data))):
+        data += block
+    return data
 
 
 def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
-    """The bytes from ``first`` to below ``end`` of a remote shard.
-
-    Args:
-        url: ``http:``, ``https:``, or what fsspec knows.
-        first, end: offsets.
-        size: that the shard had when it was indexed, −1 if unknown.
-
-    Raises:
-        OSError: they cannot be read, also after several attempts where a connection breaks.
-        MismatchError: the shard has another size.
-        UnsupportedError: the server sends only whole files.
-    """
+    """The bytes from ``first`` to below ``end`` of a remote shard; ``size`` is the one indexed, −1 if unknown."""
     if url_kind(url) != "http":
         import fsspec
 
         system, place = fsspec.core.url_to_fs(url)
-        data: bytes = system.cat_file(place, first, end)
-        return data
+        return cast(bytes, system.cat_file(place, first, end))
     buffer, position = bytearray(end - first), 0
     with _HttpFile(url, first, end, size) as file:
         while count := file.readinto(memoryview(buffer)[position:]):
@@ -199,11 +180,7 @@ def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
 
 
 def check_size(url: str, size: int, found: int) -> None:
-    """Refuse a shard of another size than the one that was indexed; ``size`` is −1 where that is unknown.
-
-    Raises:
-        MismatchError: naming the shard.
-    """
+    """Refuse a shard of another size than the one that was indexed; ``size`` is −1 where that is unknown."""
     if size not in (-1, found):
         raise MismatchError(f"{url} has changed since it was indexed, from {size} to {found} bytes: index it anew")
 
@@ -262,7 +239,7 @@ class _HttpFile(io.RawIOBase):
         part = bool(self._position) or self._end not in (None, self.size)
         if part:
             request.add_header("Range", f"bytes={self._position}-{'' if self._end is None else self._end - 1}")
-        self._response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        self._response = urllib.request.urlopen(request, timeout=60)
         if part and self._response.status != http.client.PARTIAL_CONTENT:
             raise UnsupportedError(f"{self._url}: the server sends whole files only: stream the shards, or repack them")
         span, _, total = self._response.headers.get("Content-Range", "").partition("/")
@@ -275,8 +252,6 @@ class _HttpFile(io.RawIOBase):
 
 
 class _Pipe(io.RawIOBase):
-    """The output of a command, as a file."""
-
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
 
@@ -289,5 +264,5 @@ class _Pipe(io.RawIOBase):
         return len(block)
 
 
-def _codec(head: bytes) -> str | None:
-    return next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
+def _decoder(head: bytes) -> Callable[[Any], Any] | None:
+    return next((decoder for magic, decoder in _DECODERS.items() if head.startswith(magic)), None)

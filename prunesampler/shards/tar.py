@@ -30,31 +30,17 @@ _FILE, _PAX, _LINE_END = b"0x\n"
 _PLACES = 8 ** np.arange(10, -1, -1)
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
-_LONGEST_EXTENSION = 1 << 20
-_LONGEST_NAME = 100  # in a header
-_LARGEST_OCTAL = 8**11  # sizes from here on are written in base 256
-_LARGEST = 1 << 60
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
 
 
 class Members(NamedTuple):
-    """M files that follow one another in a tar.
-
-    Attributes:
-        names: as the tar has them.
-        offsets: (M,) int64, of their first bytes.
-        sizes: (M,) int64, in bytes.
-        small: the content of files of at most 32 bytes; empty for larger ones.
-    """
+    """M files that follow one another in a tar."""
 
     names: list[str]
-    offsets: Int64s
-    sizes: Int64s
-    small: list[bytes]
-
-
-_NO_MEMBERS = Members([], np.zeros(0, np.int64), np.zeros(0, np.int64), [])
+    offsets: Int64s  # of their first bytes
+    sizes: Int64s  # in bytes
+    small: list[bytes]  # content of files of at most 32 bytes; empty for larger ones
 
 
 def tar_members(source: Source) -> Iterator[Members]:
@@ -62,12 +48,6 @@ def tar_members(source: Source) -> Iterator[Members]:
 
     Folders, links and devices are skipped, as webdataset does. The files yielded last can be read from the source in
     their order, also from a stream.
-
-    Raises:
-        CorruptFileError: not a tar, a damaged header, or a tar that is cut short, even if only the zero blocks at its
-            end are missing.
-        UnsupportedError: a sparse file; a name that is not UTF-8; an extension header of more than 1 MiB; a PAX header
-            that renames all files.
     """
     archive = tarfile.TarFile(fileobj=io.BytesIO(bytes(2 * BLOCK)), encoding="utf-8")
     position, before = 0, ""
@@ -91,10 +71,8 @@ def tar_members(source: Source) -> Iterator[Members]:
 
 
 def _usual_members(source: Source, position: int) -> tuple[Members, int]:
-    """Files with the simplest headers, and the position of the first header that is another.
-
-    Before each may stand a PAX header that holds only a time. It is recognised by its content, without its checksum.
-    """
+    # Files with the simplest headers, and the position of the first header that is another. Before each may stand a
+    # PAX header that holds only a time. It is recognised by its content, without its checksum.
     blocks: list[bytes] = []
     firsts: list[int] = []  # of a file's headers, the PAX one included
     starts: list[int] = []
@@ -125,7 +103,7 @@ def _usual_members(source: Source, position: int) -> tuple[Members, int]:
     except ValueError:
         pass  # not a plain size
     if not blocks:
-        return _NO_MEMBERS, first
+        return Members([], np.zeros(0, np.int64), np.zeros(0, np.int64), []), first
     headers = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, BLOCK + _SMALL)
     octal = headers[:, 124:154] - np.uint8(48)  # size, time, checksum
     total = headers[:, :BLOCK].sum(1, dtype=np.uint32) - headers[:, 148:156].sum(1, dtype=np.uint32) + 8 * 32
@@ -135,10 +113,7 @@ def _usual_members(source: Source, position: int) -> tuple[Members, int]:
     usual = len(blocks) if sound.all() else int(sound.argmin())
     names = np.ascontiguousarray(headers[:usual, :100]).view("S100").ravel().tolist()
     sizes = octal[:usual, :11] @ _PLACES
-    small = [
-        block[BLOCK : BLOCK + size] if size <= _SMALL else b""
-        for block, size in zip(blocks, sizes.tolist(), strict=False)
-    ]
+    small = [b[BLOCK:][:n] if n <= _SMALL else b"" for b, n in zip(blocks, sizes.tolist(), strict=False)]
     try:
         decoded = [name.partition(b"\0")[0].decode() for name in names]
     except UnicodeDecodeError as error:
@@ -160,7 +135,7 @@ class _HeaderFile(io.RawIOBase):
 
     def read(self, count: int = -1) -> bytes:
         url, position = self._source.url, self._position
-        if count > _LONGEST_EXTENSION:
+        if count > 1 << 20:
             raise UnsupportedError(f"{url}: the header at byte {position - BLOCK} has an extension of {count} bytes")
         self.reads.append(self._source.take(position, max(count, 0)))
         self.ended |= len(self.reads[-1]) < count
@@ -175,20 +150,16 @@ def _unusual_member(source: Source, archive: tarfile.TarFile, position: int, bef
     try:
         member = tarfile.TarInfo.fromtarfile(archive)
     except (tarfile.HeaderError, ValueError, IndexError):
-        raise (_cut_short if file.ended else _damaged)(
-            source, file.tell() if file.ended else position, before
-        ) from None
-    for header, body in zip(file.reads[::2], file.reads[1::2], strict=False):
-        if header[156:157] in _PAX_TYPES and not _sound_records(body):
-            raise _damaged(source, position, before)
+        at = file.tell() if file.ended else position
+        raise (_cut_short if file.ended else _damaged)(source, at, before) from None
+    pax = [body for head, body in zip(file.reads[::2], file.reads[1::2], strict=False) if head[156:157] in _PAX_TYPES]
+    if member.size < 0 or not all(map(_sound_records, pax)):
+        raise _damaged(source, position, before)
     if member.issparse():
         raise UnsupportedError(f"{source.url}: {member.name!r} is sparse: write it anew without --sparse")
-    for_all = sorted({"path", "size"}.intersection(archive.pax_headers))
-    if for_all:
+    if for_all := sorted({"path", "size"}.intersection(archive.pax_headers)):
         raise UnsupportedError(f"{source.url}: a global PAX header sets {for_all} of all files")
-    if member.size < 0:
-        raise _damaged(source, position, before)
-    if member.size > _LARGEST:
+    if member.size > 1 << 60:
         raise CorruptFileError(f"{source.url} is cut short: {member.name!r} in it should have {member.size} bytes")
     try:
         member.name.encode()
@@ -234,12 +205,7 @@ def _cut_short(source: Source, position: int, before: str) -> CorruptFileError:
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension by webdataset's rule: the extension begins at the first dot after the last slash.
 
-    Returns:
-        Key and extension as the tar has them. None for what webdataset skips: names without key or dot, and those that
-        begin with ``__…__``.
-
-    >>> split_name("a.b/7.seg.PNG"), split_name("README"), split_name("__meta__/7.png")
-    (('a.b/7', 'seg.PNG'), None, None)
+    None for what webdataset skips: names without key or dot, and those that begin with ``__…__``.
     """
     if name.startswith("__") and (("/" not in name and name.endswith("__")) or _META.match(name)):
         return None
@@ -263,11 +229,7 @@ def split_names(names: pa.LargeStringArray) -> tuple[Int64s, pa.LargeStringArray
 
 
 def padded(sizes: Int64s) -> Int64s:
-    """What files of these sizes take, in bytes.
-
-    >>> padded(np.array([0, 1, 512]))
-    array([  0, 512, 512])
-    """
+    """Sizes in bytes, rounded up to whole blocks."""
     return sizes + (BLOCK - 1) & -BLOCK
 
 
@@ -275,18 +237,15 @@ def check_header(url: str, block: bytes | memoryview, name: str, size: int) -> N
     """Refuse a file that is not the one that was indexed, as far as the 512 bytes before its content tell.
 
     Names that are long or not ASCII may stand elsewhere; then only the size is compared, if it is below 8 GiB.
-
-    Raises:
-        MismatchError: naming the shard.
     """
     block, encoded = bytes(block), name.encode()
     if block.startswith(encoded + b"\0") and block[124:136] == b"%011o\0" % size:
         return
     try:
-        same = size >= _LARGEST_OCTAL or int(block[124:136].rstrip(b" \0"), 8) == size
+        same = size >= 8**11 or int(block[124:136].rstrip(b" \0"), 8) == size
     except ValueError:
         same = block[124:125] in (b"\x80", b"\xff")  # a size in base 256
-    if len(encoded) <= _LONGEST_NAME and encoded.isascii():
-        same = same and block[:_LONGEST_NAME].partition(b"\0")[0] == encoded
+    if len(encoded) <= 100 and encoded.isascii():
+        same = same and block[:100].partition(b"\0")[0] == encoded
     if not same:
         raise MismatchError(f"{url} has changed since it was indexed: {name!r} is not where it was; index it anew")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,11 +17,7 @@ __all__ = ["ShardUrls", "absolute_path", "expand_urls", "local_path", "url_kind"
 
 
 def url_kind(url: str) -> Literal["file", "http", "pipe", "fsspec"]:
-    """How a shard is opened. Everything that opens a URL asks here.
-
-    >>> url_kind("a.tar"), url_kind("https://host/a.tar"), url_kind("pipe:cat a.tar"), url_kind("s3://bucket/a.tar")
-    ('file', 'http', 'pipe', 'fsspec')
-    """
+    """How a shard is opened. Everything that opens a URL asks here."""
     scheme = url.partition(":")[0]
     if scheme == "pipe":
         return "pipe"
@@ -30,11 +27,7 @@ def url_kind(url: str) -> Literal["file", "http", "pipe", "fsspec"]:
 
 
 def local_path(url: str) -> str | None:
-    """The path of a local shard, None for any other URL.
-
-    >>> local_path("file:///data/a.tar"), local_path("a.tar"), local_path("http://host/a.tar")
-    ('/data/a.tar', 'a.tar', None)
-    """
+    """The path of a local shard, None for any other URL."""
     if url_kind(url) != "file":
         return None
     return url2pathname(urlsplit(url).path) if url.startswith("file:") else url
@@ -51,33 +44,22 @@ def expand_urls(urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
 
     Braces and ``::`` mean what they mean to webdataset; ``*``, ``?`` and ``[…]`` match local files, sorted. A name that
     exists is never taken for a pattern.
-
-    Raises:
-        ArgumentError: no shard at all, a shard twice, or a pattern that matches nothing.
-        ImportError: braces, and the package ``braceexpand`` (it comes with webdataset) is not installed.
-
-    >>> expand_urls("http://host/{00..02}.tar")
-    ['http://host/00.tar', 'http://host/01.tar', 'http://host/02.tar']
     """
-    given = [urls] if isinstance(urls, str | os.PathLike) else list(urls)
     found: list[str] = []
-    for text in [os.fspath(url) for url in given]:
+    for text in [os.fspath(url) for url in ([urls] if isinstance(urls, str | os.PathLike) else urls)]:
         for pattern in [text] if url_kind(text) == "pipe" else text.split("::"):
-            for url in [pattern] if os.path.exists(pattern) else _braces(pattern):
+            expanded = [pattern]
+            if "{" in pattern and not os.path.exists(pattern):
+                from braceexpand import braceexpand
+
+                expanded = list(braceexpand(pattern))
+            for url in expanded:
                 found += _matches(url)
     if not found:
         raise ArgumentError("urls", "must name at least one shard", urls)
     if len(set(found)) < len(found):
         raise ArgumentError("urls", "must name each shard once", next(url for url in found if found.count(url) > 1))
     return found
-
-
-def _braces(pattern: str) -> list[str]:
-    if "{" not in pattern:
-        return [pattern]
-    from braceexpand import braceexpand
-
-    return list(braceexpand(pattern))
 
 
 def _matches(url: str) -> list[str]:
@@ -91,21 +73,15 @@ def _matches(url: str) -> list[str]:
 
 
 class ShardUrls:
-    """Finds the indexed shard that a URL means.
-
-    Args:
-        urls: of the shards, as they were indexed.
-        sizes: of the shards in bytes, −1 where unknown.
-    """
+    """Finds the indexed shard that a URL means. ``sizes`` of the shards are in bytes, −1 where unknown."""
 
     def __init__(self, urls: Sequence[str], sizes: Sequence[int]) -> None:
         self._urls, self._sizes = urls, sizes
         self._by_path = {absolute_path(url): number for number, url in enumerate(urls)}
-        self._by_name: dict[str, int] = {}  # -1 where several shards have the name
-        for number, url in enumerate(urls):
-            name = _file_name(url)
-            self._by_name[name] = -1 if name in self._by_name else number
         self._found = {url: number for number, url in enumerate(urls)}
+        names = [_file_name(url) for url in urls]
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        self._by_name = {name: -1 if name in repeated else number for number, name in enumerate(names)}
 
     def number(self, url: str) -> int:
         """The position of the shard; see :meth:`prunesampler.shards.ShardIndex.shard_number`."""
@@ -128,5 +104,4 @@ class ShardUrls:
 
 
 def _file_name(url: str) -> str:
-    """The last part of a URL or path, without a query."""
     return os.path.basename(urlsplit(url).path if "://" in url else url)

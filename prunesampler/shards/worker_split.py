@@ -36,20 +36,8 @@ def split_samples(
 ) -> list[Slice]:
     """The samples of one worker: the kept samples of all shards, one shard after the other, are cut into equal lengths.
 
-    The lengths of ranks are equal with ``"pad"`` (the first samples come again at the end) and ``"drop"``, and differ
-    by at most one with ``"exact"``, as those of a rank's workers do. Apart from the remainder no sample is left out or
-    comes twice, however few the shards are; a shard that is cut is read by several workers.
-
-    Args:
-        shards: (S,) shard numbers, in the order in which they are read.
-        counts: (S,) kept samples in each, at least 0.
-
-    Returns:
-        Disjoint slices of at least one sample.
-
-    >>> two, five = np.array([0, 1]), np.array([3, 2])
-    >>> [split_samples(two, five, rank=rank, num_replicas=2) for rank in (0, 1)]
-    [[Slice(shard=0, start=0, stop=3)], [Slice(shard=1, start=0, stop=2), Slice(shard=0, start=0, stop=1)]]
+    ``shards`` are (S,) numbers in the order of reading, ``counts`` (S,) their kept samples. With ``"pad"`` the first
+    samples come again at the end; with ``"exact"`` lengths differ by at most one, as those of a rank's workers do.
     """
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
@@ -62,28 +50,17 @@ def split_samples(
     first, last = first + length * worker // num_workers, first + length * (worker + 1) // num_workers
     if first == last:
         return []
+    begins = ends - counts
     turn = first // total * total  # padding wraps around
     slices = []
     for start, stop in ((first - turn, min(last - turn, total)), (0, last - turn - total)):
-        for i in range(int(np.searchsorted(ends, start, "right")), len(shards)):
-            begin = int(ends[i] - counts[i])
-            low, high = max(start - begin, 0), min(stop - begin, int(counts[i]))
-            if begin >= stop:
-                break
-            if low < high:
-                slices.append(Slice(int(shards[i]), low, high))
+        lows, highs = np.maximum(start, begins) - begins, np.minimum(stop, ends) - begins
+        slices += [Slice(int(shards[i]), int(lows[i]), int(highs[i])) for i in np.flatnonzero(lows < highs)]
     return slices
 
 
 class WorkerSamples:
-    """What one worker delivers in one pass.
-
-    Args:
-        index: of N rows.
-        bits: (N / 8,) uint8, little-endian, of the kept rows.
-        slices: of the worker.
-        count: samples that must have come at the end of the pass; None: not checked.
-    """
+    """What one worker delivers in one pass: ``slices`` of the kept rows, which are set in ``bits`` (little-endian)."""
 
     def __init__(self, index: ShardIndex, bits: npt.NDArray[np.uint8], slices: list[Slice], count: int | None) -> None:
         self.slices = slices
