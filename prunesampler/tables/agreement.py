@@ -21,11 +21,7 @@ _Array = npt.NDArray[Any]
 
 
 def in_sample(rows: npt.NDArray[np.int64], num_rows: int) -> npt.NDArray[np.bool_]:
-    """Whether a row is in the sample of a dataset's rows that ranks are compared on: all, or :data:`SAMPLE` of them.
-
-    >>> in_sample(np.array([0, 10**9 - 1]), 10**9), in_sample(np.arange(2), 2)
-    (array([False, False]), array([ True,  True]))
-    """
+    """Whether a row is in the sample of a dataset's rows that ranks are compared on: all, or :data:`SAMPLE` of them."""
     if num_rows <= SAMPLE:
         return np.ones(len(rows), np.bool_)
     return hash64(_SAMPLED, rows) < np.uint64(SAMPLE * 2**64 // num_rows)
@@ -37,18 +33,8 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     It is exact for up to 2,000,000 rows. Of more rows a random sample of about this size is compared, the same one
     each time, so that the standard error is below 0.001.
 
-    Args:
-        a: (N,) floats, NaN where a row has no value; infinite ones rank at the ends.
-        b: (N,) floats, likewise.
-
-    Returns:
-        A float in [−1, 1]; NaN where fewer than two rows have both, or where either is the same for all of them.
-
-    Raises:
-        ArgumentError: not two vectors of numbers of one length.
-
-    >>> spearman([0.1, 0.2, 0.4, float("nan")], [1.0, 3.0, 2.0, 0.0])
-    0.5
+    ``a`` and ``b`` are (N,), NaN where a row has no value; infinite ones rank at the ends. The result is NaN where
+    fewer than two rows have both, or where either is the same for all of them.
     """
     left, right = _in_both(a, b)
     if len(left) > SAMPLE:
@@ -64,22 +50,8 @@ def overlap(a: npt.ArrayLike, b: npt.ArrayLike, share: float = 0.5, *, seed: int
 
     Two unrelated measurements overlap by about ``share``. Rows without a value in both are left out. Rows that are
     tied at the limit are drawn at random, for ``a`` and for ``b`` apart: ties agree by chance only, so that a column
-    with many of them overlaps with itself by less than 1.
-
-    Args:
-        a: (N,) floats, NaN where a row has no value; infinite ones are allowed. Negate what is harder when lower.
-        b: (N,) floats, likewise.
-        share: in (0, 1], how much of the rows counts as the highest; rounded to at least one row.
-        seed: an int, of these draws.
-
-    Returns:
-        A float in [0, 1]; NaN where no row has both values.
-
-    Raises:
-        ArgumentError: not two vectors of numbers of one length, or a share outside of (0, 1].
-
-    >>> overlap([0.1, 0.9, 0.8, 0.2], [1.0, 4.0, 2.0, 3.0])
-    0.5
+    with many of them overlaps with itself by less than 1. ``a`` and ``b`` are as of :func:`spearman`; of the rows the
+    ``share`` in (0, 1] counts as the highest, at least one. The result is NaN where no row has both values.
     """
     share = check_number("share", share, 0, 1, above=True)
     left, right = _in_both(a, b)

@@ -75,27 +75,11 @@ def merge(tables: Sequence[ScoreTable]) -> ScoreTable:
 
 
 def merge_files(run: _Map, paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreFile:
-    """Write the file that :func:`merge` of these files would save, from a million rows of each at once.
-
-    Args:
-        run: where the work is done: Python's ``map``, or that of an engine; the files are read there.
-        paths: at least two files of scores, each of another run.
-        out: the file of the averages, written here.
-
-    Returns:
-        The new file.
-
-    Raises:
-        OSError: a file cannot be read, or ``out`` cannot be written.
-        ArgumentError, MismatchError: as :func:`merge` does.
-        CorruptFileError: a file is damaged.
-    """
+    """Write the file that :func:`merge` of these files would save, from a million rows of each at once."""
     files: list[ScoreFile] = list(run(ScoreFile.open, [os.fspath(path) for path in paths]))
     list(run(ScoreFile.verify, files))
     _check_runs(files)
     num_rows, fingerprint = _common_identity(files)
-    for name in ("label", "key", "shard"):
-        _check_types(name, [file.header.types.get(name) for file in files])
     ranges = [(start, min(start + RANGE, num_rows)) for start in range(0, num_rows, RANGE)]
     lengths, samples, absent = zip(*run(functools.partial(_first_look, files), ranges), strict=True)
     sample = {
@@ -130,23 +114,11 @@ def _check_runs(tables: _Runs) -> None:
         _check_same("kinds of protocol", _kinds(tables[0]), _kinds(table), number)
 
 
-def _check_types(name: str, types: Sequence[str | None]) -> None:
-    held = [(number, kind) for number, kind in enumerate(types, 1) if kind is not None]
-    for number, kind in held:
-        if kind != held[0][1]:
-            raise _mismatch(f"{name}s are {held[0][1]} in one, {kind} in number {number}")
-
-
 # -- a range of rows ---------------------------------------------------------------------------------------------
 
 
 def _average(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]:
-    """The columns of averages and sums, over the runs that have these rows, as arguments of a ScoreTable.
-
-    Args:
-        tables: the runs, or the same range and columns of each.
-        rows: int64, ascending, all that stand in any of them.
-    """
+    """The columns of averages and sums of all ``rows`` that stand in any table, as arguments of a ScoreTable."""
     laid_out = functools.partial(_laid_out, rows, tables)
     first, scores = tables[0], {}
     for name in first.scores:
@@ -164,23 +136,19 @@ def _average(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]:
     return {"scores": scores, **counts}
 
 
-def _sample(tables: Sequence[ScoreTable | None], rows: _Array) -> dict[str, list[_Array]]:
+def _sample(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, list[_Array]]:
     """Of each score the values by which the runs are compared, one column a run."""
-    first = next(table for table in tables if table is not None)
-    sample = in_sample(rows, first.num_rows)
+    sample = in_sample(rows, tables[0].num_rows)
     return {
         name: [column[sample] for column in _laid_out(rows, tables, methodcaller("column", name), np.nan)]
-        for name in first.directions
+        for name in tables[0].directions
     }
 
 
 def _first_look(files: Sequence[ScoreFile], rows: _Range) -> tuple[int, dict[str, list[_Array]], set[str]]:
     """How many rows a range has, what is compared, and which columns of text lack a value; refuses other datasets."""
     tables = [file.range(rows, file.column_names[1:]) for file in files]
-    there = [table for table in tables if table is not None]
-    if not there:
-        return 0, {name: [np.empty(0, np.float32)] * len(files) for name in files[0].directions}, set()
-    identity = common_dataset(there)
+    identity = common_dataset(tables)
     absent = {name for name in _TEXT if identity[f"{name}s"] is None}
     return len(identity["rows"]), _sample(tables, identity["rows"]), absent
 
@@ -189,11 +157,8 @@ def _merged_range(files: Sequence[ScoreFile], columns: Sequence[str], rows: _Ran
     """Some columns of the averages."""
     read = {*columns, "presentations"} if "forgetting_events" in columns else {*columns}
     tables = [file.range(rows, [name for name in file.column_names[1:] if name in read]) for file in files]
-    there = [table for table in tables if table is not None]
-    if not there:
-        return pa.table({})
-    identity = common_dataset(there)
-    length, merged = len(identity["rows"]), _average(there, identity["rows"])
+    identity = common_dataset(tables)
+    length, merged = len(identity["rows"]), _average(tables, identity["rows"])
     labels = np.full(length, -1, np.int32) if identity["labels"] is None else identity["labels"]
     found: dict[str, Any] = {"row": identity["rows"], "label": labels}
     found |= {"shard": identity["shards"], "key": identity["keys"]}
@@ -204,21 +169,19 @@ def _merged_range(files: Sequence[ScoreFile], columns: Sequence[str], rows: _Ran
 
 
 def _laid_out(
-    rows: _Array, tables: Sequence[ScoreTable | None], column: Callable[[ScoreTable], Any], missing: object
+    rows: _Array, tables: Sequence[ScoreTable], column: Callable[[ScoreTable], Any], missing: object
 ) -> list[_Array]:
     """The same column of each table, with ``missing`` in the rows that the table does not have."""
-    columns = []
-    for table in tables:
-        if table is None:
-            columns.append(np.full(len(rows), missing, np.float32))
-            continue
-        values = column(table)
-        if len(table) < len(rows):
-            full = np.full(len(rows), missing, values.dtype)
-            full[np.searchsorted(rows, table.rows)] = values
-            values = full
-        columns.append(values)
-    return columns
+
+    def of(table: ScoreTable) -> _Array:
+        values: _Array = column(table)
+        if len(values) == len(rows):
+            return values
+        full = np.full(len(rows), missing, values.dtype)
+        full[np.searchsorted(rows, table.rows)] = values
+        return full
+
+    return [of(table) for table in tables]
 
 
 def _mean(columns: list[_Array], runs: list[int]) -> _Array:
@@ -314,21 +277,10 @@ def _merged_protocol(protocols: list[dict[str, Any]], correlations: list[float])
 
 
 def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
-    """What several tables, or coresets, say about the one dataset that they belong to.
+    """What several tables, or coresets, say about the one dataset that they belong to; MismatchError of different ones.
 
-    Args:
-        files: at least one.
-
-    Returns:
-        ``num_rows``, ``fingerprint`` (of the first that has one), ``rows`` (of any of them, ascending), and in their
-        order ``labels``, ``keys`` and ``shards``, None where they are not known.
-
-    Raises:
-        MismatchError: they belong to different datasets.
-
-    >>> tables = [ScoreTable({"el2n": [0.5, 1.0]}, labels=labels) for labels in ([1, -1], None, [-1, 0])]
-    >>> common_dataset(tables)["labels"]
-    array([1, 0], dtype=int32)
+    ``num_rows``, ``fingerprint`` (of the first that has one), ``rows`` (of any of them, ascending), and in their order
+    ``labels``, ``keys`` and ``shards``, None where they are not known.
     """
     num_rows, fingerprint = _common_identity(files)
     rows = functools.reduce(_union, (file.rows for file in files))
@@ -344,14 +296,7 @@ def common_dataset(files: Sequence[ScoreTable | Coreset]) -> dict[str, Any]:
 
 
 def _common_identity(files: Sequence[Any]) -> tuple[int, str | None]:
-    """The number of rows and the fingerprint that several files share.
-
-    Args:
-        files: whatever has ``num_rows`` and ``fingerprint``.
-
-    Raises:
-        MismatchError: they belong to different datasets.
-    """
+    """The number of rows and the fingerprint that several files share."""
     first = files[0]
     fingerprint = first.fingerprint
     for number, file in enumerate(files[1:], 2):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,90 +18,33 @@ from prunesampler.tables.score_table import ScoreTable
 __all__ = ["ScoreFile", "write_parts"]
 
 
-@dataclass(frozen=True)
 class ScoreFile:
     """A file of scores, its values left where they are; ``len()`` is its number of rows.
 
-    Attributes:
-        header: what the file says of itself.
+    It says of itself what a ScoreTable does: ``digest``, ``num_rows``, ``fingerprint``, ``directions`` and more.
     """
 
-    header: Header
+    def __init__(self, header: Header) -> None:
+        self.header, self.digest, self.num_blocks = header, header.digest, header.groups
+        self.column_names = list(header.types)
+        self.num_rows: int = header.metadata["num_rows"]
+        self.fingerprint: str | None = header.metadata["fingerprint"]
+        given = header.metadata["directions"]  # its keys are sorted
+        self.directions = {name: given[name] for name in (*self.column_names, "forgetting") if name in given}
+        self.protocols: dict[str, Any] = header.metadata["protocols"]
+        self.provenance: dict[str, Any] = header.metadata["provenance"]
+        self.complete = header.length == self.num_rows  # its rows are 0 to N − 1: they are distinct
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ScoreFile:
-        """Read the header; :meth:`verify` looks at the values.
-
-        Raises:
-            OSError: the file cannot be read.
-            CorruptFileError: damaged, cut short, edited, or not a file of ours.
-            MismatchError: of another kind, or a newer format.
-
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     ScoreTable({"el2n": [0.5, 0.25]}).save(f"{folder}/scores.parquet")
-        ...     file = ScoreFile.open(f"{folder}/scores.parquet")
-        >>> len(file), file.column_names
-        (2, ['row', 'el2n'])
-        """
+        """Read the header; :meth:`verify` looks at the values."""
         return cls(parquet.read_header(path, "scores"))
 
     def __len__(self) -> int:
         return self.header.length
 
-    @property
-    def column_names(self) -> list[str]:
-        """The columns that it has."""
-        return list(self.header.types)
-
-    @property
-    def num_blocks(self) -> int:
-        """How many row groups it has."""
-        return self.header.groups
-
-    @property
-    def digest(self) -> str:
-        """Of its content."""
-        return self.header.digest
-
-    @property
-    def num_rows(self) -> int:
-        """Size of the dataset."""
-        return int(self.header.metadata["num_rows"])
-
-    @property
-    def fingerprint(self) -> str | None:
-        """What the dataset is recognised by."""
-        fingerprint: str | None = self.header.metadata["fingerprint"]
-        return fingerprint
-
-    @property
-    def directions(self) -> dict[str, str]:
-        """Score → "higher" or "lower", whichever is harder."""
-        given = self.header.metadata["directions"]  # its keys are sorted
-        return {name: given[name] for name in (*self.column_names, "forgetting") if name in given}
-
-    @property
-    def protocols(self) -> dict[str, Any]:
-        """Score → how it was measured."""
-        return dict(self.header.metadata["protocols"])
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What else stands in the file."""
-        return dict(self.header.metadata["provenance"])
-
-    @property
-    def complete(self) -> bool:
-        """Whether its rows are 0 to N − 1: they are distinct."""
-        return len(self) == self.num_rows
-
     def verify(self) -> None:
-        """Look at every value, a column of a row group at a time, as :meth:`ScoreTable.load` would at all of them.
-
-        Raises:
-            CorruptFileError: the content is not what was written, or not a table of scores.
-        """
+        """Look at every value, a column of a row group at a time, as :meth:`ScoreTable.load` would at all of them."""
         last = -1
 
         def check(name: str, column: Any) -> None:
@@ -125,12 +67,7 @@ class ScoreFile:
             raise CorruptFileError(f"{self.header.path} is not a sound scores file: {error}") from error
 
     def block(self, number: int, columns: Sequence[str], size: int | None = None) -> Iterator[ScoreTable]:
-        """Some columns of a row group, so many rows of it at a time; only the pages' checksums are verified.
-
-        Raises:
-            OSError: the file cannot be read.
-            CorruptFileError: a page was damaged since it was written.
-        """
+        """Some columns of a row group, so many rows of it at a time; only the pages' checksums are verified."""
         start, end = group_starts(self.header)[number : number + 2]
         names = [*([] if self.complete else ["row"]), *columns]
         found = read_group(self.header, number, names) if names else {}
@@ -145,19 +82,17 @@ class ScoreFile:
         """How many rows stand before a row group: the first of its rows if the file is complete."""
         return group_starts(self.header)[number]
 
-    def range(self, rows: tuple[int, int], columns: Sequence[str]) -> ScoreTable | None:
-        """Some columns of the rows from the first number to below the second; None where there are none of them."""
-        spans = enumerate(group_spans(self.header, "row"))
-        groups = [number for number, (lowest, highest) in spans if lowest < rows[1] and highest >= rows[0]]
-        parts = []
-        for found in (read_group(self.header, number, ["row", *columns]) for number in groups):
-            first, end = np.searchsorted(found["row"], rows).tolist()
-            parts.append({name: column[first:end] for name, column in found.items()})
-        if not sum(len(part["row"]) for part in parts):
-            return None
-        return ScoreTable._view(
-            self.header.metadata, {name: _joined([part[name] for part in parts]) for name in parts[0]}
-        )
+    def range(self, rows: tuple[int, int], columns: Sequence[str]) -> ScoreTable:
+        """Some columns of the rows from the first number to below the second; there may be none of them."""
+        types = {name: pa.type_for_alias(self.header.types[name]) for name in ("row", *columns)}
+        parts = [{name: from_arrow(pa.chunked_array([], kind)) for name, kind in types.items()}]
+        for number, (lowest, highest) in enumerate(group_spans(self.header, "row")):
+            if lowest < rows[1] and highest >= rows[0]:
+                found = read_group(self.header, number, list(types))
+                first, end = np.searchsorted(found["row"], rows).tolist()
+                parts.append({name: column[first:end] for name, column in found.items()})
+        whole = {name: _joined([part[name] for part in parts]) for name in types}
+        return ScoreTable._view(self.header.metadata, whole)
 
 
 def write_parts(
@@ -168,15 +103,10 @@ def write_parts(
     read: Callable[[Sequence[str]], Iterable[pa.Table]],
     proof: Iterable[Any] = (),
 ) -> Header:
-    """Write a file of so many rows in parts.
+    """Write a file of so many rows in parts, as :func:`parquet.write_columns` would write the whole.
 
-    Args:
-        path: of the file, which appears when it is complete.
-        metadata: with at least ``kind``.
-        types: its columns → Arrow's names of their types.
-        length: how many rows.
-        read: some of these columns in parts, called once for each column and once for all.
-        proof: read to its end before the file appears; what it raises leaves no file.
+    ``read`` gives some of the columns of ``types`` in parts; it is called once for each column and once for all.
+    ``proof`` is read to its end before the file appears; what it raises leaves no file.
     """
 
     def values(name: str) -> Iterator[Any]:
