@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,36 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler.analysis.cost import Cost, Scoring, cost, scoring_of
-from prunesampler.analysis.format import percent
-from prunesampler.analysis.statistics import (
-    Reliability,
-    Survival,
-    default_score,
-    ranked,
-    reliability_of,
-    survival,
-)
+from prunesampler.analysis.format import number, percent
+from prunesampler.analysis.statistics import Reliability, Survival, default_score, ranked, reliability_of, survival
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.selection.registry import Method, name_of
 from prunesampler.selection.select import Selection
 from prunesampler.selection.superfluous import learned_for_good, superfluous
 from prunesampler.tables.score_table import ScoreTable
-
-__all__ = [
-    "FEW",
-    "LOST",
-    "NOISY",
-    "UNSETTLED",
-    "Case",
-    "Evidence",
-    "HardRow",
-    "Judgement",
-    "Verdict",
-    "advice",
-    "control",
-    "judge",
-    "verdict",
-]
 
 UNSETTLED = 0.2
 """Where more than this share of the removed rows is not learned for good, pruning is likely to cost accuracy."""
@@ -149,24 +126,9 @@ def judge(
     score_epochs: int | None = None,
     path: str = "scores.parquet",
 ) -> Judgement:
-    """What a table says for and against pruning to each of ``keeps``.
+    """What a table says for and against pruning to each of ``keeps``, selected ``by`` a score (EL2N, or the first).
 
-    Args:
-        table: the scores.
-        keeps: each as :func:`prunesampler.select` takes it.
-        by: the score to select by; by default EL2N, or the first of the table.
-        method: how to select.
-        epochs, epoch_seconds: of the whole run, see :func:`prunesampler.analysis.cost.cost`.
-        score_epochs: see :func:`prunesampler.analysis.cost.scoring_of`.
-        path: of the table, for the commands to copy.
-
-    Raises:
-        ArgumentError: an option breaks its rule, or no row has the score.
-
-    >>> table = ScoreTable({"el2n": [0.1, 0.2, 0.8, 0.9]}, forgetting_events=[0, 1, 3, 2], learned=[True] * 4)
-    >>> case = judge(table, [0.5], method="top").cases[0]
-    >>> case.gone, case.learned_for_good, case.verdict
-    (2, 0.5, 'likely to cost')
+    ``path`` is the table's, for the commands to copy; for the other options see :mod:`prunesampler.analysis.cost`.
     """
     by = default_score(table, by)
     scoring, reliability = scoring_of(table, by, score_epochs), reliability_of(table, by)
@@ -179,15 +141,14 @@ def judge(
     for keep in keeps:
         kept = _kept(table, keep, by, method)
         price = None if scoring is None else cost(scoring, float(kept.mean()), epochs, epoch_seconds)
-        evidence = Evidence(
-            float((~kept).mean()), _share(good), _share(good, ~kept), _share(spare), _share(spare, ~kept)
-        )
+        gone = ~kept
+        evidence = Evidence(float(gone.mean()), _share(good), _share(good, gone), _share(spare), _share(spare, gone))
         classes = None if table.labels is None else sorted(survival(table.labels, kept), key=lambda each: each.ratio)
         cases.append(
             Case(
                 keep=keep,
                 kept=int(kept.sum()),
-                gone=int((~kept).sum()),
+                gone=int(gone.sum()),
                 learned_for_good=evidence.good_gone,
                 superfluous=evidence.superfluous_gone,
                 cost=price,
@@ -202,10 +163,9 @@ def judge(
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """What pruning would do to accuracy, in a few words, judged by the rows that it removes.
+    """What pruning would do to accuracy, judged by the rows that it removes.
 
-    Rows that are merely learned for good never make it harmless: after a few epochs few rows have had the chance to
-    be forgotten, and a network that has not nearly fitted the data still needs the easy ones.
+    Rows that are merely learned for good never make it harmless: after a few epochs few had the chance to be forgotten.
     """
     if evidence.gone == 0:
         return "nothing goes"
@@ -218,12 +178,7 @@ def verdict(evidence: Evidence) -> Verdict:
 
 
 def advice(evidence: Evidence, reliability: Reliability | None, cost: Cost | None) -> str:
-    """The verdict with its reason, and what to do; never a promise that pruning gains anything.
-
-    >>> evidence = Evidence(gone=0.5, good=0.08, good_gone=0.1, superfluous=0.0, superfluous_gone=0.0)
-    >>> advice(evidence, None, None).split(". ")[0]
-    'Only 8 % of the rows are learned for good, and 50 % would be removed: likely to cost accuracy'
-    """
+    """The verdict with its reason, and what to do; never a promise that pruning gains anything."""
     found = verdict(evidence)
     if found == "nothing goes":
         return "No row would be removed."
@@ -265,15 +220,9 @@ def _reason(found: Verdict, evidence: Evidence) -> str:
 
 
 def control(keep: float, scores: str, inside: int) -> tuple[str, str]:
-    """The run to compare with: a random set of the same size, under the same plan.
+    """A command that writes a random coreset of the same size, and a line of Python that trains on such a one.
 
-    Args:
-        keep: fraction or number.
-        scores: path of the table.
-        inside: scoring epochs of the pruned run; 0 where it is pruned from the start.
-
-    Returns:
-        A command that writes the random coreset, and a line of Python that trains on such a coreset.
+    ``inside`` is the number of scoring epochs of the pruned run; 0 where it is pruned from the start.
     """
     command = f"prunesampler select {shlex.quote(scores)} -o random.parquet --keep {keep} --method random --seed 0"
     options = f'keep={keep}, score_epochs={inside}, method="random"' if inside else 'coreset="random.parquet"'
@@ -307,18 +256,24 @@ def _share(mask: _Mask | None, among: _Mask | None = None) -> float | None:
 
 def _hardest(table: ScoreTable, by: str) -> tuple[HardRow, ...]:
     score, chosen = table.column(by), ranked(table, by)[:_HARDEST].tolist()
-    keys = [None] * len(chosen) if table.key_column is None else table.key_column.take(chosen).tolist()
-    labels = [-1] * len(chosen) if table.labels is None else table.labels[chosen].tolist()
-    forgetting = [float("nan")] * len(chosen)
+    nothing = [None] * len(chosen)
+    keys = nothing if table.key_column is None else table.key_column.take(chosen).tolist()
+    labels = nothing if table.labels is None else [None if n < 0 else n for n in table.labels[chosen].tolist()]
+    forgetting: Sequence[float | None] = nothing
     if "forgetting" in table.directions:
-        forgetting = table.column("forgetting")[chosen].tolist()
-    return tuple(
-        HardRow(
-            row=int(table.rows[place]),
-            key=key,
-            label=None if label < 0 else label,
-            score=float(score[place]),
-            forgetting=None if np.isnan(events) else events,
-        )
-        for place, key, label, events in zip(chosen, keys, labels, forgetting, strict=True)
-    )
+        forgetting = [None if np.isnan(n) else n for n in table.column("forgetting")[chosen].tolist()]
+    return tuple(map(HardRow, table.rows[chosen].tolist(), keys, labels, score[chosen].tolist(), forgetting))
+
+
+def hardest_cells(judgement: Judgement, key: Callable[[object], str], label: Callable[[int], str]) -> list[list[str]]:
+    """Row, key, label, score and forgetting of each of the hardest rows, as text; "–" for what is unknown."""
+    return [
+        [
+            str(each.row),
+            "–" if each.key is None else key(each.key),
+            "–" if each.label is None else label(each.label),
+            number(each.score),
+            number(each.forgetting),
+        ]
+        for each in judgement.hardest
+    ]

@@ -11,8 +11,6 @@ from prunesampler.analysis.statistics import protocol_of
 from prunesampler.errors import ArgumentError, check_int
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["FORWARD", "Cost", "Scoring", "attached_epochs", "break_even", "cost", "scoring_of", "total"]
-
 FORWARD = 1 / 3
 """A pass in eval mode, of a pass of training: going backward takes about twice the arithmetic of going forward."""
 
@@ -36,9 +34,10 @@ class Cost:
 
     Attributes:
         scoring: what the scores cost.
-        break_even: see :func:`break_even`.
-        epochs: of the run.
-        total: see :func:`total`.
+        break_even: the first epoch, counted from 1, at whose end the pruned run has cost less than a full one; None if
+            none is. A cost of s beside the run takes s / (1 − kept) pruned epochs to recover.
+        epochs: of the whole run, scoring epochs included.
+        total: the whole cost in full epochs: how long "full data, shorter" may train at equal cost.
         hours_full: of the run without pruning.
         hours_saved: of these, net of the cost of scoring; negative where that is never recovered.
     """
@@ -52,16 +51,7 @@ class Cost:
 
 
 def cost(scoring: Scoring, kept: float, epochs: int | None = None, epoch_seconds: float | None = None) -> Cost:
-    """What a run saves whose pruned epochs train on the share ``kept`` of the rows.
-
-    Args:
-        scoring: what the scores cost.
-        kept: in (0, 1].
-        epochs: of the whole run, scoring epochs included.
-        epoch_seconds: what one epoch over all rows takes.
-
-    Raises:
-        ArgumentError: the run ends before its scoring does, or ``epoch_seconds`` is not positive or stands alone.
+    """What a run saves whose pruned epochs train on the share ``kept``, in (0, 1], of the rows.
 
     >>> cost(Scoring(inside=10, extra=0), 0.5, epochs=100, epoch_seconds=72).hours_saved
     0.9
@@ -72,36 +62,15 @@ def cost(scoring: Scoring, kept: float, epochs: int | None = None, epoch_seconds
         raise ArgumentError("epoch_seconds", "needs epochs, the length of the whole run", epoch_seconds)
     if epoch_seconds is not None and not 0 < epoch_seconds < math.inf:
         raise ArgumentError("epoch_seconds", "must be a float > 0", epoch_seconds)
-    whole = hours_full = hours_saved = None
+    whole = hours_full = hours_saved = break_even = None
+    if kept < 1:  # rounded, because 30 / (1 − 0.7) is not 100 in floats
+        break_even = math.floor(round(scoring.inside + scoring.extra / (1 - kept), 9)) + 1
     if epochs is not None:
-        whole = total(scoring, kept, epochs)
+        whole = scoring.extra + scoring.inside + kept * (epochs - scoring.inside)
         if epoch_seconds is not None:
             hours_full = epochs * epoch_seconds / 3600
             hours_saved = (epochs - whole) * epoch_seconds / 3600
-    return Cost(scoring, break_even(scoring, kept), epochs, whole, hours_full, hours_saved)
-
-
-def total(scoring: Scoring, kept: float, epochs: int) -> float:
-    """The whole cost in full epochs: how long "full data, shorter" may train at equal cost.
-
-    >>> total(Scoring(inside=10, extra=0), kept=0.5, epochs=100)
-    55.0
-    """
-    return scoring.extra + scoring.inside + kept * (epochs - scoring.inside)
-
-
-def break_even(scoring: Scoring, kept: float) -> int | None:
-    """The first epoch, counted from 1, at whose end the pruned run has cost less than a full one; None if none is.
-
-    Where scoring costs nothing extra this is the first pruned epoch; an extra cost of s takes s / (1 − kept) pruned
-    epochs to recover.
-
-    >>> break_even(Scoring(inside=10, extra=0), kept=0.5), break_even(Scoring(inside=0, extra=30), kept=0.5)
-    (11, 61)
-    """
-    if kept >= 1:
-        return None
-    return math.floor(round(scoring.inside + scoring.extra / (1 - kept), 9)) + 1  # 30 / (1 − 0.7) is not 100 in floats
+    return Cost(scoring, break_even, epochs, whole, hours_full, hours_saved)
 
 
 def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> Scoring | None:
@@ -112,20 +81,11 @@ def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> S
     - Rescored with a model of its own: a third of an epoch, and ``score_epochs`` for the training of that model.
     - Several runs averaged, or scores carried over to another dataset: all of them were trained beside the run that
       is pruned.
-
-    Args:
-        table: the scores.
-        by: the one that rows are selected by.
-        score_epochs: epochs that each scoring run took, where the table does not say, or says otherwise.
-
-    >>> online = {"kind": "online", "epochs": 6, "reduction": "mean", "runs": 1}
-    >>> scoring_of(ScoreTable({"el2n": [0.5]}, protocols={"el2n": online}), "el2n")
-    Scoring(inside=6, extra=0.0)
     """
     if score_epochs is not None:
         check_int("score_epochs", score_epochs, 1)
     protocol = protocol_of(table, by)
-    attached = attached_epochs(table.provenance)
+    attached = _attached_epochs(table.provenance)
     rescored = protocol.get("kind") == "rescored"
     runs = _count(protocol.get("runs")) or 1
     epochs = score_epochs or attached or (0 if rescored else _count(protocol.get("epochs")))
@@ -136,11 +96,11 @@ def scoring_of(table: ScoreTable, by: str, score_epochs: int | None = None) -> S
     return Scoring(0, runs * epochs + extra) if beside else Scoring(epochs, extra)
 
 
-def attached_epochs(provenance: Mapping[str, Any]) -> int | None:
+def _attached_epochs(provenance: Mapping[str, Any]) -> int | None:
     """The ``score_epochs`` of the attached run that a table, or the first of those merged into it, comes from."""
     merged = provenance.get("merged_from")
     if isinstance(merged, list) and merged and isinstance(merged[0], dict):
-        return attached_epochs(merged[0].get("provenance") or {})
+        return _attached_epochs(merged[0].get("provenance") or {})
     scoring = provenance.get("scoring")
     return _count(scoring.get("score_epochs")) if isinstance(scoring, dict) else None
 

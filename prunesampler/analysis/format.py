@@ -7,17 +7,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["as_json", "counted", "histogram", "number", "percent", "printable"]
-
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def number(value: float | None) -> str:
-    """Three digits or decimals, or all of a whole number; "∞" for an infinite value, "–" for none.
-
-    >>> [number(value) for value in (0.16138, 12.0, 1234567, float("inf"), None)]
-    ['0.161', '12', '1,234,567', '∞', '–']
-    """
+    """Three digits or decimals, or all of a whole number; "∞" for an infinite value, "–" for none."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -28,11 +22,7 @@ def number(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share, with as many decimals as it takes to tell it from none and from all; "–" for an unknown one.
-
-    >>> [percent(share) for share in (0.083, 0.004, 0.00047, 0.996, 1.0, None)]
-    ['8 %', '0.4 %', '0.05 %', '99.6 %', '100 %', '–']
-    """
+    """A share, with as many decimals as it takes to tell it from none and from all; "–" for an unknown one."""
     if share is None:
         return "–"
     edge = min(share, 1 - share)
@@ -41,29 +31,17 @@ def percent(share: float | None) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number and what it counts.
-
-    >>> counted(1, "row"), counted(2000, "class", "classes")
-    ('1 row', '2,000 classes')
-    """
+    """A number and what it counts."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def printable(text: object) -> str:
-    """Text from a file, with whatever could control a terminal escaped.
-
-    >>> print(printable("a/b\\x1b[31m.jpg"))
-    a/b\\x1b[31m.jpg
-    """
+    """Text from a file, with whatever could control a terminal escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def as_json(value: Any) -> str:
-    """JSON with six digits a float; NaN is null, infinities are strings that ``float`` reads.
-
-    >>> as_json({"mean": 1 / 3, "p99": float("inf"), "p1": float("nan")})
-    '{"mean": 0.333333, "p99": "inf", "p1": null}'
-    """
+    """JSON with six digits a float; NaN is null, infinities are strings that ``float`` reads."""
     return json.dumps(_strict(value), ensure_ascii=False, allow_nan=False)
 
 
@@ -83,11 +61,6 @@ def histogram(counts: Sequence[int], low: str, high: str, *, height: int = 4, wi
     """Lines of block characters: a column for each count (at most ``width``), then the names of both ends.
 
     A count above 0 is always visible.
-
-    >>> for line in histogram([8, 4, 0, 1], "0", "1", height=2, width=8): print(line + "|")
-    ██|
-    ████  ▂▂|
-    0      1|
     """
     if not counts:
         return

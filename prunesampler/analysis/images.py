@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from prunesampler.errors import ArgumentError, UnsupportedError
 
-__all__ = ["CIFAR10_CLASSES", "holds_cifar10", "read_cifar10"]
-
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TORCHVISION = "cifar-10-batches-py"
 
@@ -29,23 +27,10 @@ def holds_cifar10(root: Path) -> bool:
 def read_cifar10(
     root: Path, part: Literal["train", "test"], *, download: bool = False, rows: int | None = None, quiet: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """One part of CIFAR-10, decoded.
+    """One part of CIFAR-10, its first ``rows``: (N, 3, 32, 32) uint8 images and (N,) int64 labels.
 
-    Args:
-        root: holds ``*train*.parquet`` and ``*test*.parquet`` with the columns ``image`` (encoded bytes) and
-            ``label``, or torchvision's ``cifar-10-batches-py``.
-        part: which one.
-        download: fetch the latter (170 MB) into ``root`` where neither is there.
-        rows: read the first so many rows only.
-        quiet: no progress bar.
-
-    Returns:
-        (N, 3, 32, 32) uint8 images and (N,) int64 labels.
-
-    Raises:
-        ArgumentError: ``root`` does not hold CIFAR-10, or it is damaged.
-        UnsupportedError: torchvision is not installed.
-        OSError: the download failed.
+    ``root`` holds ``*train*.parquet`` and ``*test*.parquet`` with the columns ``image`` (encoded bytes) and ``label``,
+    or torchvision's ``cifar-10-batches-py``, which ``download`` fetches (170 MB) where neither is there.
     """
     try:
         from torchvision import datasets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,27 +13,6 @@ import numpy.typing as npt
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
-
-__all__ = [
-    "PERCENTILES",
-    "ClassScores",
-    "Distribution",
-    "Figures",
-    "Reliability",
-    "Survival",
-    "class_scores",
-    "default_score",
-    "distribution",
-    "figures",
-    "kept_in",
-    "protocol_of",
-    "ranked",
-    "reliability_of",
-    "score_names",
-    "spearman_brown",
-    "survival",
-    "survival_of",
-]
 
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 _BINS = 64
@@ -76,6 +56,11 @@ class ClassScores:
     rows: int
     share: float
     means: dict[str, float | None]
+
+    def easiness(self, score: str, direction: str) -> float:
+        """What orders classes by a mean score, the hardest first; infinite for a class without one."""
+        mean = self.means[score]
+        return math.inf if mean is None else mean if direction == "lower" else -mean
 
 
 @dataclass(frozen=True)
@@ -185,11 +170,7 @@ def default_score(table: ScoreTable, by: str | None = None) -> str:
 
 
 def ranked(table: ScoreTable, name: str) -> npt.NDArray[np.int64]:
-    """The positions in the table of the rows that have the score, hardest first; equal ones by row.
-
-    >>> ranked(ScoreTable({"margin": [2.0, float("nan"), -1.0]}), "margin")
-    array([2, 0])
-    """
+    """The positions in the table of the rows that have the score, hardest first; equal ones by row."""
     score = table.column(name)
     order = np.argsort(score if table.directions[name] == "lower" else -score, kind="stable")  # NaN comes last
     return order[: len(score) - np.count_nonzero(np.isnan(score))]
@@ -205,15 +186,18 @@ def distribution(table: ScoreTable, name: str, among: _Mask | None = None) -> Di
         found = np.quantile(scored, [percent / 100 for percent in PERCENTILES], method="inverted_cdf")
         quantiles = {f"p{percent}": float(value) for percent, value in zip(PERCENTILES, found, strict=True)}
     edges = _edges(finite)
+    mean = low = high = None
+    if len(finite):
+        mean, low, high = float(finite.mean(dtype=np.float64)), float(finite.min()), float(finite.max())
     return Distribution(
         name=name,
         harder=table.directions[name],
         scored=len(scored),
         unscored=len(values) - len(scored),
         infinite=len(scored) - len(finite),
-        mean=float(finite.mean(dtype=np.float64)) if len(finite) else None,
-        low=float(finite.min()) if len(finite) else None,
-        high=float(finite.max()) if len(finite) else None,
+        mean=mean,
+        low=low,
+        high=high,
         quantiles=quantiles,
         edges=tuple(edges.tolist()),
         counts=tuple(np.histogram(finite, edges)[0].tolist()) if len(finite) else (),
@@ -250,15 +234,7 @@ def class_scores(table: ScoreTable, names: Iterable[str]) -> tuple[ClassScores, 
 
 
 def survival(labels: npt.ArrayLike, kept: npt.ArrayLike) -> tuple[Survival, ...]:
-    """How much of each class is kept, by label, rows without one last.
-
-    Args:
-        labels: (N,) class indices, −1 for none.
-        kept: (N,) bools, at least one of them true.
-
-    >>> survival([0, 0, 1, 1], [True, True, True, False])[1]
-    Survival(label=1, rows=2, kept=1, share=0.5, ratio=0.6666666666666666)
-    """
+    """How much of each class is kept, by label, rows without one last: (N,) labels, −1 for none, and (N,) bools."""
     mask = np.asarray(kept, np.bool_)
     names, codes, rows = _classes(np.asarray(labels))
     survivors = np.bincount(codes[mask], minlength=len(names))
@@ -269,18 +245,8 @@ def survival(labels: npt.ArrayLike, kept: npt.ArrayLike) -> tuple[Survival, ...]
     )
 
 
-def survival_of(coreset: Coreset, table: ScoreTable) -> tuple[Survival, ...] | None:
-    """How much of each class a coreset keeps; None where the table has no labels."""
-    kept = kept_in(coreset, table)
-    return None if table.labels is None else survival(table.labels, kept)
-
-
 def kept_in(coreset: Coreset, table: ScoreTable) -> _Mask:
-    """Which rows of the table a coreset keeps: (len(table),) bools, in the order of ``table.rows``.
-
-    Raises:
-        MismatchError: the coreset was selected from other scores, or belongs to another dataset.
-    """
+    """Which rows of the table a coreset keeps: (len(table),) bools, in the order of ``table.rows``."""
     of_these = coreset.scores_digest in (None, table.digest) and coreset.num_rows == table.num_rows
     if not of_these or not np.isin(coreset.rows, table.rows, assume_unique=True).all():
         raise MismatchError("the coreset was not selected from these scores")
@@ -312,8 +278,5 @@ def spearman_brown(correlation: float, count: int) -> float:
     """The reliability of a mean of ``count`` measurements that correlate by r: n·r / (1 + (n − 1)·r), at least 0.
 
     For two this is 2r / (1 + r) (Spearman 1910 and Brown 1910, British Journal of Psychology 3).
-
-    >>> spearman_brown(0.5, 3), spearman_brown(-0.2, 2)
-    (0.75, 0.0)
     """
     return count * correlation / (1 + (count - 1) * correlation) if correlation > 0 else 0.0

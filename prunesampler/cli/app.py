@@ -12,16 +12,11 @@ from prunesampler._version import __version__
 from prunesampler.cli.demo import demo
 from prunesampler.cli.diff import diff
 from prunesampler.cli.inspect import inspect
-from prunesampler.cli.merge import merge
-from prunesampler.cli.report import report
-from prunesampler.cli.select import select
+from prunesampler.cli.scores import merge, report, select
 from prunesampler.cli.shards import index, repack
 from prunesampler.errors import PruneSamplerError
 
-__all__ = ["app", "main"]
-
-# Its public home has moved between releases of typer.
-_UsageError: Any = typer.BadParameter.__base__
+_UsageError: Any = typer.BadParameter.__base__  # its public home has moved between releases of typer
 _INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, help="Train on the examples that matter.")

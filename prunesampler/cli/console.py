@@ -14,8 +14,6 @@ from rich.text import Text
 
 from prunesampler.errors import PruneSamplerWarning
 
-__all__ = ["plain_table", "warnings_as_lines", "write"]
-
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Table:
     """A table of cells taken literally, aligned to the right except for the ``left`` columns."""

@@ -14,21 +14,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
 from prunesampler.cli import training
+from prunesampler.cli.console import plain_table, write
 from prunesampler.cli.options import Quiet, keep_option
 from prunesampler.cli.training import Images, Recipe
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, check_int
+from prunesampler.selection.registry import Method
 from prunesampler.selection.select import Selection, resolve_keep
 from prunesampler.training.attach import AttachedLoader, attach
-
-__all__ = ["Data", "Demo", "Result", "demo", "print_report", "run"]
 
 ARMS = FULL, KEPT, RANDOM, SHORTER = "full data", "kept", "random", "full data, shorter"
 _FILES = ("scores.parquet", "coreset.parquet")
@@ -64,9 +62,8 @@ class Demo:
     remark: str
 
     def __post_init__(self) -> None:
-        check_int("epochs", self.epochs, 1)
-        check_int("score_epochs", self.score_epochs, 1)
-        check_int("seeds", self.seeds, 1)
+        for name in ("epochs", "score_epochs", "seeds"):
+            check_int(name, getattr(self, name), 1)
         check_int("batch_size", self.recipe.batch_size, 1)
         if self.score_epochs >= self.epochs:
             raise ArgumentError("score_epochs", f"must be below epochs, {self.epochs}", self.score_epochs)
@@ -146,7 +143,7 @@ def demo(
         train, test = training.load_digits()
         split = train.subset(slice(rows)), test.subset(slice(rows))
     results = run(chosen, *split, fraction, out, quiet=quiet)
-    print_report(results, chosen, *split, fraction, out, Console())
+    write(report(results, chosen, *split, fraction, out))
 
 
 def _check_folder(out: Path, force: bool) -> None:
@@ -208,15 +205,10 @@ def _arms(demo: Demo, train: Images, keep: float, out: Path, seed: int) -> Itera
             with warnings.catch_warnings():
                 # It asks for total_steps, which is what the schedule is given.
                 warnings.filterwarnings("ignore", r"len\(loader\)", PruneSamplerWarning)
-                loader = attach(
-                    loader,
-                    model,
-                    keep=keep,
-                    score_epochs=demo.score_epochs,
-                    method="stratified" if arm == KEPT else "random",
-                    seed=seed,
-                    save_dir=out if arm == KEPT and seed == 0 else None,
-                )
+                method: Method = "stratified" if arm == KEPT else "random"
+                folder = out if arm == KEPT and seed == 0 else None
+                options: dict[str, Any] = {"score_epochs": demo.score_epochs, "seed": seed, "save_dir": folder}
+                loader = attach(loader, model, keep=keep, method=method, **options)
             steps = loader.pruning.total_steps(demo.epochs)
         elif arm == FULL:
             steps = demo.epochs * len(loader)
@@ -233,45 +225,33 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def print_report(
-    results: Sequence[Result], demo: Demo, train: Images, test: Images, keep: float, out: Path, console: Console
-) -> None:
+def report(
+    results: Sequence[Result], demo: Demo, train: Images, test: Images, keep: float, out: Path
+) -> Iterator[str | Table]:
     """The table, what to make of it, and where the files are."""
     kept = resolve_keep(keep, len(train))
     part = "half" if abs(2 * kept - len(train)) < 2 else f"{kept / len(train):.0%}"
     names = {KEPT: f"kept {part}", RANDOM: f"random {part}"}
-    title = f"{demo.name}: {len(train):,} training and {len(test):,} test images"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm")
-    for heading in ("rows", "steps", "seconds", "test acc., %", "worst class, %"):
-        table.add_column(heading, justify="right")
-    accuracy = {}
+    accuracy, rows = {}, []
     for arm in ARMS:
         of = [each for each in results if each.arm == arm]
         accuracy[arm] = 100 * statistics.mean(each.accuracy for each in of)
-        table.add_row(
-            names.get(arm, arm),
-            f"{of[0].rows:,}",
-            f"{of[0].steps:,}",
-            f"{statistics.mean(each.seconds for each in of):.1f}",
-            _spread([each.accuracy for each in of]),
-            _spread([each.worst_class for each in of]),
-        )
-    console.print(table)
+        seconds = f"{statistics.mean(each.seconds for each in of):.1f}"
+        shares = _spread([each.accuracy for each in of]), _spread([each.worst_class for each in of])
+        rows.append([names.get(arm, arm), f"{of[0].rows:,}", f"{of[0].steps:,}", seconds, *shares])
+    yield f"{demo.name}: {len(train):,} training and {len(test):,} test images"
+    yield plain_table(["arm", "rows", "steps", "seconds", "test acc., %", "worst class, %"], rows)
+    yield ""
     repeated = f"± is the standard deviation over {demo.seeds} seeds" if demo.seeds > 1 else "one seed"
     device = demo.device.upper()
     if device == "CPU":
         device += f" with {demo.threads} thread{'s' if demo.threads > 1 else ''}"
-    lines = [
-        f"{demo.epochs} epochs, the first {demo.score_epochs} scored; steps and seconds include the scoring; "
-        f"{repeated}. torch {torch.__version__}, {device}.",
-        f"At equal steps, pruning against training shorter on all the data: {accuracy[KEPT] - accuracy[SHORTER]:+.1f} "
-        "points.",
-        *(demo.remark, ""),
-        *(f"{Path(name).stem + ':':8} {out / name}" for name in _FILES),
-    ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    scored = f"{demo.epochs} epochs, the first {demo.score_epochs} scored; steps and seconds include the scoring"
+    yield f"{scored}; {repeated}. torch {torch.__version__}, {device}."
+    gain = accuracy[KEPT] - accuracy[SHORTER]
+    yield f"At equal steps, pruning against training shorter on all the data: {gain:+.1f} points."
+    yield from (demo.remark, "")
+    yield from (f"{Path(name).stem + ':':8} {out / name}" for name in _FILES)
 
 
 def _spread(shares: list[float]) -> str:

@@ -20,8 +20,6 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.merge import common_dataset
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["diff"]
-
 _FIRST_ROWS = 10
 _HEADINGS = ("score", "Spearman", "overlap, harder half", "mean |A − B|", "scored in both")
 _KINDS = ("kind", "reduction", "epochs", "runs")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from prunesampler.analysis.advice import LOST, NOISY, Judgement, judge
+from prunesampler.analysis.advice import LOST, NOISY, Judgement, hardest_cells, judge
 from prunesampler.analysis.cost import Cost
 from prunesampler.analysis.format import as_json, counted, histogram, number, percent, printable
 from prunesampler.analysis.statistics import (
@@ -26,15 +25,13 @@ from prunesampler.analysis.statistics import (
     kept_in,
     protocol_of,
     score_names,
-    survival_of,
+    survival,
 )
 from prunesampler.cli.console import plain_table, write
 from prunesampler.cli.options import MethodOption, keeps_option, load_file
 from prunesampler.errors import ArgumentError, FileError
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
-
-__all__ = ["coreset_json", "coreset_text", "inspect", "judgement_text", "scores_json", "scores_text"]
 
 _C = TypeVar("_C")
 _Parts = Iterator[str | Text | Table]
@@ -141,10 +138,9 @@ def coreset_text(coreset: Coreset, file: Path, table: ScoreTable | None, note: s
         ]
         yield ""
         yield _quantiles(parts)
-        classes = survival_of(coreset, table)
-        if classes is not None:
+        if table.labels is not None:
             yield ""
-            yield from _survival(classes)
+            yield from _survival(survival(table.labels, kept))
     yield ""
     whole = {"fingerprint": coreset.fingerprint, "digest": coreset.digest, "scores digest": coreset.scores_digest}
     yield from _provenance({**whole, "selection": coreset.selection})
@@ -161,8 +157,9 @@ def coreset_json(coreset: Coreset, file: Path, table: ScoreTable | None, note: s
     """The same figures, of all classes."""
     found: dict[str, Any] = {"kept": len(coreset), "num_rows": coreset.num_rows, "scores": note, "classes": None}
     if table is not None:
-        kept, classes = kept_in(coreset, table), survival_of(coreset, table)
-        found["classes"] = None if classes is None else [dataclasses.asdict(each) for each in classes]
+        kept = kept_in(coreset, table)
+        if table.labels is not None:
+            found["classes"] = [dataclasses.asdict(each) for each in survival(table.labels, kept)]
         for name, among in (("distributions_kept", kept), ("distributions_gone", ~kept)):
             found[name] = [dataclasses.asdict(distribution(table, score, among)) for score in score_names(table)]
     said = {"scores_digest": coreset.scores_digest, "selection": coreset.selection}
@@ -202,14 +199,9 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 
 
 def _class_scores(classes: Sequence[ClassScores], scores: Sequence[Distribution]) -> _Parts:
-    first = scores[0]
-    sign = 1 if first.harder == "lower" else -1
-
-    def hardness(each: ClassScores) -> float:
-        mean = each.means[first.name]
-        return math.inf if mean is None else sign * mean
-
-    shown, title = _extremes(classes, hardness, f"mean {printable(first.name)}, hardest first")
+    name, harder = scores[0].name, scores[0].harder
+    order = f"mean {printable(name)}, hardest first"
+    shown, title = _extremes(classes, lambda each: each.easiness(name, harder), order)
     rows = []
     for each in shown:
         means = [number(each.means[score.name]) for score in scores]
@@ -331,14 +323,5 @@ def _losing_classes(judgement: Judgement) -> _Parts:
 
 
 def _hardest(judgement: Judgement) -> Table:
-    rows = [
-        [
-            str(each.row),
-            "–" if each.key is None else printable(each.key),
-            "–" if each.label is None else str(each.label),
-            number(each.score),
-            number(each.forgetting),
-        ]
-        for each in judgement.hardest
-    ]
+    rows = hardest_cells(judgement, printable, str)
     return plain_table(["row", "key", "label", judgement.by, "forgotten"], rows, left=(1,))

@@ -16,27 +16,7 @@ from prunesampler.selection.engine import RayEngine, Threads
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = [
-    "Engine",
-    "EngineOption",
-    "Force",
-    "Keep",
-    "MethodOption",
-    "Out",
-    "Quiet",
-    "Scores",
-    "byte_count",
-    "check_output",
-    "engine_for",
-    "keep_option",
-    "keeps_option",
-    "load_file",
-    "offset_option",
-]
-
 Keep = float | int | Literal["auto"]
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_BINARY = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class Engine(str, Enum):
@@ -65,18 +45,14 @@ Scores = Annotated[Path, typer.Argument(help="A file of scores.", show_default=F
 
 
 def keep_option(text: str) -> Keep:
-    """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or ``"auto"`` itself.
-
-    >>> keep_option("0.5"), keep_option("300"), keep_option("auto")
-    (0.5, 300, 'auto')
-    """
+    """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or ``"auto"`` itself."""
     if text == "auto":
         return "auto"
     return _number("keep", text, "must be a fraction in (0, 1], a number of rows, or auto")
 
 
 def keeps_option(text: str) -> list[Keep]:
-    """Several of them, separated by commas."""
+    """Values of ``--keep``, separated by commas."""
     return [keep_option(part.strip()) for part in text.split(",")]
 
 
@@ -93,13 +69,9 @@ def _number(name: str, text: str, rule: str) -> float | int:
 
 
 def byte_count(text: str) -> int:
-    """A size of at least a byte: a number, with a unit or without.
-
-    >>> byte_count("1GB"), byte_count("1.5 MiB"), byte_count("300")
-    (1000000000, 1572864, 300)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt]?)b?|([kmgt])ib)", text.strip().lower())
-    count = int(float(found[1]) * (_BINARY[found[3]] if found[3] else _UNITS[found[2]])) if found else 0
+    """A size of at least a byte: a number, with a unit (kB of 1000 bytes, KiB of 1024, …) or without."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)((?<=[kmgt])i(?=b))?b?", text.strip().lower())
+    count = int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".find(found[2] or " ")) if found else 0
     if count < 1:
         raise ArgumentError("maxsize", "must be a number of bytes such as 1GB, 512MiB or 300000", text)
     return count
@@ -114,11 +86,7 @@ def load_file(path: Path) -> ScoreTable | Coreset:
 
 
 def check_output(out: Path, inputs: Sequence[Path], force: bool) -> None:
-    """Refuse a file that cannot, or should not, be written, before any work is done.
-
-    Raises:
-        StateError: it exists and ``force`` is false, it is one of the ``inputs`` or a folder, or its folder is missing.
-    """
+    """Refuse a file that cannot, or should not, be written, before any work is done."""
     if out.is_dir():
         raise StateError(f"{out} is a folder: give a file as --out")
     if not out.parent.is_dir():

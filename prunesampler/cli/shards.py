@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,6 @@ from prunesampler.analysis.format import counted, printable
 from prunesampler.cli.console import plain_table, write
 from prunesampler.cli.options import Engine, EngineOption, Quiet, byte_count, check_output
 from prunesampler.errors import PruneSamplerWarning
-
-__all__ = ["index", "repack"]
 
 _SHOWN = 3
 
@@ -38,12 +36,7 @@ def index(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruneSamplerWarning)  # the table below shows what they say
         built = build_index(
-            given,
-            label=label or None,
-            index=older,
-            repeated_keys=repeated_keys,
-            workers=workers,
-            progress=not quiet,
+            given, label=label or None, index=older, repeated_keys=repeated_keys, workers=workers, progress=not quiet
         )
     known = 0 if older is None else len(older.shards)
     if known == len(built.shards):
@@ -83,18 +76,9 @@ def repack(
     """Copy the kept samples into new tar shards, with an index beside them; run it again to resume."""
     from prunesampler.shards.repack import repack as repack_shards
 
-    fresh = repack_shards(
-        index,
-        coreset,
-        out,
-        maxsize=byte_count(maxsize),
-        shuffle=shuffle,
-        seed=seed,
-        rename=rename,
-        workers=workers,
-        overwrite=overwrite,
-        engine=engine.value,
-    )
+    options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "rename": rename, "workers": workers}
+    options |= {"overwrite": overwrite, "engine": engine.value}
+    fresh = repack_shards(index, coreset, out, maxsize=byte_count(maxsize), **options)
     size = sum(shard.size for shard in fresh.records)
     typer.echo(f"{len(fresh):,} samples in {len(fresh.shards):,} shards, {size:,} bytes")
     typer.echo(f"written to {fresh.shards[0]}{' …' if len(fresh.shards) > 1 else ''}, with index.parquet beside")

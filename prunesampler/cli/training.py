@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,24 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from prunesampler.analysis.images import read_cifar10
 from prunesampler.errors import UnsupportedError
 
-__all__ = [
-    "Images",
-    "Recipe",
-    "Residual",
-    "accuracies",
-    "convolution",
-    "digits_network",
-    "fast_precision",
-    "load_cifar10",
-    "load_digits",
-    "loader",
-    "new_model",
-    "one_cycle",
-    "pooled",
-    "small",
-    "train",
-]
-
 _PAD = 4
 _MEAN, _STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
@@ -42,11 +26,7 @@ _MEAN, _STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 class Images(Dataset[tuple[Tensor, Tensor]]):
     """Images on one device, normalized and, if augmented, cropped and flipped there, a whole batch at a time.
 
-    Args:
-        padded: (N, H + 8, W + 8, C) uint8, a margin of 4 pixels around each image.
-        targets: (N,) int64.
-        mean, std: of each channel.
-        augmentation: draws the place of each image's crop, and whether it is flipped; None leaves images as they are.
+    ``padded`` is (N, H + 8, W + 8, C) uint8, a margin of 4 pixels around each image; ``targets`` are (N,) int64.
     """
 
     def __init__(
@@ -148,8 +128,7 @@ def one_cycle(step: int, steps: int) -> float:
     rise = max(1, steps // 4)
     if step < rise:
         return 0.04 + 0.96 * step / rise
-    fall = torch.tensor((step - rise) / max(1, steps - rise)).clamp(max=1)
-    return float(0.5 + 0.5 * torch.cos(fall * torch.pi))
+    return 0.5 + 0.5 * math.cos(math.pi * min(1, (step - rise) / max(1, steps - rise)))
 
 
 @dataclass(frozen=True)
@@ -198,31 +177,23 @@ def train(
     of: int | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> float:
-    """Train for the first ``steps`` of a schedule of ``of``, in as many passes over ``batches`` as they take.
-
-    Returns:
-        Seconds.
-    """
+    """Train for the first ``steps`` of a schedule of ``of``, in as many passes as they take, and return the seconds."""
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.schedule(step, of or steps))
     model.train()
-    began, done = time.perf_counter(), 0
-    while done < steps:
-        for images, targets in batches:
-            with recipe.autocast(device):
-                logits = model(images)
-            loss = cross_entropy(logits.float(), targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress()
-            done += 1
-            if done == steps:
-                break
+    began = time.perf_counter()
+    passes = itertools.chain.from_iterable(itertools.repeat(batches))
+    for images, targets in itertools.islice(passes, steps):
+        with recipe.autocast(device):
+            logits = model(images)
+        optimizer.zero_grad(set_to_none=True)
+        cross_entropy(logits.float(), targets).backward()
+        optimizer.step()
+        schedule.step()
+        progress()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began

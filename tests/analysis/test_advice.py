@@ -26,17 +26,9 @@ def evidence(**changes: float | None) -> Evidence:
     [
         ({"gone": 0.0, "good_gone": None, "superfluous_gone": None}, "nothing goes", "No row would be removed."),
         ({"good": None, "good_gone": None}, "unknown", "it is unknown how many rows are learned for good"),
-        (
-            {"good": 0.08, "good_gone": 0.1, "superfluous_gone": 0.0},
-            "likely to cost",
-            "Only 8 % of the rows are",
-        ),
+        ({"good": 0.08, "good_gone": 0.1, "superfluous_gone": 0.0}, "likely to cost", "Only 8 % of the rows are"),
         ({"good_gone": 1 - UNSETTLED - 0.01}, "likely to cost", "21 % of the removed rows are not learned for good:"),
-        (
-            {"good_gone": 1 - UNSETTLED + 0.01},
-            "may cost",
-            "81 % of the removed rows are learned for good, but only",
-        ),
+        ({"good_gone": 1 - UNSETTLED + 0.01}, "may cost", "81 % of the removed rows are learned for good, but only"),
         ({"superfluous_gone": 1 - FEW - 0.01}, "may cost", "but only 89 % look superfluous (low and stable scores"),
         ({"superfluous_gone": 1 - FEW + 0.01}, "unlikely to cost", "20 % of the rows look superfluous, and 50 % would"),
         ({"superfluous": None, "superfluous_gone": None}, "may cost", "takes EL2N of two epochs or more"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunesampler.analysis.cost import FORWARD, Scoring, break_even, cost, scoring_of, total
+from prunesampler.analysis.cost import FORWARD, Scoring, cost, scoring_of
 from prunesampler.errors import ArgumentError
 from prunesampler.tables.score_table import ScoreTable
 
@@ -31,9 +31,9 @@ def test_costs_are_those_of_a_run_gone_through_epoch_by_epoch(inside: int, extra
             break
     assert whole is not None
     scoring = Scoring(inside, float(extra))
-    assert total(scoring, tenths / 10, epochs) == pytest.approx(float(whole))
-    assert break_even(scoring, tenths / 10) == first
     found = cost(scoring, tenths / 10, epochs, epoch_seconds=1800)
+    assert found.total == pytest.approx(float(whole))
+    assert found.break_even == first
     assert found.hours_full == epochs / 2
     assert found.hours_saved == pytest.approx(float(epochs - whole) / 2)
 

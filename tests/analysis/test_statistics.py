@@ -20,7 +20,6 @@ from prunesampler.analysis.statistics import (
     score_names,
     spearman_brown,
     survival,
-    survival_of,
 )
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.selection.select import select
@@ -56,10 +55,7 @@ def test_a_distribution_is_what_its_definition_says(values: list[float]) -> None
 
 def test_never_learned_rows_are_infinite_and_spoil_no_figure() -> None:
     table = ScoreTable(
-        {},
-        forgetting_events=[0, 3, 0, 1, 0],
-        learned=[True, True, False, True, False],
-        presentations=[4, 4, 4, 4, 0],
+        {}, forgetting_events=[0, 3, 0, 1, 0], learned=[True, True, False, True, False], presentations=[4, 4, 4, 4, 0]
     )
     found = figures(table)
     assert (found.learned, found.never_forgotten, found.never_learned) == (0.75, 0.25, 0.25)
@@ -137,20 +133,15 @@ def test_class_means_leave_out_what_has_no_value() -> None:
 def test_a_coreset_is_looked_up_in_the_scores_that_it_was_selected_from() -> None:
     table = ScoreTable({"el2n": [0.1, 0.9, 0.5]}, num_rows=6, rows=[1, 3, 5], labels=[0, 1, 1])
     coreset = select(table, keep=2, method="bottom")
-    assert kept_in(coreset, table).tolist() == [True, False, True]
-    shares = survival_of(coreset, table)
-    assert shares is not None
-    assert [each.share for each in shares] == [1.0, 0.5]
-    assert survival_of(Coreset([1], num_rows=6), table.replace(labels=None)) is None
+    kept = kept_in(coreset, table)
+    assert kept.tolist() == [True, False, True]
+    assert table.labels is not None
+    assert [each.share for each in survival(table.labels, kept)] == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(
     "coreset",
-    [
-        Coreset([1], num_rows=6, scores_digest="sha256:other"),
-        Coreset([1], num_rows=7),
-        Coreset([1, 2], num_rows=6),
-    ],
+    [Coreset([1], num_rows=6, scores_digest="sha256:other"), Coreset([1], num_rows=7), Coreset([1, 2], num_rows=6)],
 )
 def test_other_scores_are_refused(coreset: Coreset) -> None:
     with pytest.raises(MismatchError, match="was not selected from these scores"):

@@ -11,12 +11,7 @@ from tests.helpers.command_line import assert_refused, run_module
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["demo", "--colour"], "--colour"),
-        (["demo", "--keep"], "--keep"),
-        (["prune"], "prune"),
-    ],
+    ("args", "message"), [(["demo", "--colour"], "--colour"), (["demo", "--keep"], "--keep"), (["prune"], "prune")]
 )
 def test_misuse_is_refused_in_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(capsys, args, message)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import re
 import statistics
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from prunesampler.cli.app import main
-from prunesampler.cli.demo import ARMS, DIGITS, Demo, Result, print_report, run
+from prunesampler.cli.console import write
+from prunesampler.cli.demo import ARMS, DIGITS, Demo, Result, report, run
 from prunesampler.cli.training import Images, load_digits
 from prunesampler.errors import ArgumentError
 from prunesampler.tables.score_table import Coreset, ScoreTable
@@ -68,20 +67,18 @@ def test_a_bad_keep_writes_nothing(keep: float, split: tuple[Images, Images], tm
     assert not (tmp_path / "out").exists()
 
 
-def report(results: list[Result], split: tuple[Images, Images], demo: Demo, keep: float) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    print_report(results, demo, *split, keep, Path("somewhere"), console)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+def test_the_report_says_what_was_measured(split: tuple[Images, Images], capsys: pytest.CaptureFixture[str]) -> None:
+    def told(demo: Demo, keep: float) -> str:
+        write(report(results, demo, *split, keep, Path("somewhere")))
+        return capsys.readouterr().out
 
-
-def test_the_report_says_what_was_measured(split: tuple[Images, Images]) -> None:
     accuracy = {arm: (0.9 + i / 100, 0.92 + i / 100) for i, arm in enumerate(ARMS)}
     results = [
         Result(arm, seed, 150, 14, 1.5 + seed, accuracy[arm][seed], accuracy[arm][seed] - 0.1)
         for seed in (0, 1)
         for arm in ARMS
     ]
-    text = report(results, split, TINY, 0.5)
+    text = told(TINY, 0.5)
     spread = f"{statistics.stdev([90, 92]):.1f}"
     for expected in (
         "handwritten digits: 300 training and 300 test images",
@@ -96,7 +93,7 @@ def test_the_report_says_what_was_measured(split: tuple[Images, Images]) -> None
     assert row.split() == f"full data, shorter 150 14 2.0 94.0 ± {spread} 84.0 ± {spread}".split()
 
     results = [Result(arm, 0, 150, 14, 1.5, 0.9, 0.8) for arm in ARMS]
-    text = report(results, split, dataclasses.replace(TINY, seeds=1), 100)
+    text = told(dataclasses.replace(TINY, seeds=1), 100)
     assert "±" not in text
     assert "kept 33%" in text
 
@@ -106,7 +103,7 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
-    rows = (re.match(r" +((?:full|kept|random).*?)  +(\d+) +(\d+) ", line) for line in lines)
+    rows = (re.match(r" *((?:full|kept|random).*?)  +(\d+) +(\d+) ", line) for line in lines)
     steps = {row[1]: row[3] for row in rows if row}
     assert steps == {"full data": "8", "kept half": "6", "random half": "6", "full data, shorter": "6"}
     assert lines[-2:] == ["scores:  prunesampler-demo/scores.parquet", "coreset: prunesampler-demo/coreset.parquet"]

@@ -5,30 +5,19 @@ from __future__ import annotations
 import html
 import importlib.resources
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from prunesampler._version import __version__
-from prunesampler.analysis.advice import LOST, Case, Judgement
+from prunesampler.analysis.advice import LOST, Case, Judgement, hardest_cells
 from prunesampler.analysis.format import number, percent
 from prunesampler.analysis.report.pictures import Pictures
 from prunesampler.analysis.report.plots import class_name, class_plot, density_plot, distribution_plot
-from prunesampler.analysis.statistics import (
-    Figures,
-    Survival,
-    distribution,
-    figures,
-    kept_in,
-    ranked,
-    survival_of,
-)
+from prunesampler.analysis.statistics import Figures, Survival, distribution, figures, kept_in, ranked, survival
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
-
-__all__ = ["SHOWN", "page", "pictured"]
 
 SHOWN = 20
 """Images of each kind: hardest, median, easiest."""
@@ -47,19 +36,10 @@ def page(
 ) -> str:
     """An HTML document about a table of scores; text from files is escaped, and nothing is fetched or run.
 
-    Args:
-        table: the scores.
-        judgement: of pruning by them.
-        name: of the table's file.
-        coreset: selected from it; what it keeps is then shown too.
-        pictures: images of the rows of :func:`pictured`.
-
-    Raises:
-        MismatchError: the coreset was selected from other scores.
-        UnsupportedError: matplotlib is not installed.
+    ``name`` is that of the table's file; ``pictures`` hold images of the rows of :func:`pictured`.
     """
     kept = None if coreset is None else kept_in(coreset, table)
-    survivors = None if coreset is None else survival_of(coreset, table)
+    survivors = None if kept is None or table.labels is None else survival(table.labels, kept)
     found = figures(table)
     names = {} if pictures is None else pictures.names
     parts = [
@@ -96,12 +76,8 @@ def _head(name: str, found: Figures, judgement: Judgement, coreset: Coreset | No
         facts["classes"] = f"{sum(each.label is not None for each in found.classes):,}"
     if coreset is not None:
         facts["kept"] = percent(coreset.keep)
-    shares = {
-        "learned": found.learned,
-        "never forgotten": found.never_forgotten,
-        "never learned": found.never_learned,
-        "superfluous": judgement.superfluous,
-    }
+    shares = {"learned": found.learned, "never forgotten": found.never_forgotten}
+    shares |= {"never learned": found.never_learned, "superfluous": judgement.superfluous}
     facts |= {name: percent(share) for name, share in shares.items() if share is not None}
     if judgement.reliability is not None:
         facts["reliability"] = f"{judgement.reliability.reliability:.2f}"
@@ -183,7 +159,7 @@ def _classes(
         yield f'<div class="plots">{_figure(class_plot(survivors, names), caption)}<div>'
     shown = found.classes
     if len(shown) > _MOST_CLASSES:
-        hardest = sorted(shown, key=lambda each: _hardness(each.means[by], table.directions[by]), reverse=True)
+        hardest = sorted(shown, key=lambda each: each.easiness(by, table.directions[by]))
         shown = tuple(hardest[:_MOST_CLASSES])
         yield f"<h3>The {len(shown)} hardest of {len(found.classes):,} classes by mean {_text(by)}</h3>"
     scores = [each.name for each in found.scores]
@@ -194,10 +170,6 @@ def _classes(
     yield _table(["class", "rows", "share", *(f"mean {name}" for name in scores)], rows)
     if survivors is not None:
         yield "</div></div>"
-
-
-def _hardness(mean: float | None, direction: str) -> float:
-    return -math.inf if mean is None else -mean if direction == "lower" else mean
 
 
 def _pictures(table: ScoreTable, judgement: Judgement, pictures: Pictures | None) -> Iterator[str]:
@@ -220,24 +192,15 @@ def _pictures(table: ScoreTable, judgement: Judgement, pictures: Pictures | None
 
 
 def _hardest(judgement: Judgement, names: Mapping[int, str]) -> Iterator[str]:
-    rows = [
-        [
-            str(each.row),
-            "–" if each.key is None else str(each.key),
-            "–" if each.label is None else class_name(each.label, names),
-            number(each.score),
-            number(each.forgetting),
-        ]
-        for each in judgement.hardest
-    ]
+    rows = hardest_cells(judgement, str, lambda label: class_name(label, names))
     yield f"<h2>Hardest rows by {_text(judgement.by)}</h2>"
     yield _table(["row", "key", "label", judgement.by, "forgetting events"], rows, text=(1, 2))
 
 
 def _provenance(table: ScoreTable, coreset: Coreset | None) -> Iterator[str]:
     yield "<h2>Provenance</h2>"
-    scores = {"fingerprint": table.fingerprint, "digest": table.digest, **table.protocols, **table.provenance}
-    yield _list("Scores", scores)
+    whole = {"fingerprint": table.fingerprint, "digest": table.digest}
+    yield _list("Scores", {**whole, **table.protocols, **table.provenance})
     if coreset is not None:
         yield _list("Coreset", {"rows": len(coreset), "digest": coreset.digest, **coreset.selection})
 

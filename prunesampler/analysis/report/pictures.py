@@ -16,8 +16,6 @@ from prunesampler.analysis.images import CIFAR10_CLASSES, holds_cifar10, read_ci
 from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["Pictures", "load_pictures"]
-
 _SIDE = 96
 
 
@@ -30,32 +28,23 @@ class Pictures:
 
 
 def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictures:
-    """The images of some rows of the scored dataset.
+    """The images of some rows of the scored dataset, refused where their number or labels are not those of the table.
 
-    Args:
-        folder: CIFAR-10 as :func:`~prunesampler.analysis.images.read_cifar10` takes it (its training part), or one
-            folder of images for each class, in the order of torchvision's ``ImageFolder``.
-        table: the scores; its labels must be those of the images.
-        rows: which images.
-
-    Raises:
-        ArgumentError: no such images are there, or one of them cannot be read.
-        MismatchError: they are not those that were scored: another number, or other labels.
-        UnsupportedError: torchvision is not installed.
+    ``folder`` holds CIFAR-10 as :func:`~prunesampler.analysis.images.read_cifar10` takes it (its training part), or one
+    folder of images for each class, in the order of torchvision's ``ImageFolder``.
     """
     try:
         from torchvision import datasets
+        from torchvision.transforms.functional import to_pil_image
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"images need torchvision ({error}): pip install 'prunesampler[report]'") from error
     image: Callable[[int], Any]
     if holds_cifar10(folder):
-        from PIL import Image
-
         images, labels = read_cifar10(folder, "train", rows=table.num_rows, quiet=True)
         names, targets = CIFAR10_CLASSES, labels.numpy()
 
         def image(row: int) -> Any:
-            return Image.fromarray(np.ascontiguousarray(images[row].permute(1, 2, 0).numpy()))
+            return to_pil_image(images[row])
     else:
         try:
             found = datasets.ImageFolder(str(folder))

@@ -17,8 +17,6 @@ from prunesampler.analysis.format import printable
 from prunesampler.analysis.statistics import Distribution, Survival
 from prunesampler.errors import UnsupportedError
 
-__all__ = ["class_name", "class_plot", "density_plot", "distribution_plot"]
-
 _Array = npt.NDArray[Any]
 # Placeholder colours, replaced by the page's own, which differ between light, dark and print.
 _COLOURS = {"#000001": "currentColor", "#000002": "var(--accent)", "#000003": "var(--kept)", "#000004": "var(--faint)"}

@@ -1,13 +1,18 @@
-"""``prunesampler select``."""
+"""``prunesampler select``, ``merge`` and ``report``: what is made from files of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from prunesampler.analysis.advice import judge
 from prunesampler.analysis.format import printable
+from prunesampler.analysis.report.page import page, pictured
+from prunesampler.analysis.report.pictures import load_pictures
+from prunesampler.analysis.statistics import score_names
 from prunesampler.cli.console import warnings_as_lines
 from prunesampler.cli.options import (
     Engine,
@@ -19,11 +24,14 @@ from prunesampler.cli.options import (
     check_output,
     engine_for,
     keep_option,
+    keeps_option,
     offset_option,
 )
 from prunesampler.selection.select import Selection, select_file
-
-__all__ = ["select"]
+from prunesampler.tables.atomic import atomic_write
+from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.merge import merge_files
+from prunesampler.tables.score_table import ScoreTable
 
 
 def select(
@@ -73,3 +81,47 @@ def _summary(found: dict[str, Any], shares: dict[int, float]) -> Iterator[str]:
         least, most = (extreme(shares, key=shares.__getitem__) for extreme in (min, max))
         spread = f"{shares[least]:.1%} (class {least}) to {shares[most]:.1%} (class {most})"
         yield f"of {len(shares):,} classes: {spread} kept"
+
+
+def merge(
+    scores: Annotated[list[Path], typer.Argument(help="Files of scores, one a run.", show_default=False)],
+    out: Out,
+    force: Force = False,
+    engine: EngineOption = Engine.local,
+) -> None:
+    """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
+    check_output(out, scores, force)
+    with engine_for(engine, *scores) as (run, paths):
+        table: Any = merge_files(run, paths, out)
+    typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
+    for name in score_names(table):
+        protocol = table.protocols[name]
+        between = f", Spearman between files {protocol['between_runs']:.3f}" if "between_runs" in protocol else ""
+        typer.echo(f"{printable(name)}: {protocol['runs']} runs{between}")
+    typer.echo(f"written to {out}")
+
+
+def report(
+    scores: Scores,
+    out: Out,
+    coreset: Annotated[Path | None, typer.Option(help="A coreset selected from them, to show what it keeps.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10, or of one folder of images for each class.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="The score to rank by. Default: el2n, or the first.")] = None,
+    keep: Annotated[str, typer.Option(help="What to judge: fractions, numbers or auto.")] = "0.7,0.5,0.3",
+    force: Force = False,
+) -> None:
+    """Write one HTML page about scores: distributions, whether they speak for pruning, the hardest and easiest rows."""
+    check_output(out, [path for path in (scores, coreset) if path is not None], force)
+    table = ScoreTable.load(scores)
+    selected = None if coreset is None else Coreset.load(coreset)
+    judgement = judge(table, keeps_option(keep), by=by, path=str(scores))
+    pictures = None
+    if images is not None:
+        rows = sorted({row for rows in pictured(table, judgement.by).values() for row in rows})
+        pictures = load_pictures(images, table, rows)
+    text = page(table, judgement, name=str(scores), coreset=selected, pictures=pictures)
+    with atomic_write(out) as file:
+        file.write(text.encode())
+    typer.echo(f"written to {out}")
