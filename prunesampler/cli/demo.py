@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.table import Table
@@ -19,6 +18,7 @@ from torch import nn
 from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
+from prunesampler.analysis.format import counted
 from prunesampler.cli import training
 from prunesampler.cli.console import plain_table, write
 from prunesampler.cli.options import Quiet, keep_option
@@ -132,7 +132,11 @@ def demo(
     resolve_keep(fraction, 2**63)
     if rows is not None:
         check_int("rows", rows, _FEWEST_ROWS)
-    _check_folder(out, force)
+    found = [name for name in _FILES if (out / name).exists()]
+    if found and not force:
+        raise StateError(f"{out} holds {' and '.join(found)} already: give another --out, or --force to replace them")
+    if any(path.exists() and not path.is_dir() for path in (out, *out.parents)):
+        raise StateError(f"{out} cannot be a folder: give another --out")
     if data is Data.cifar10:
         if root is None:
             raise ArgumentError("root", "must be given with --data cifar10: its folder", root)
@@ -144,14 +148,6 @@ def demo(
         split = train.subset(slice(rows)), test.subset(slice(rows))
     results = run(chosen, *split, fraction, out, quiet=quiet)
     write(report(results, chosen, *split, fraction, out))
-
-
-def _check_folder(out: Path, force: bool) -> None:
-    found = [name for name in _FILES if (out / name).exists()]
-    if found and not force:
-        raise StateError(f"{out} holds {' and '.join(found)} already: give another --out, or --force to replace them")
-    if any(path.exists() and not path.is_dir() for path in (out, *out.parents)):
-        raise StateError(f"{out} cannot be a folder: give another --out")
 
 
 @dataclass(frozen=True)
@@ -177,19 +173,22 @@ def run(demo: Demo, train: Images, test: Images, keep: float, out: Path, *, quie
         recipe = replace(recipe, precision=training.fast_precision(demo.device))
     arms = [(seed, *arm) for seed in range(demo.seeds) for arm in _arms(demo, train, keep, out, seed)]
     total = sum(steps for *_, steps in arms)
-    results = []
-    with _threads(demo.threads), tqdm(total=total, unit="step", disable=quiet or None, leave=False) as bar:
+    results, threads = [], torch.get_num_threads()
+    torch.set_num_threads(demo.threads)
+    try:
         # Let the libraries set themselves up, or the first arm would pay for it.
         batches = training.loader(train, range(len(train)), recipe.batch_size, drop_last=False)
         training.train(training.new_model(recipe.network, 0, train), batches, recipe, min(5, len(batches)))
-        for seed, arm, model, batches, steps in arms:
-            bar.set_description(f"seed {seed}, {arm}")
-            seconds = training.train(model, batches, recipe, steps, progress=bar.update)
-            accuracy, by_class = training.accuracies(model, test, recipe)
-            coreset = batches.pruning.coreset if isinstance(batches, AttachedLoader) else None
-            rows = len(train if coreset is None else coreset)
-            worst = min(share for share in by_class if not math.isnan(share))
-            results.append(Result(arm, seed, rows, steps, seconds, accuracy, worst))
+        with tqdm(total=total, unit="step", disable=quiet or None, leave=False) as bar:
+            for seed, arm, model, batches, steps in arms:
+                bar.set_description(f"seed {seed}, {arm}")
+                seconds = training.train(model, batches, recipe, steps, progress=bar.update)
+                accuracy, by_class = training.accuracies(model, test, recipe)
+                coreset = batches.pruning.coreset if isinstance(batches, AttachedLoader) else None
+                rows = len(train if coreset is None else coreset)
+                results.append(Result(arm, seed, rows, steps, seconds, accuracy, np.nanmin(by_class).item()))
+    finally:
+        torch.set_num_threads(threads)
     return results
 
 
@@ -215,16 +214,6 @@ def _arms(demo: Demo, train: Images, keep: float, out: Path, seed: int) -> Itera
         yield arm, model, loader, steps  # the shorter run on full data takes as many steps as the pruned one
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def report(
     results: Sequence[Result], demo: Demo, train: Images, test: Images, keep: float, out: Path
 ) -> Iterator[str | Table]:
@@ -243,9 +232,7 @@ def report(
     yield plain_table(["arm", "rows", "steps", "seconds", "test acc., %", "worst class, %"], rows)
     yield ""
     repeated = f"± is the standard deviation over {demo.seeds} seeds" if demo.seeds > 1 else "one seed"
-    device = demo.device.upper()
-    if device == "CPU":
-        device += f" with {demo.threads} thread{'s' if demo.threads > 1 else ''}"
+    device = "CUDA" if demo.device == "cuda" else f"CPU with {counted(demo.threads, 'thread')}"
     scored = f"{demo.epochs} epochs, the first {demo.score_epochs} scored; steps and seconds include the scoring"
     yield f"{scored}; {repeated}. torch {torch.__version__}, {device}."
     gain = accuracy[KEPT] - accuracy[SHORTER]

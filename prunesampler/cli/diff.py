@@ -99,22 +99,16 @@ def _shared(first: ScoreTable, second: ScoreTable) -> list[str]:
     return [name for name in score_names(first) if name in score_names(second)]
 
 
-def _scores(first: ScoreTable, second: ScoreTable) -> list[tuple[str, ...]]:
+def _scores(first: ScoreTable, second: ScoreTable) -> list[list[str]]:
     places = np.intersect1d(first.rows, second.rows, assume_unique=True, return_indices=True)[1:]
-    lines: list[tuple[str, ...]] = []
+    lines = []
     for name in _shared(first, second):
         a, b = (table.column(name)[place] for table, place in zip((first, second), places, strict=True))
         hard_a, hard_b = (-x if t.directions[name] == "lower" else x for t, x in ((first, a), (second, b)))
         finite = np.isfinite(a) & np.isfinite(b)
         apart = np.abs(a[finite].astype(np.float64) - b[finite])
         same = overlap(hard_a, hard_b)
-        lines.append(
-            (
-                printable(name),
-                number(spearman(hard_a, hard_b)),
-                "–" if math.isnan(same) else f"{same:.1%}",
-                number(float(apart.mean()) if len(apart) else None),
-                f"{np.count_nonzero(~np.isnan(a) & ~np.isnan(b)):,}",
-            )
-        )
+        figures = [number(spearman(hard_a, hard_b)), "–" if math.isnan(same) else f"{same:.1%}"]
+        figures += [number(float(apart.mean()) if len(apart) else None)]
+        lines.append([printable(name), *figures, f"{np.count_nonzero(~np.isnan(a) & ~np.isnan(b)):,}"])
     return lines

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from prunesampler.analysis.advice import LOST, NOISY, Judgement, hardest_cells, judge
-from prunesampler.analysis.cost import Cost
 from prunesampler.analysis.format import as_json, counted, histogram, number, percent, printable
 from prunesampler.analysis.statistics import (
     PERCENTILES,
@@ -38,6 +37,7 @@ _Parts = Iterator[str | Text | Table]
 _ALL_CLASSES = 12  # up to so many are all shown, else the first and last few
 _EXTREMES = 5
 _LOSING = 3
+_SURVIVAL = ("rows", "kept", "share", "of the mean")
 
 
 def inspect(
@@ -140,7 +140,10 @@ def coreset_text(coreset: Coreset, file: Path, table: ScoreTable | None, note: s
         yield _quantiles(parts)
         if table.labels is not None:
             yield ""
-            yield from _survival(survival(table.labels, kept))
+            classes = survival(table.labels, kept)
+            shown, title = _extremes(classes, lambda each: each.share, "kept share, lowest first")
+            yield title
+            yield plain_table(["class", *_SURVIVAL], [_survivors(each) for each in shown], left=())
     yield ""
     whole = {"fingerprint": coreset.fingerprint, "digest": coreset.digest, "scores digest": coreset.scores_digest}
     yield from _provenance({**whole, "selection": coreset.selection})
@@ -210,12 +213,6 @@ def _class_scores(classes: Sequence[ClassScores], scores: Sequence[Distribution]
     yield plain_table(["class", "rows", "share", *(printable(score.name) for score in scores)], rows, left=())
 
 
-def _survival(classes: Sequence[Survival]) -> _Parts:
-    shown, title = _extremes(classes, lambda each: each.share, "kept share, lowest first")
-    yield title
-    yield plain_table(["class", "rows", "kept", "share", "of the mean"], [_survivors(each) for each in shown], left=())
-
-
 def _survivors(each: Survival) -> list[str]:
     return [_label(each.label), f"{each.rows:,}", f"{each.kept:,}", percent(each.share), f"{each.ratio:.2f}"]
 
@@ -258,7 +255,8 @@ def judgement_text(judgement: Judgement) -> _Parts:
         yield from _losing_classes(judgement)
         yield ""
     yield "hardest rows"
-    yield _hardest(judgement)
+    headings = ["row", "key", "label", judgement.by, "forgotten"]
+    yield plain_table(headings, hardest_cells(judgement, printable, str), left=(1,))
     for case in judgement.cases:
         yield ""
         yield Text(f"keep {case.keep}: {case.advice}")
@@ -285,10 +283,13 @@ def _cases(judgement: Judgement) -> Table:
     for case in judgement.cases:
         row = [str(case.keep), f"{case.gone:,}", percent(case.learned_for_good), percent(case.superfluous)]
         if case.cost is not None:
-            row += [_break_even(case.cost), *(f"{each or 0:.3g}" for each in (case.cost.total, case.cost.hours_saved))]
+            first, whole = case.cost.break_even, case.cost.epochs
+            never = first is None or (whole is not None and first > whole)
+            row += ["never" if never else str(first)]
+            row += [f"{each or 0:.3g}" for each in (case.cost.total, case.cost.hours_saved)]
         rows.append(row[: len(headings)])
-    whole = ["of all", "", percent(judgement.learned_for_good), percent(judgement.superfluous)]
-    return plain_table(headings, [*rows, whole])
+    rows.append(["of all", "", percent(judgement.learned_for_good), percent(judgement.superfluous)])
+    return plain_table(headings, rows)
 
 
 def _costs(judgement: Judgement) -> str:
@@ -306,11 +307,6 @@ def _costs(judgement: Judgement) -> str:
     return f"scoring: {' and '.join(parts) or 'at no cost'}; {after}"
 
 
-def _break_even(cost: Cost) -> str:
-    never = cost.break_even is None or (cost.epochs is not None and cost.break_even > cost.epochs)
-    return "never" if never else str(cost.break_even)
-
-
 def _losing_classes(judgement: Judgement) -> _Parts:
     rows = []
     for case in judgement.cases:
@@ -319,9 +315,4 @@ def _losing_classes(judgement: Judgement) -> _Parts:
             rows.append([str(case.keep), *cells, ratio + ("*" if each.ratio < LOST else "")])
     flagged = any(row[-1].endswith("*") for row in rows)
     yield "classes that lose most" + (" (* keeps less than half of the mean)" if flagged else "")
-    yield plain_table(["keep", "class", "rows", "kept", "share", "of the mean"], rows)
-
-
-def _hardest(judgement: Judgement) -> Table:
-    rows = hardest_cells(judgement, printable, str)
-    return plain_table(["row", "key", "label", judgement.by, "forgotten"], rows, left=(1,))
+    yield plain_table(["keep", "class", *_SURVIVAL], rows)

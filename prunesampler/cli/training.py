@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,18 @@ _PAD = 4
 _MEAN, _STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
+@dataclass(eq=False)
 class Images(Dataset[tuple[Tensor, Tensor]]):
     """Images on one device, normalized and, if augmented, cropped and flipped there, a whole batch at a time.
 
     ``padded`` is (N, H + 8, W + 8, C) uint8, a margin of 4 pixels around each image; ``targets`` are (N,) int64.
     """
 
-    def __init__(
-        self, padded: Tensor, targets: Tensor, mean: Tensor, std: Tensor, augmentation: torch.Generator | None = None
-    ) -> None:
-        self.padded, self.targets, self.mean, self.std = padded, targets, mean, std
-        self.augmentation = augmentation
+    padded: Tensor
+    targets: Tensor
+    mean: Tensor
+    std: Tensor
+    augmentation: torch.Generator | None = None
 
     @classmethod
     def of(
@@ -51,13 +52,12 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
     def augmented(self, seed: int) -> Images:
         """The same images, cropped and flipped at random."""
-        generator = torch.Generator(self.padded.device).manual_seed(seed)
-        return Images(self.padded, self.targets, self.mean, self.std, generator)
+        return replace(self, augmentation=torch.Generator(self.padded.device).manual_seed(seed))
 
     def subset(self, rows: Tensor | slice) -> Images:
         """Some of them, not augmented."""
         rows = rows.to(self.padded.device) if isinstance(rows, Tensor) else rows
-        return Images(self.padded[rows], self.targets[rows], self.mean, self.std)
+        return replace(self, padded=self.padded[rows], targets=self.targets[rows], augmentation=None)
 
     def __len__(self) -> int:
         return len(self.targets)
