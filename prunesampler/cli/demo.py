@@ -101,12 +101,8 @@ CIFAR10 = Demo(
 
 
 def demo(
-    data: Annotated[
-        Data, typer.Option(help="Handwritten digits (bundled with scikit-learn), or CIFAR-10.")
-    ] = Data.digits,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of CIFAR-10: torchvision's, or Parquet files with image and label.")
-    ] = None,
+    data: Annotated[Data, typer.Option(help="Handwritten digits (of scikit-learn), or CIFAR-10.")] = Data.digits,
+    root: Annotated[Path | None, typer.Option(help="CIFAR-10: torchvision's folder, or one of Parquet files.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 (170 MB) into --root.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the two files.")] = Path("prunesampler-demo"),
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier demo.")] = False,

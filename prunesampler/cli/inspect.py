@@ -42,19 +42,13 @@ _SURVIVAL = ("rows", "kept", "share", "of the mean")
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A file of scores, or of a coreset.", show_default=False)],
-    keep: Annotated[
-        str | None, typer.Option(help="Judge pruning to these fractions or numbers, or auto: 0.7,0.5,0.3.")
-    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Judge pruning to these, such as 0.7,0.5,300,auto.")] = None,
     by: Annotated[str | None, typer.Option(help="The score to select by. Default: el2n, or the first.")] = None,
     method: MethodOption = "stratified",
     epochs: Annotated[int | None, typer.Option(help="Length of the whole run, to tell what is saved.")] = None,
     epoch_seconds: Annotated[float | None, typer.Option(help="Seconds of an epoch over all rows.")] = None,
-    score_epochs: Annotated[
-        int | None, typer.Option(help="Number of scoring epochs, where the file does not say.")
-    ] = None,
-    scores: Annotated[
-        Path | None, typer.Option(help="The scores of a coreset. Default: scores.parquet beside it.")
-    ] = None,
+    score_epochs: Annotated[int | None, typer.Option(help="Scoring epochs, where the file does not say.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Of a coreset. Default: scores.parquet beside it.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Show what a file holds; with --keep, judge whether its scores speak for pruning."""
@@ -63,9 +57,9 @@ def inspect(
     shown: str | _Parts
     if isinstance(found, ScoreTable):
         _refuse({"scores": scores}, "belongs to a coreset, and this is a file of scores")
+        judgement = None
         if keep is None:
             _refuse(options, "needs keep, what is to be judged")
-            judgement = None
         else:
             judgement = judge(found, keeps_option(keep), method=method, path=str(file), **options)
         shown = (scores_json if json else scores_text)(found, file, judgement)
@@ -179,9 +173,8 @@ def _presented(found: Figures) -> Iterator[str]:
         mean = found.presentations / found.rows
         yield f"{found.seen:,} of {counted(found.rows, 'row')} were presented, {mean:.3g} times on average"
     if found.learned is not None:
-        shares = {"learned": found.learned, "never forgotten": found.never_forgotten}
-        shares["never learned"] = found.never_learned
-        yield ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
+        known = f"learned {percent(found.learned)}, never forgotten {percent(found.never_forgotten)}"
+        yield f"{known}, never learned {percent(found.never_learned)}"
 
 
 def _quantiles(parts: Sequence[tuple[str, Distribution]]) -> Table:
@@ -202,15 +195,15 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 
 
 def _class_scores(classes: Sequence[ClassScores], scores: Sequence[Distribution]) -> _Parts:
-    name, harder = scores[0].name, scores[0].harder
-    order = f"mean {printable(name)}, hardest first"
-    shown, title = _extremes(classes, lambda each: each.easiness(name, harder), order)
-    rows = []
-    for each in shown:
-        means = [number(each.means[score.name]) for score in scores]
-        rows.append([_label(each.label), f"{each.rows:,}", percent(each.share), *means])
+    names, harder = [each.name for each in scores], scores[0].harder
+    order = f"mean {printable(names[0])}, hardest first"
+    shown, title = _extremes(classes, lambda each: each.easiness(names[0], harder), order)
     yield title
-    yield plain_table(["class", "rows", "share", *(printable(score.name) for score in scores)], rows, left=())
+    rows = [
+        [_label(each.label), f"{each.rows:,}", percent(each.share), *(number(each.means[name]) for name in names)]
+        for each in shown
+    ]
+    yield plain_table(["class", "rows", "share", *map(printable, names)], rows, left=())
 
 
 def _survivors(each: Survival) -> list[str]:

@@ -10,8 +10,8 @@ import typer
 
 from prunesampler.analysis.advice import judge
 from prunesampler.analysis.format import printable
+from prunesampler.analysis.images import load_pictures
 from prunesampler.analysis.report.page import page, pictured
-from prunesampler.analysis.report.pictures import load_pictures
 from prunesampler.analysis.statistics import score_names
 from prunesampler.cli.console import warnings_as_lines
 from prunesampler.cli.options import (
@@ -40,9 +40,7 @@ def select(
     keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, or auto.")],
     by: Annotated[str, typer.Option(help="The score.")] = "el2n",
     method: MethodOption = "stratified",
-    offset: Annotated[
-        str | None, typer.Option(help="Fraction in [0, 1), or number, of the hardest rows to leave out.")
-    ] = None,
+    offset: Annotated[str | None, typer.Option(help="Fraction, or number, of the hardest rows to drop.")] = None,
     class_balanced: Annotated[bool, typer.Option("--class-balanced", help="The same share of each class.")] = False,
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
     seed: Annotated[int, typer.Option(help="Of ties and random draws.")] = 0,
@@ -105,9 +103,7 @@ def report(
     scores: Scores,
     out: Out,
     coreset: Annotated[Path | None, typer.Option(help="A coreset selected from them, to show what it keeps.")] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of CIFAR-10, or of one folder of images for each class.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10, or of a folder of images a class.")] = None,
     by: Annotated[str | None, typer.Option(help="The score to rank by. Default: el2n, or the first.")] = None,
     keep: Annotated[str, typer.Option(help="What to judge: fractions, numbers or auto.")] = "0.7,0.5,0.3",
     force: Force = False,

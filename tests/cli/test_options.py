@@ -12,14 +12,12 @@ from prunesampler.tables.parquet import FORMAT, write_columns
 from prunesampler.tables.score_table import ScoreTable
 
 
-@pytest.mark.parametrize(("text", "keep"), [("0.5", 0.5), ("1.0", 1.0), ("300", 300), ("1", 1), ("1e-3", 0.001)])
-def test_a_point_makes_it_a_fraction(text: str, keep: float | int) -> None:
+@pytest.mark.parametrize(
+    ("text", "keep"), [("0.5", 0.5), ("1.0", 1.0), ("300", 300), ("1", 1), ("1e-3", 0.001), ("auto", "auto")]
+)
+def test_a_point_makes_it_a_fraction_and_auto_is_itself(text: str, keep: float | int | str) -> None:
     assert keep_option(text) == keep
     assert type(keep_option(text)) is type(keep)
-
-
-def test_auto_is_itself() -> None:
-    assert keep_option("auto") == "auto"
 
 
 @pytest.mark.parametrize("text", ["Auto", "", "half", "0,5", "50%"])

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from prunesampler.analysis.advice import judge
+from prunesampler.analysis.images import Pictures
 from prunesampler.analysis.report.page import SHOWN, page, pictured
-from prunesampler.analysis.report.pictures import Pictures
 from prunesampler.errors import MismatchError
 from prunesampler.selection.select import select
 from prunesampler.tables.score_table import Coreset, ScoreTable
