@@ -45,16 +45,6 @@ class Pass:
     exhausted: bool = False
     closed: bool = False
 
-    def fetch(self) -> int:
-        """One more batch is handed out; its index."""
-        self.fetched += 1
-        return self.fetched - 1
-
-    def bind(self, index: int) -> None:
-        """The batch with this index is trained on."""
-        self.bound += 1
-        self.trained = index + 1
-
     def starts_at(self, position: tuple[int, int]) -> None:
         """The pass begins at this (epoch, global position) of a pruned order."""
         self.position = position
@@ -86,7 +76,7 @@ class Token:
         self.of.trained += batches
 
     def check_counts(self, logits: Tensor) -> None:
-        """Raises a BindingError unless there are as many logits and targets as rows."""
+        """Refuse another number of logits or targets than of rows."""
         counts = {"rows": len(self.rows), "logits": len(logits)}
         if isinstance(self.targets, Tensor) and self.targets.dim():
             counts["targets"] = len(self.targets)
@@ -102,27 +92,18 @@ class Token:
 class Binder:
     """A queue of tokens, and the rule by which a forward takes one.
 
-    Args:
-        inputs_changed: ``"augmented"`` when the loop changes the inputs between the loader and the model in a way
-            that leaves the labels right, so that values cannot be compared.
-        forwards: ``"all"``: a training forward on anything but a batch of the loader is an error. ``"matching"``: it
-            is ignored (each forward is then compared, which costs a host synchronisation a step on a GPU).
+    With ``inputs_changed="augmented"`` values cannot be compared. With ``forwards="matching"`` a training forward on
+    anything but a batch of the loader is ignored; each is then compared, which makes a GPU wait once a step.
     """
 
     def __init__(
-        self,
-        *,
-        inputs_changed: Literal["augmented"] | None = None,
-        forwards: Literal["all", "matching"] = "all",
+        self, *, inputs_changed: Literal["augmented"] | None = None, forwards: Literal["all", "matching"] = "all"
     ) -> None:
-        check_choice("inputs_changed", inputs_changed, (None, "augmented"))
-        check_choice("forwards", forwards, ("all", "matching"))
-        if forwards == "matching" and inputs_changed:
-            raise ArgumentError(
-                "forwards", "must be 'all' with inputs_changed=, which keeps inputs from being compared", forwards
-            )
-        self._augmented = inputs_changed is not None
-        self._matching = forwards == "matching"
+        self._augmented = check_choice("inputs_changed", inputs_changed, (None, "augmented")) is not None
+        self._matching = check_choice("forwards", forwards, ("all", "matching")) == "matching"
+        if self._matching and self._augmented:
+            rule = "must be 'all' with inputs_changed=, which keeps inputs from being compared"
+            raise ArgumentError("forwards", rule, forwards)
         self._queue: deque[Token] = deque()
         self._passes = 0
         self._newest_bound = -1
@@ -153,7 +134,8 @@ class Binder:
             )
         while self._queue and self._queue[-1].of.number > of.number:
             self._queue.pop()  # of an evaluation inside this pass: no training forward followed
-        token = Token(rows, targets, of, of.fetch(), in_training)
+        token = Token(rows, targets, of, of.fetched, in_training)
+        of.fetched += 1
         if self._following and not self._augmented:
             leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())
             for leaf, _ in zip(leaves, range(_LEAVES), strict=False):
@@ -172,20 +154,13 @@ class Binder:
     def match(self, inputs: Any) -> Token | None:
         """Take the token of a training forward's batch off the queue.
 
-        Returns:
-            The token; or None where the forward is not a new presentation: a second one on the batch bound last
-            (SAM, recomputation), or one before any batch was fetched.
-
-        Raises:
-            BindingError: the inputs are not a waiting batch, or it cannot be told which.
+        None for a second forward on the batch bound last (SAM, recomputation), or one before any batch was fetched.
         """
         leaves = [leaf for leaf in tensor_leaves(inputs) if leaf.numel()][:_LEAVES]
         if not self._passes or self._is_repeated(leaves):
             return None
         index = self._find(leaves) if self._following else self._by_depth()
-        if index is None:
-            return None
-        return self._take(index, leaves)
+        return None if index is None else self._take(index, leaves)
 
     def take_waiting(self) -> Token:
         """Take the only waiting token, for logits given by hand. BindingError: none waits, or several do."""
@@ -294,5 +269,6 @@ class Binder:
         self._history.appendleft((token, [Input.of(leaf) for leaf in leaves]))
         self._unbound = 0
         self._newest_bound = token.of.number
-        token.of.bind(token.index)
+        token.of.bound += 1
+        token.of.trained = token.index + 1
         return token

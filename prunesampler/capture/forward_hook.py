@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunesampler.errors import UnsupportedError
 
-__all__ = [
-    "TARGET_KEYS",
-    "ForwardHook",
-    "ForwardListener",
-    "find_logits",
-    "find_targets",
-    "tensor_leaves",
-    "to_device",
-]
+__all__ = ["ForwardHook", "find_logits", "find_targets", "tensor_leaves", "to_device"]
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
 
 def find_logits(output: Any) -> Tensor:
-    """The logits in what a model returned.
-
-    Args:
-        output: a tensor, an object or mapping with ``logits`` (Hugging Face, Inception), or a tuple or list
-            whose first entry is one of these.
-
-    Raises:
-        UnsupportedError: none of these.
-    """
+    """The logits in what a model returned: a tensor, one under ``logits``, or the first of a tuple."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -50,15 +34,7 @@ def find_logits(output: Any) -> Tensor:
 
 
 def find_targets(batch: Any) -> Any:
-    """The targets in a batch.
-
-    Args:
-        batch: a tuple or list whose second entry they are, or a mapping with ``labels``, ``label``, ``targets``,
-            ``target`` or ``y``.
-
-    Raises:
-        UnsupportedError: none of these.
-    """
+    """The targets in a batch: the second of a tuple, or under ``labels`` or the like."""
     if isinstance(batch, Mapping):
         for key in TARGET_KEYS:
             if key in batch:
@@ -96,13 +72,6 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-class ForwardListener(Protocol):
-    """What a :class:`ForwardHook` reports to."""
-
-    def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
-        """A training forward (train mode, gradients on) has returned."""
-
-
 def _no_hook(*args: Any) -> None:
     """Replaces the hook in a copied or pickled model."""
 
@@ -112,27 +81,13 @@ def _pickled_hook() -> Callable[..., None]:
 
 
 class ForwardHook:
-    """A forward hook that reports every training forward of one module to a listener.
+    """A forward hook that calls ``listener.forwarded(inputs, output)`` after every training forward of one module.
 
     The module holds it, it holds the listener weakly, and a deep copy (EMA) or pickle (``torch.save(model)``) of the
     module has an empty function instead. Under ``torch.compile`` it runs outside of the graph.
-
-    Args:
-        module: what the training loop calls: the DDP or compiled wrapper, where there is one.
-        listener: when it is garbage, the hook is removed.
-
-    >>> class Print:
-    ...     def forwarded(self, inputs, output):
-    ...         print(tuple(output.shape))
-    >>> model, listener = nn.Linear(2, 3), Print()
-    >>> hook = ForwardHook(model, listener)
-    >>> _ = model(torch.zeros(5, 2))
-    (5, 3)
-    >>> hook.remove()
-    >>> _ = model(torch.zeros(5, 2))
     """
 
-    def __init__(self, module: nn.Module, listener: ForwardListener) -> None:
+    def __init__(self, module: nn.Module, listener: Any) -> None:
         self._handle = handle = module.register_forward_hook(self, with_kwargs=True)
         self._listener = weakref.ref(listener, lambda _: handle.remove())
         self._module = weakref.ref(module)
@@ -157,9 +112,6 @@ class ForwardHook:
     def remove(self) -> None:
         """Take the hook off the module."""
         self._handle.remove()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return _no_hook
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _pickled_hook, ()

@@ -109,7 +109,7 @@ class RowLoader(DataLoader[T]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = {k: v for k, v in vars(self).items() if k not in ("_row_listener", "pruning", "_iterator")}
-        return _rebuild, (plain_class(self), {**state, "_iterator": None})
+        return object.__new__, (plain_class(self),), {**state, "_iterator": None}
 
 
 class RowPipeline(IterableDataset[Any]):
@@ -165,9 +165,3 @@ def plain_class(loader: RowLoader[Any] | RowPipeline) -> type:
     """The class that an attached loader had before."""
     mro = type(loader).__mro__
     return mro[mro.index(RowPipeline if isinstance(loader, RowPipeline) else RowLoader) + 1]
-
-
-def _rebuild(plain: type, state: dict[str, Any]) -> Any:
-    loader: Any = object.__new__(plain)
-    vars(loader).update(state)
-    return loader

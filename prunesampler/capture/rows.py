@@ -11,15 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.errors import UnsupportedError
 
-__all__ = [
-    "RowBatch",
-    "RowSource",
-    "RowStream",
-    "check_followed",
-    "check_map_style",
-    "joined_rows",
-    "row_stream",
-]
+__all__ = ["RowBatch", "RowSource", "RowStream", "check_followed", "joined_rows", "row_stream"]
 
 
 class RowBatch(NamedTuple):
@@ -76,12 +68,10 @@ def row_stream(loader: Any) -> RowStream | None:
     return stream if isinstance(stream, RowStream) else None
 
 
-def check_map_style(loader: DataLoader[Any]) -> None:
-    """Refuse a loader whose samples have no row.
-
-    Raises:
-        UnsupportedError: not a DataLoader, an ``IterableDataset``, or ``batch_size=None``.
-    """
+def check_followed(loader: Any) -> None:
+    """Refuse a loader whose samples have no row: neither over a map-style dataset nor over a :class:`RowStream`."""
+    if row_stream(loader) is not None:
+        return
     if not isinstance(loader, DataLoader):
         raise UnsupportedError(
             "loader must be a torch.utils.data.DataLoader over a map-style dataset, or a webdataset pipeline under "
@@ -97,13 +87,3 @@ def check_map_style(loader: DataLoader[Any]) -> None:
             "batch_size=None turns batching off, so there are no batches of rows to follow: give the DataLoader "
             "a batch_size, or a batch_sampler"
         )
-
-
-def check_followed(loader: Any) -> None:
-    """Refuse what is neither a map-style ``DataLoader`` nor a :class:`RowStream`, or a ``DataLoader`` over one.
-
-    Raises:
-        UnsupportedError: rows cannot be known.
-    """
-    if row_stream(loader) is None:
-        check_map_style(loader)

@@ -20,12 +20,7 @@ _FEW_CLASSES = 32  # up to here a CPU reduces columns of classes faster than row
 
 
 def check_logits(logits: Tensor, targets: Tensor) -> None:
-    """Refuse logits and targets that have no score by definition. Looks at shapes and dtypes only.
-
-    Raises:
-        UnsupportedError: logits that are not (B, C) floats with C >= 2, or targets that are not (B,) integers.
-        ArgumentError: another number of targets than of logits.
-    """
+    """Refuse all but (B, C) float logits, C >= 2, and (B,) integer targets. Looks at shapes and dtypes only."""
     if logits.dim() != 2 or not logits.is_floating_point() or logits.shape[1] < 2:
         raise UnsupportedError(
             f"logits must be floats of shape (batch, classes) with two classes or more, got {logits.dtype} "
@@ -57,11 +52,7 @@ class Prediction:
     @classmethod
     @torch.no_grad()
     def of(cls, names: Collection[str], logits: Tensor, targets: Tensor, *, overwrite: bool = False) -> Prediction:
-        """What is needed for the scores ``names`` of checked (B, C) logits and (B,) targets on one device.
-
-        Args:
-            overwrite: whether the memory of the logits may be worked in.
-        """
+        """For the scores ``names`` of checked (B, C) logits, whose memory may be overwritten, and (B,) targets."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         classes = logits.shape[1]
         along = 0 if logits.is_cpu and classes <= _FEW_CLASSES else 1
@@ -71,7 +62,8 @@ class Prediction:
         else:
             others = logits if overwrite else logits.clone()
         targets = targets.long()
-        index = _clamped(targets, classes).unsqueeze(along)
+        # On a GPU an index outside of the classes would be a device assert, which kills the process.
+        index = targets.clamp(0, classes - 1).unsqueeze(along)
         numbers["label"] = others.gather(along, index).squeeze(along)
         others.scatter_(along, index, torch.full_like(index, -torch.inf, dtype=others.dtype))
         numbers["best_other"] = best = others.amax(along)
@@ -123,11 +115,6 @@ class Prediction:
         return torch.where(self.valid, values, torch.nan).float()
 
 
-def _clamped(targets: Tensor, classes: int) -> Tensor:
-    # On a GPU an index outside of the classes would be a device assert, which kills the process.
-    return targets.clamp(0, classes - 1)
-
-
 def _entropies(logits: Tensor) -> Tensor:
     best, index = logits.max(1, keepdim=True)
     gaps = best - logits
@@ -145,17 +132,9 @@ def _alone(name: str, logits: Tensor, targets: Tensor) -> Tensor:
 def el2n(logits: Tensor, targets: Tensor) -> Tensor:
     """Norm of the error vector, ‖softmax(logits) − onehot(target)‖₂ (Paul et al. 2021).
 
-    Args:
-        logits: (B, C) floats of any precision, C >= 2.
-        targets: (B,) class indices.
-
-    Returns:
-        (B,) float32 in [0, √2], higher is harder; NaN for a target outside [0, C) and for logits that are not
-        finite. Precise to a few float32 roundings however confident the sample is, where
-        √(Σp² − 2p_y + 1) gives 0 from a margin of about 16 on.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`check_logits`.
+    Of (B, C) floats of any precision, C >= 2, and (B,) class indices, it gives (B,) float32 in [0, √2], higher is
+    harder; NaN for a target outside [0, C) and for logits that are not finite. Precise to a few float32 roundings
+    however confident the sample is, where √(Σp² − 2p_y + 1) gives 0 from a margin of about 16 on.
 
     >>> el2n(torch.tensor([[0.0, 0.0], [20.0, 0.0]]), torch.tensor([1, 0]))
     tensor([7.0711e-01, 2.9149e-09])
@@ -195,12 +174,5 @@ def entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Whether the label's logit is the strict maximum: a tie is not correct.
-
-    Returns:
-        (B,) bool; False for a target outside [0, C) and where a logit is NaN.
-
-    >>> correct(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0]))
-    tensor([ True, False])
-    """
+    """(B,) bool, whether the label's logit is the strict maximum; False for a target outside [0, C) and for NaN."""
     return _alone("correct", logits, targets)

@@ -19,19 +19,8 @@ Direction = Literal["higher", "lower"]
 Needs = Literal["logits", "inputs", "model"]
 
 # What other columns of a score table are called, and an argument of ScoreTracker.record.
-_RESERVED = (
-    "row",
-    "rows",
-    "key",
-    "shard",
-    "weight",
-    "label",
-    "forgetting",
-    "forgetting_events",
-    "learned",
-    "correct",
-    "presentations",
-)
+_COUNTED = ("forgetting", "forgetting_events", "learned", "correct", "presentations")
+_RESERVED = ("row", "rows", "key", "shard", "weight", "label", *_COUNTED)
 
 
 @dataclass(frozen=True)
@@ -51,11 +40,7 @@ class Score:
     built_in: bool = False
 
     def values(self, name: str, *given: Any) -> Tensor:
-        """The function's (B,) values, given as many targets at the end.
-
-        Raises:
-            ArgumentError: it returns something else.
-        """
+        """The function's (B,) values, given as many targets at the end."""
         values, size = self.function(*given), len(given[-1])
         if not isinstance(values, Tensor) or values.shape != (size,) or values.is_complex():
             found = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
@@ -117,24 +102,10 @@ def register_score(
 
 @torch.no_grad()
 def compute(names: Collection[str], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Several scores of one batch from its logits; what they have in common is computed once.
+    """Registered scores of logits, or ``"correct"``, of one batch: (B, C) floats and (B,) class indices beside them.
 
-    Args:
-        names: registered scores that need logits, or ``"correct"``.
-        logits: (B, C) floats of any precision, C >= 2, on any device.
-        targets: (B,) class indices on the same device.
-
-    Returns:
-        (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. ``"correct"`` is
-        bool, and False there. Built-in scores never wait for the device.
-
-    Raises:
-        UnsupportedError, ArgumentError: as :func:`~prunesampler.scores.logits.check_logits`, or a registered function
-            returns something other than (B,) numbers.
-
-    >>> values = compute(("margin", "correct"), torch.tensor([[2.0, 0.5]]), torch.tensor([0]))
-    >>> values["margin"], values["correct"]
-    (tensor([1.5000]), tensor([True]))
+    (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. ``"correct"`` is bool,
+    and False there. Built-in scores never wait for the device.
     """
     check_logits(logits, targets)
     seen = Prediction.of(names, logits, targets)

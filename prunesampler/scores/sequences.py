@@ -15,26 +15,12 @@ _CHUNK = 4096
 
 @torch.no_grad()
 def token_scores(logits: Tensor, labels: Tensor, *, chunk: int = _CHUNK) -> dict[str, Tensor]:
-    """EL2N and loss of every token, computed over ``chunk`` entries of the vocabulary at a time.
+    """``"el2n"`` in [0, √2] and ``"loss"`` in nats of every token, of (..., V) floats and (...,) indices of V.
 
-    Two running sums are kept, of the other tokens' odds relative to the best of them and of their squares. EL2N² =
-    Σ_{j≠y} p_j² + (1 − p_y)² (Paul et al. 2021) follows from these without cancellation.
-
-    Args:
-        logits: (..., V) floats of any precision, V >= 2.
-        labels: (...,) indices of the vocabulary; on any device.
-        chunk: entries of the vocabulary that are in memory in float32 at once, >= 1.
-
-    Returns:
-        ``"el2n"`` in [0, √2] and ``"loss"`` in nats, (...,) float32 each (float64 for logits of it); NaN where the
-        label is outside [0, V) or a logit is NaN or +inf.
-
-    Raises:
-        UnsupportedError: logits or labels of another form.
-        ArgumentError: chunk is not an int >= 1.
-
-    >>> token_scores(torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([1, 0]))["el2n"]
-    tensor([0.7071, 0.0671])
+    (...,) float32 each (float64 for logits of it); NaN where the label is outside [0, V) or a logit is NaN or +inf.
+    Over ``chunk`` entries of the vocabulary at a time two running sums are kept, of the other tokens' odds relative to
+    the best of them and of their squares. EL2N² = Σ_{j≠y} p_j² + (1 − p_y)² (Paul et al. 2021) follows from these
+    without cancellation.
     """
     check_int("chunk", chunk, 1)
     if not logits.is_floating_point() or logits.dim() < 1 or logits.shape[-1] < 2:

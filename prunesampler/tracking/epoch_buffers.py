@@ -33,13 +33,6 @@ class BatchQueue:
     """Scores sixty-four batches together: for a small batch, calling torch costs ten times the computation.
 
     Logits are copied into one buffer, in which they are scored whenever it is full.
-
-    Args:
-        names: built-in scores, as for :func:`~prunesampler.scores.registry.compute`.
-
-    >>> queue, batch = BatchQueue(("margin",)), (torch.tensor([7]), torch.zeros(1, 10), torch.tensor([3]))
-    >>> [len(queue.add(*batch)) for _ in range(64)] == [0] * 63 + [1]
-    True
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -56,11 +49,7 @@ class BatchQueue:
         self._targets: list[Tensor] = []
 
     def add(self, rows: Tensor, logits: Tensor, targets: Tensor) -> list[ScoredBatch]:
-        """Copy (B,) int64, (B, C) and (B,), checked already, B >= 1.
-
-        Returns:
-            What was scored now, oldest first; mostly nothing.
-        """
+        """Copy (B,) int64, (B, C) and (B,), checked already, B >= 1. What was scored now; mostly nothing."""
         size, classes = logits.shape
         kind = (classes, logits.dtype, logits.device, rows.device, targets.device)
         ready = []
@@ -73,20 +62,17 @@ class BatchQueue:
                 self._logits = logits.new_empty(self._room, classes, dtype=dtype)
         self._rows.append(rows.clone())
         targets = targets.clone() if targets.dtype == torch.int64 else targets.long()
+        parts: Any = ((logits, targets),)
         if size > self._room:
-            for part, labels in zip(logits.split(self._room), targets.split(self._room), strict=True):
-                self._copy(len(part), part, labels)
-        else:
-            self._copy(size, logits, targets)
+            parts = zip(logits.split(self._room), targets.split(self._room), strict=True)
+        for part, labels in parts:
+            if self._filled + len(part) > self._room:
+                self._predict()
+            end = self._filled + len(part)
+            self._logits[self._filled : end] = part
+            self._filled = end
+            self._targets.append(labels)
         return ready + self.take() if len(self._rows) == _TOGETHER else ready
-
-    def _copy(self, size: int, logits: Tensor, targets: Tensor) -> None:
-        if self._filled + size > self._room:
-            self._predict()
-        end = self._filled + size
-        self._logits[self._filled : end] = logits
-        self._filled = end
-        self._targets.append(targets)
 
     def _predict(self) -> None:
         if self._filled:
@@ -129,11 +115,6 @@ class EpochBuffers:
         labels: (N,) int32, −1 before the first presentation; outlives the epoch.
         problems: (3,) int64 by kind of problem: the highest row that has it, −1 for none.
         followed: whether any presentation said if it was correct.
-
-    >>> buffers = EpochBuffers(4, ("el2n",), forgetting=True)
-    >>> buffers.add(torch.tensor([2, 2]), {"el2n": torch.tensor([0.5, 1.0])}, torch.tensor([True, False]))
-    >>> buffers.sums["el2n"].tolist(), (buffers.packed >> 2).tolist()
-    ([0.0, 0.0, 1.5, 0.0], [0, 0, 1, 0])
     """
 
     def __init__(self, num_rows: int, scores: Iterable[str], *, forgetting: bool) -> None:
@@ -176,17 +157,12 @@ class EpochBuffers:
         targets: Tensor | None = None,
         classes: int | None = None,
     ) -> None:
-        """Presentations, in the order in which they happened; a row may come several times.
-
-        Args:
-            rows: (B,) int64, B >= 1, on the CPU checked already; this and all that follows on the buffers' device.
-            scores: (B,) floats by name: all that the buffers were made with.
-            correct: (B,) bool.
-            targets: (B,) class indices, below 0 for none.
-            classes: number of classes that they must be below; None does not look.
-        """
+        """(B,) presentations, B >= 1, in their order; rows int64, maybe repeated, targets below 0 for none."""
         rows = self._checked(rows)
-        distinct = self._present(rows)
+        before = self.presentations.index_select(0, rows)
+        self.presentations.index_add_(0, rows, torch.ones_like(before))
+        # Only the CPU can say without waiting that all rows are distinct.
+        distinct = before.is_cpu and torch.equal(self.presentations.index_select(0, rows), before.add_(1))
         for name, values in scores.items():
             self.sums[name].index_add_(0, rows, values.float())
         if targets is not None:
@@ -197,20 +173,12 @@ class EpochBuffers:
             self.followed = True
             self._follow(self.packed, rows, correct, distinct)
 
-    def _present(self, rows: Tensor) -> bool:
-        """Count them; whether all are known to be distinct, which only the CPU can say without waiting."""
-        before = self.presentations.index_select(0, rows)
-        self.presentations.index_add_(0, rows, torch.ones_like(before))
-        return before.is_cpu and torch.equal(self.presentations.index_select(0, rows), before.add_(1))
-
     def _follow(self, packed: Tensor, rows: Tensor, correct: Tensor, distinct: bool) -> None:
-        if distinct:
-            now = correct.int()
-            before = packed.index_select(0, rows).bitwise_and_(1)
-        else:
+        if not distinct:
             rows, order = rows.sort(stable=True)  # presentations of one row stay in their order
-            now = correct.index_select(0, order).int()
-            before = packed.index_select(0, rows).bitwise_and_(1)
+            correct = correct.index_select(0, order)
+        now, before = correct.int(), packed.index_select(0, rows).bitwise_and_(1)
+        if not distinct:
             before[1:] = torch.where(rows[1:] == rows[:-1], now[:-1], before[1:])
         # The changes of a row's last bit add up to its change over the batch, so one pass serves repeated rows.
         packed.index_add_(0, rows, (now - before).add_((before > now).int(), alpha=4))

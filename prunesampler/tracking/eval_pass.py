@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from prunesampler.capture.forward_hook import find_logits, find_targets, to_device
 from prunesampler.capture.row_loader import with_rows
-from prunesampler.capture.rows import RowSource, check_map_style, row_stream
+from prunesampler.capture.rows import RowSource, check_followed, row_stream
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.scores.registry import SCORES
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
@@ -104,18 +104,18 @@ def score(
         names = score_names(scores, own=False)
         others = {name: SCORES[name] for name in names if SCORES[name].needs != "logits"}
         scores = [name for name in names if name not in others] or None
+    if not isinstance(loader, RowSource):
+        check_followed(loader)
     stream = row_stream(loader)
-    if stream is None and not isinstance(loader, RowSource):
-        check_map_style(loader)
     dataset = None if stream is not None else getattr(loader, "dataset", None)
     if stream is not None:
         num_rows, fingerprint = num_rows or stream.num_rows, fingerprint or stream.fingerprint
     if num_rows is None:
         num_rows = _length(dataset)
-    place = _home(model) if device is None else torch_device(device)
-    if scores is None and score_fn is None:
-        score_fn = _no_scores
-    tracker = ScoreTracker(num_rows, scores=scores, device=place, score_fn=score_fn, group=Group())
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu"))
+    place = tensor.device if device is None else torch_device(device)
+    logits_score = score_fn if scores or score_fn else lambda logits, targets: {}
+    tracker = ScoreTracker(num_rows, scores=scores, device=place, score_fn=logits_score, group=Group())
     with _as_before(model, loader), torch.no_grad():
         model.eval()
         for rows, batch in _shown(with_rows(loader), loader, progress):
@@ -134,15 +134,6 @@ def score(
     if fingerprint is None and dataset is not None:
         fingerprint = fingerprint_of(dataset)
     return tracker.table(kind="rescored", keys=keys, fingerprint=fingerprint)
-
-
-def _no_scores(logits: Tensor, targets: Any) -> dict[str, Tensor]:
-    return {}
-
-
-def _home(model: nn.Module) -> torch.device:
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _length(dataset: Any) -> int:
@@ -193,16 +184,14 @@ def _as_before(model: nn.Module, loader: Any) -> Iterator[None]:
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     own = {g: g.get_state() for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
-    python, numpy, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        yield
+        with torch.random.fork_rng(gpus, device_type="cuda"):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(torch_)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
         for generator, state in own.items():
             generator.set_state(state)
         # Through train(), for modules that do more than set the flag; then each flag, for those set one by one.

@@ -11,18 +11,8 @@ from torch import Tensor
 
 from prunesampler.errors import ArgumentError
 from prunesampler.scores.registry import SCORES
-from prunesampler.tables.score_table import ScoreTable
 
-__all__ = [
-    "as_tensor",
-    "check_column_name",
-    "check_range",
-    "column_tensor",
-    "own_columns",
-    "row_tensor",
-    "score_names",
-    "torch_device",
-]
+__all__ = ["as_tensor", "check_range", "column_tensor", "own_columns", "row_tensor", "score_names", "torch_device"]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -52,10 +42,8 @@ def check_range(argument: str, values: Tensor, end: int) -> None:
 
 
 def row_tensor(rows: Any, length: int | None, num_rows: int) -> Tensor:
-    """Rows as int64, (length,), each in [0, num_rows) as far as they lie on the CPU.
-
-    Floats are refused: float32 turns row 20,000,001 into 20,000,000.
-    """
+    """Rows as int64, (length,), each in [0, num_rows) as far as they lie on the CPU."""
+    # Floats are refused: float32 turns row 20,000,001 into 20,000,000.
     tensor = as_tensor("rows", rows)
     if tensor.dim() != 1 or (tensor.dtype not in _INTEGERS and tensor.numel()):
         raise ArgumentError("rows", "must be integers in one dimension", f"{tensor.dtype} {tuple(tensor.shape)}")
@@ -75,16 +63,7 @@ def column_tensor(name: str, values: Any, length: int) -> Tensor:
 
 
 def own_columns(returned: Any, wanted: Sequence[str], length: int) -> tuple[dict[str, Tensor], Tensor | None]:
-    """What a user's ``score_fn`` returned, split into its columns and ``"correct"``.
-
-    Args:
-        returned: mapping of names to (length,) numbers, ``"correct"`` of bools.
-        wanted: names that must be among them; ``"forgetting"`` follows from ``"correct"`` and need not.
-        length: size of the batch.
-
-    Raises:
-        ArgumentError: naming ``score_fn`` or the column.
-    """
+    """The columns that a user's ``score_fn`` returned, (length,) each, and apart from them its bools ``"correct"``."""
     if not isinstance(returned, Mapping):
         raise ArgumentError("score_fn", "must return a dict of tensors by name", returned)
     missing = [name for name in wanted if name != "forgetting" and name not in returned]
@@ -110,11 +89,6 @@ def score_names(scores: Any, *, own: bool) -> tuple[str, ...]:
         rule = f"must name distinct scores of {known}, or of register_score() or score_fn="
         raise ArgumentError("scores", rule, scores)
     return names
-
-
-def check_column_name(name: str) -> None:
-    """Refuse a name that a column of a score table cannot have."""
-    ScoreTable({name: [0.0]})
 
 
 def torch_device(device: Any) -> torch.device:

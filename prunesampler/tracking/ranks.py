@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -31,13 +31,6 @@ class Group:
     Attributes:
         rank: of this process, from 0.
         world_size: number of ranks.
-
-    Raises:
-        RankError: every method, where another rank has died or does not come.
-
-    >>> group = Group.create()
-    >>> group.rank, group.world_size
-    (0, 1)
     """
 
     def __init__(self, process_group: Any = None) -> None:
@@ -47,14 +40,7 @@ class Group:
 
     @classmethod
     def create(cls) -> Group:
-        """A new group over all ranks of ``torch.distributed``, or of this process where there is only one.
-
-        All ranks call it together.
-
-        Raises:
-            UnsupportedError: several processes were started (WORLD_SIZE > 1) but have no process group yet, or their
-                build of torch lacks gloo.
-        """
+        """A new group over all ranks of ``torch.distributed``, which call it together, or of this process alone."""
         if dist.is_available() and dist.is_initialized():
             if dist.get_world_size() == 1:
                 return cls()
@@ -79,11 +65,7 @@ class Group:
         return box[0]
 
     def on_rank_0(self, work: Callable[[], T]) -> T:
-        """What ``work()`` returns on rank 0, on every rank; what it raises there is raised on every rank.
-
-        >>> Group().on_rank_0(lambda: 1 + 1)
-        2
-        """
+        """What ``work()`` returns on rank 0, on every rank; what it raises there is raised on every rank."""
         found, failure = None, None
         if self.rank == 0:
             try:
@@ -116,47 +98,32 @@ class Group:
         """Whether ``flag`` is set on any rank."""
         return bool(self.max_(torch.tensor([flag], dtype=torch.int32)).item())
 
-    def union(self, names: Iterable[str]) -> list[str]:
-        """The names known to any rank, sorted: an order that all ranks agree on."""
-        return sorted(set().union(*self.exchange(set(names))))
-
     def max_(self, tensor: Tensor) -> Tensor:
         """The elementwise largest value of any rank, on every rank, in place; of contiguous CPU tensors."""
-        return self._all_reduce_(tensor, dist.ReduceOp.MAX) if self.world_size > 1 else tensor
+        return self._reduce_(tensor, "MAX")
 
     def owners(self, counts: Tensor) -> Tensor:
-        """Which rows are this rank's to report: those that no lower rank has seen.
+        """(N,) bool, rows that this rank and no lower one has seen, from how often it has seen each, on the CPU.
 
         Samplers give several ranks the same row so that all have equally many; one of these duplicates counts.
-
-        Args:
-            counts: (N,) integers on the CPU, how often this rank has seen each row.
-
-        Returns:
-            (N,) bool, set on one rank for each row that any rank has seen.
         """
         seen = counts > 0
         if self.world_size == 1:
             return seen
         kind = torch.int8 if self.world_size < 128 else torch.int32
         lowest = torch.full_like(counts, self.world_size, dtype=kind).masked_fill_(seen, self.rank)
-        return self._all_reduce_(lowest, dist.ReduceOp.MIN).eq(self.rank)
+        return self._reduce_(lowest, "MIN").eq(self.rank)
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The elementwise sum over ranks, **on rank 0**, in place, of contiguous CPU tensors.
+        """The elementwise sum over ranks, in place, **on rank 0**; on others garbage. Of contiguous CPU tensors."""
+        return self._reduce_(tensor, "SUM", dst=0)
 
-        The tensors of the other ranks hold anything afterwards.
-        """
+    def _reduce_(self, tensor: Tensor, op: str, **to: int) -> Tensor:
         if self.world_size > 1:
+            reduce: Any = dist.reduce if to else dist.all_reduce
             with _meeting():
-                for part in tensor.view(-1).split(_CHUNK):
-                    dist.reduce(part, dst=0, op=dist.ReduceOp.SUM, group=self._process_group)
-        return tensor
-
-    def _all_reduce_(self, tensor: Tensor, op: Any) -> Tensor:
-        with _meeting():
-            for part in tensor.view(-1).split(_CHUNK):  # gloo copies what it reduces
-                dist.all_reduce(part, op=op, group=self._process_group)
+                for part in tensor.view(-1).split(_CHUNK):  # gloo copies what it reduces
+                    reduce(part, op=getattr(dist.ReduceOp, op), group=self._process_group, **to)
         return tensor
 
 

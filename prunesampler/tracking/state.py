@@ -13,19 +13,7 @@ __all__ = ["check_identity", "check_layout", "copied", "names_in"]
 
 
 def check_layout(found: Any, expected: Any, where: str = "state") -> None:
-    """Refuse a state of another layout.
-
-    Args:
-        found: nested dicts of tensors and plain Python.
-        expected: the same dicts; for a tensor ``(dtype, length)``, for plain Python its type, or None for None.
-        where: what ``found`` is called.
-
-    Raises:
-        StateError: a key is missing or unknown, or a value is of another type, dtype or length.
-
-    >>> import torch
-    >>> check_layout({"epochs": 3, "labels": torch.zeros(5)}, {"epochs": int, "labels": (torch.float32, 5)})
-    """
+    """Refuse nested dicts but those of ``expected``, which has (dtype, length) for a tensor, else a type or None."""
     if isinstance(expected, Mapping):
         if not isinstance(found, Mapping) or set(found) != set(expected):
             names = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__

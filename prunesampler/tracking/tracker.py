@@ -224,7 +224,7 @@ class ScoreTracker:
     @property
     def merged(self) -> list[str]:
         """Columns that have a :meth:`value`; on rank 0."""
-        return self._totals.names
+        return list(self._totals.sums)
 
     def value(self, name: str) -> Tensor:
         """(N,) float32, a column as merged so far, NaN for rows without; on rank 0.

@@ -12,13 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunesampler.capture.forward_hook import (
-    ForwardHook,
-    find_logits,
-    find_targets,
-    tensor_leaves,
-    to_device,
-)
+from prunesampler.capture.forward_hook import ForwardHook, find_logits, find_targets, tensor_leaves, to_device
 from prunesampler.errors import UnsupportedError
 
 LOGITS = torch.zeros(2, 3)

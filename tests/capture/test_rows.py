@@ -113,13 +113,7 @@ def test_a_row_loader_reports_and_hands_out_as_before(options: dict[str, Any]) -
     for number in (1, 2):
         ledger.events.clear()
         assert [batch.tolist() for batch in loader] == [[0, 1, 4], [9, 16, 25], [36]]
-        assert ledger.events == [
-            "before",
-            (number, [0, 1, 2]),
-            (number, [3, 4, 5]),
-            (number, [6]),
-            (number, "end"),
-        ]
+        assert ledger.events == ["before", (number, [0, 1, 2]), (number, [3, 4, 5]), (number, [6]), (number, "end")]
     assert isinstance(loader, DataLoader)
     assert isinstance(loader.dataset, Squares)
     assert plain_class(loader) is DataLoader

@@ -62,8 +62,7 @@ def plain(name: str, logits: Tensor, targets: Tensor) -> Tensor:
 LOGITS = st.integers(2, 6).flatmap(
     lambda classes: st.lists(
         st.tuples(
-            st.lists(st.floats(-30, 30, width=32), min_size=classes, max_size=classes),
-            st.integers(0, classes - 1),
+            st.lists(st.floats(-30, 30, width=32), min_size=classes, max_size=classes), st.integers(0, classes - 1)
         ),
         min_size=1,
         max_size=5,

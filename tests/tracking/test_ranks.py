@@ -28,7 +28,7 @@ def everything(rank: int, world_size: int) -> dict[str, Any]:
         "broadcast": group.broadcast_object({"rows": [1, rank], "keep": 0.5}),
         "refusal": [type(refusal).__name__, str(refusal)],
         "any": [group.any(False), group.any(rank == world_size - 1), group.any(True)],
-        "union": group.union({"same", f"of {rank}"}),
+        "exchange": group.exchange(f"of {rank}"),
         "max": group.max_(counts_of(rank)),
         "max int8": group.max_(torch.tensor([-1, rank], dtype=torch.int8)),
         "owners": group.owners(counts_of(rank)),
@@ -46,7 +46,7 @@ def test_ranks_agree(world_size: int) -> None:
         assert result["broadcast"] == {"rows": [1, 0], "keep": 0.5}
         assert result["refusal"] == ["StateError", "no"]
         assert result["any"] == [False, True, True]
-        assert result["union"] == sorted(["same", *(f"of {other}" for other in range(world_size))])
+        assert result["exchange"] == [f"of {other}" for other in range(world_size)]
         assert result["max"].tolist() == counts.max(axis=0).tolist()
         assert result["max int8"].tolist() == [-1, world_size - 1]
         assert result["owners"].tolist() == (lowest == rank).tolist()
@@ -64,7 +64,7 @@ def test_alone_every_collective_returns_at_once() -> None:
     assert group.broadcast_object(tensor) is tensor
     assert group.any(True)
     assert not group.any(False)
-    assert group.union(["b", "a", "b"]) == ["a", "b"]
+    assert group.exchange("a") == ["a"]
 
 
 def test_several_processes_without_a_process_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
