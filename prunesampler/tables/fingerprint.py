@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,12 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
         return "sha256:" + state.hexdigest()
     if dataset is None:
         raise ArgumentError("dataset", "must be given unless keys are", None)
-    own = _attribute(dataset, "fingerprint")
+    own = _ask(getattr, dataset, "fingerprint", None)
     if isinstance(own, str):
         return own
     state = hashlib.sha256()
     known = _describe(state, dataset, 0)
-    length = _length(dataset)
+    length = _ask(len, dataset)
     if known:
         return "sha256:" + state.hexdigest()
     if length is None:
@@ -68,17 +68,17 @@ def matches(first: str | None, second: str | None) -> bool:
 
 def _describe(state: Any, dataset: object, depth: int) -> bool:
     """Add a dataset and those inside it; tell whether there was more than a type and a length."""
-    length = _length(dataset)
+    length = _ask(len, dataset)
     state.update(_encode(["dataset", type(dataset).__qualname__, length], ""))
     if depth == _MAX_DEPTH:  # one that holds itself has no end
         return False
     for name in ("_fingerprint", "fingerprint"):
-        own = _attribute(dataset, name)
+        own = _ask(getattr, dataset, name, None)
         if isinstance(own, str):
             state.update(_encode([name, own], ""))
             return True
     known = False
-    root = _attribute(dataset, "root")
+    root = _ask(getattr, dataset, "root", None)
     root = os.path.join(os.fspath(root), "") if isinstance(root, str | os.PathLike) and os.fspath(root) else ""
     for name, values in _listed(dataset):
         state.update(_encode([name, len(values)], ""))
@@ -92,12 +92,12 @@ def _describe(state: Any, dataset: object, depth: int) -> bool:
 
 def _listed(dataset: object) -> Iterator[tuple[str, Any]]:
     for name in _LISTS:
-        values = _attribute(dataset, name)
+        values = _ask(getattr, dataset, name, None)
         if isinstance(values, list | tuple | range | array.array) or (
-            (hasattr(values, "shape") or hasattr(values, "to_pylist")) and _length(values)
+            (hasattr(values, "shape") or hasattr(values, "to_pylist")) and _ask(len, values)
         ):
             yield name, values
-    tensors = _attribute(dataset, "tensors")
+    tensors = _ask(getattr, dataset, "tensors", None)
     if isinstance(tensors, tuple):
         for index, tensor in enumerate(tensors):  # float features may differ in their last bit between machines
             if hasattr(tensor, "is_floating_point") and not tensor.is_floating_point() and tensor.ndim:
@@ -105,27 +105,21 @@ def _listed(dataset: object) -> Iterator[tuple[str, Any]]:
 
 
 def _inner(dataset: object) -> Iterator[tuple[str, object]]:
-    inside = _attribute(dataset, "dataset")
+    inside = _ask(getattr, dataset, "dataset", None)
     if inside is not None:
         yield "dataset", inside
-    several = _attribute(dataset, "datasets")
+    several = _ask(getattr, dataset, "datasets", None)
     if isinstance(several, Mapping):
         yield from ((str(name), inner) for name, inner in several.items())
     elif isinstance(several, list | tuple):
         yield from ((str(index), inner) for index, inner in enumerate(several))
 
 
-def _attribute(dataset: object, name: str) -> Any:
+def _ask(question: Callable[..., Any], *about: object) -> Any:
+    """The answer, or None if it raises: a property that fails, no ``__len__``, an array of no dimension."""
     try:
-        return getattr(dataset, name, None)
-    except Exception:  # a property that fails tells nothing
-        return None
-
-
-def _length(values: Any) -> int | None:
-    try:
-        return len(values)
-    except Exception:  # no __len__, one that raises, an array of no dimension
+        return question(*about)
+    except Exception:
         return None
 
 

@@ -27,12 +27,14 @@ class ScoreFile:
     def __init__(self, header: Header) -> None:
         self.header, self.digest, self.num_blocks = header, header.digest, header.groups
         self.column_names = list(header.types)
-        self.num_rows: int = header.metadata["num_rows"]
-        self.fingerprint: str | None = header.metadata["fingerprint"]
-        given = header.metadata["directions"]  # its keys are sorted
-        self.directions = {name: given[name] for name in (*self.column_names, "forgetting") if name in given}
-        self.protocols: dict[str, Any] = header.metadata["protocols"]
-        self.provenance: dict[str, Any] = header.metadata["provenance"]
+        said = header.metadata
+        try:
+            self.num_rows, self.fingerprint = int(said["num_rows"]), said["fingerprint"]
+            names = [name for name in (*self.column_names, "forgetting") if name in said["directions"]]
+            self.directions: dict[str, str] = {name: said["directions"][name] for name in names}  # in the file's order
+            self.protocols, self.provenance = dict(said["protocols"]), dict(said["provenance"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._unsound(error) from error
         self.complete = header.length == self.num_rows  # its rows are 0 to N − 1: they are distinct
 
     @classmethod
@@ -42,6 +44,9 @@ class ScoreFile:
 
     def __len__(self) -> int:
         return self.header.length
+
+    def _unsound(self, error: Exception) -> CorruptFileError:
+        return CorruptFileError(f"{self.header.path} is not a sound scores file: {error}")
 
     def verify(self) -> None:
         """Look at every value, a column of a row group at a time, as :meth:`ScoreTable.load` would at all of them."""
@@ -64,7 +69,7 @@ class ScoreFile:
         try:
             ScoreTable._build(self.header.metadata, read_group(self.header, 0, self.column_names))
         except (ArgumentError, KeyError) as error:
-            raise CorruptFileError(f"{self.header.path} is not a sound scores file: {error}") from error
+            raise self._unsound(error) from error
 
     def block(self, number: int, columns: Sequence[str], size: int | None = None) -> Iterator[ScoreTable]:
         """Some columns of a row group, so many rows of it at a time; only the pages' checksums are verified."""

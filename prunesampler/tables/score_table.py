@@ -17,7 +17,7 @@ from prunesampler.tables.parquet import Stored
 
 __all__ = ["Coreset", "ScoreTable"]
 
-_COUNTS = ("forgetting_events", "learned", "presentations")
+_COUNTS = {"forgetting_events": -1, "learned": False, "presentations": 0}  # and what a row without them has
 _RESERVED = ("row", "key", "shard", "label", "weight", "forgetting", *_COUNTS)
 
 
@@ -186,9 +186,7 @@ class ScoreTable(Stored):
             {name: moved(column, np.nan) for name, column in self.scores.items()},
             num_rows=len(wanted),
             labels=moved(self.labels, -1),
-            **{
-                name: moved(getattr(self, name), missing) for name, missing in zip(_COUNTS, (-1, False, 0), strict=True)
-            },
+            **{name: moved(getattr(self, name), missing) for name, missing in _COUNTS.items()},
             keys=pa.array(wanted),
             fingerprint=fingerprint,
             directions=self.directions,  # type: ignore[arg-type]

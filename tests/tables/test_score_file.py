@@ -45,15 +45,20 @@ def test_damage_is_found(tmp_path: Path, at: float) -> None:
         ScoreFile.open(path).verify()
 
 
-def test_rows_out_of_order_and_foreign_values_are_found(tmp_path: Path) -> None:
+def test_what_is_intact_but_not_a_table_of_scores_is_found(tmp_path: Path) -> None:
     whole = table(0)
-    for columns in (
-        {"row": whole.rows[::-1].copy(), "el2n": whole.scores["el2n"]},
-        {"row": whole.rows, "el2n": np.full(280, np.inf, np.float32)},
-        {"row": whole.rows, "presentations": np.full(280, -1, np.int32)},
-        {"row": whole.rows},
+    sound = {"row": whole.rows, "el2n": whole.scores["el2n"]}
+    for metadata, columns in (
+        ({}, {"row": whole.rows[::-1].copy()}),
+        ({}, {"el2n": np.full(280, np.inf, np.float32)}),
+        ({}, {"presentations": np.full(280, -1, np.int32)}),
+        *(({name: 3}, {}) for name in ("directions", "protocols", "provenance", "fingerprint")),
+        ({"num_rows": None}, {}),
+        ({"directions": {"loss": "higher"}}, {}),
+        ({}, {"el2n": None}),
     ):
-        parquet.write_columns(tmp_path / "a.parquet", whole._metadata(), columns)
+        held = {name: column for name, column in (sound | columns).items() if column is not None}
+        parquet.write_columns(tmp_path / "a.parquet", whole._metadata() | metadata, held)
         with pytest.raises(CorruptFileError):
             ScoreFile.open(tmp_path / "a.parquet").verify()
 
