@@ -55,10 +55,8 @@ def choose(
     selection.check_columns(source)
     choice = _Choice(run, source, selection, count_classes)
     kept, found = choice.all_but_superfluous() if selection.keep == "auto" else choice.budgeted()
-    rows = sum(each.rows for each in kept)
-    if not rows:
-        eligible = found["eligible"]
-        raise ArgumentError("threshold", f"must leave one of the {eligible} eligible rows", selection.threshold)
+    if not (rows := sum(each.rows for each in kept)):
+        raise ArgumentError("threshold", f"must leave one of the {len(source)} eligible rows", selection.threshold)
     span = min(each.lowest for each in kept), max(each.highest for each in kept)
     if source.directions.get(selection.by) == "lower":
         span = -span[1], -span[0]
@@ -81,15 +79,12 @@ class _Choice:
         auto = selection.keep == "auto"
         drops = selection.unscored == "drop" and not auto and self.method.reads_scores
         self.reader = Reader(source, self._columns(source.column_names), selection.hardness, selection.seed)
-        self.labels, self.rows = [0], [len(source)]
+        self.labels, self.rows = np.array([0]), np.array([len(source)])
         if self.by_class or drops or auto:
-            counted = [*zip(*self.reader.each_block(run, _census, selection, self.by_class), strict=True)]
-            self.least_key = min(counted.pop())
-            labels, at = np.unique(np.concatenate(counted[0]), return_inverse=True)
-            self.labels = labels.tolist()
-            self.rows, self.scored, self.useless = (
-                np.bincount(at, np.concatenate(each), len(labels)).astype(np.int64).tolist() for each in counted[1:]
-            )
+            labels, *counts, keys = zip(*self.reader.each_block(run, _census, selection, self.by_class), strict=True)
+            self.least_key = min(keys)
+            counted = _per_class(labels, *map(np.concatenate, counts))
+            self.labels, self.rows, self.scored, self.useless = counted
         self.members = self.scored if drops else self.rows
 
     def _columns(self, held: Sequence[str]) -> list[str]:
@@ -111,16 +106,13 @@ class _Choice:
         everything = self._candidates(np.arange(len(self.labels)))
         chosen = [everything.then(_superfluous, self.selection, False)]
         if floor := self.selection.min_per_class:
-            missing = [
-                max(0, floor - (rows - useless)) if label >= 0 else 0
-                for label, rows, useless in zip(self.labels, self.rows, self.useless, strict=True)
-            ]
+            missing = np.maximum(0, floor - (self.rows - self.useless)) * (self.labels >= 0)
             chosen.append(everything.then(_superfluous, self.selection, True).take("hardest", missing))
-        found = {"eligible": sum(self.rows), "superfluous": sum(self.useless), "offset": None}
+        found = {"eligible": int(self.rows.sum()), "superfluous": int(self.useless.sum()), "offset": None}
         return self._kept(chosen), found
 
     def budgeted(self) -> tuple[list[Kept], dict[str, Any]]:
-        eligible, available = sum(self.rows), sum(self.members)
+        eligible, available = int(self.rows.sum()), int(self.members.sum())
         budget = self.selection.check(eligible)
         if budget > available:
             raise ArgumentError("keep", f"must be at most the {available} rows with a score", self.selection.keep)
@@ -132,7 +124,8 @@ class _Choice:
 
     def _with_floor(self, budget: int, offset: float | None) -> list[Kept]:
         """Classes that the method would leave below the floor get this number of rows, the rest is chosen anew."""
-        floor, members = self.selection.min_per_class, zip(self.labels, self.members, strict=True)
+        floor = self.selection.min_per_class
+        members = zip(self.labels.tolist(), self.members.tolist(), strict=True)
         sizes = {label: min(floor, size) for label, size in members if label >= 0 and size} if floor else {}
         if (needed := sum(sizes.values())) > budget:
             rule = f"needs {needed} rows of {len(sizes)} classes, keep gives {budget}"
@@ -149,26 +142,23 @@ class _Choice:
 
     def _fill(self, settled: Mapping[int, int], budget: int, offset: float | None) -> list[Candidates]:
         """``budget`` rows of the classes that are not settled, and of each of the others its settled number."""
-        groups = np.full(len(self.labels), -1)
-        rest = [at for at, label in enumerate(self.labels) if label not in settled and self.members[at]]
-        fixed = [at for at, label in enumerate(self.labels) if label in settled]
+        labels, members = self.labels, self.members
+        fixed = np.flatnonzero(np.isin(labels, list(settled)))
+        rest = np.flatnonzero(~np.isin(labels, list(settled)) & (members > 0))
+        balanced = self.selection.class_balanced
+        groups = np.full(len(labels), -1)
         groups[fixed] = np.arange(len(fixed))
-        budgets = [settled[self.labels[at]] for at in fixed]
-        if self.selection.class_balanced:
-            groups[rest] = len(fixed) + np.arange(len(rest))
-            labels, members = [self.labels[at] for at in rest], [self.members[at] for at in rest]
-            budgets += _class_shares(labels, members, budget, self.least_key)
-        else:
-            groups[rest] = len(fixed)
-            budgets.append(budget)
-        sizes = np.bincount(groups[groups >= 0], np.array(self.members)[groups >= 0], len(budgets)).astype(np.int64)
+        groups[rest] = len(fixed) + (np.arange(len(rest)) if balanced else 0)
+        budgets = [settled[label] for label in labels[fixed].tolist()]
+        budgets += _class_shares(labels[rest], members[rest], budget, self.least_key) if balanced else [budget]
+        sizes = np.bincount(groups[groups >= 0], members[groups >= 0], len(budgets)).astype(np.int64)
         return self._choose(self._candidates(groups), sizes, np.array(budgets), offset)
 
     def _candidates(self, groups: Int64s) -> Candidates:
         every = Candidates(self.run, self.reader)
         if not self.by_class:
             return every
-        return replace(every.then(_by_class, np.array(self.labels, np.int32), groups), groups=1 + int(groups.max()))
+        return replace(every.then(_by_class, self.labels.astype(np.int32), groups), groups=1 + int(groups.max()))
 
     def _choose(self, candidates: Candidates, sizes: Int64s, budgets: Int64s, offset: float | None) -> list[Candidates]:
         """Rows without a score first, then as many as are missing by the method, of each group."""
@@ -194,10 +184,10 @@ class _Choice:
         return [*chosen, candidates.then(_among, np.sort(np.concatenate(rows)))]
 
 
-def _class_shares(labels: Sequence[int], counts: Sequence[int], budget: int, salt: int) -> list[int]:
+def _class_shares(labels: Int64s, counts: Int64s, budget: int, salt: int) -> list[int]:
     """How many of each class to keep: its share of ``budget`` by largest remainder, ties decided by ``salt``."""
-    sizes, remainders = np.divmod(np.array(counts) * budget, sum(counts))
-    ties = hash64(salt, np.array(labels) + 1)  # a class index must not decide
+    sizes, remainders = np.divmod(counts * budget, counts.sum())
+    ties = hash64(salt, labels + 1)  # a class index must not decide
     sizes[np.lexsort((ties, -remainders))[: budget - int(sizes.sum())]] += 1
     return sizes.tolist()  # type: ignore[no-any-return]
 
@@ -242,19 +232,21 @@ def _among(numbers: Int64s, rows: Rows) -> Rows:
 
 def _census(reader: Reader, selection: Selection, by_class: bool, block: int) -> tuple[Any, ...]:
     """The classes of a block; how many rows, scored and superfluous ones each has; and the least tie key."""
-    parts: list[tuple[Any, ...]] = []
+    parts = []
     for rows in reader.slices(block):
-        labels, useless = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.bool_)
-        if by_class:
-            labels = np.asarray(rows.table.labels)
+        labels = np.asarray(rows.table.labels) if by_class else np.zeros(len(rows), np.int32)
+        useless = np.zeros(len(rows), np.bool_)
         if selection.keep == "auto":
             useless = superfluous(rows.table, selection.by, selection.threshold)
         parts.append((labels, ~np.isnan(rows.hardness), useless, tie_keys(selection.seed, rows.row).min()))
-    columns = [*zip(*parts, strict=True)]
-    least_key = int(min(columns.pop()))
-    all_labels, *masks = map(np.concatenate, columns)
-    values, at = np.unique(all_labels, return_inverse=True)
-    return values, *(np.bincount(at, each, len(values)) for each in (None, *masks)), least_key
+    each, scored, gone, keys = zip(*parts, strict=True)
+    return *_per_class(each, None, np.concatenate(scored), np.concatenate(gone)), int(min(keys))
+
+
+def _per_class(labels: Sequence[Any], *weights: npt.NDArray[Any] | None) -> list[Int64s]:
+    """The labels that there are, ascending, and the sum of each of the weights (None: 1) over the rows of each."""
+    values, at = np.unique(np.concatenate(labels), return_inverse=True)
+    return [each.astype(np.int64) for each in (values, *(np.bincount(at, each, len(values)) for each in weights))]
 
 
 def _kept(reader: Reader, chosen: Sequence[tuple[Step, ...]], count_classes: bool, block: int) -> Kept:
@@ -276,8 +268,7 @@ def _kept(reader: Reader, chosen: Sequence[tuple[Step, ...]], count_classes: boo
     mask = np.concatenate(masks)
     classes: Classes = {}
     if count_classes:
-        values, at, sizes = np.unique(np.concatenate(labels), return_inverse=True, return_counts=True)
-        counts = np.bincount(at[mask], minlength=len(values))
-        classes = dict(zip(values.tolist(), zip(sizes.tolist(), counts.tolist(), strict=True), strict=True))
+        values, *counts = (each.tolist() for each in _per_class(labels, None, mask))
+        classes = dict(zip(values, zip(*counts, strict=True), strict=True))
     rows_kept = int(np.count_nonzero(mask))
     return Kept(block, np.packbits(mask).tobytes(), rows_kept, unscored, float(lowest), float(highest), classes)

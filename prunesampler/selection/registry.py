@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunesampler.errors import ArgumentError, check_bool
-from prunesampler.selection.by_score import bottom, random, top, window
 from prunesampler.selection.stratified import stratified
 
 __all__ = ["METHODS", "Method", "RegisteredMethod", "check_method", "name_of", "register_method"]
@@ -31,10 +30,15 @@ METHODS = {
     "stratified": RegisteredMethod(
         stratified, True, default_offset=lambda kept: 0.4 * (1 - kept) ** 2, options=("strata",)
     ),
-    "top": RegisteredMethod(top, True),
-    "bottom": RegisteredMethod(bottom, True),
-    "window": RegisteredMethod(window, True, default_offset=lambda kept: 0.01),
-    "random": RegisteredMethod(random, True, reads_scores=False),
+    "top": RegisteredMethod(lambda candidates, budget, rng: candidates.take("hardest", budget), True),
+    "bottom": RegisteredMethod(lambda candidates, budget, rng: candidates.take("easiest", budget), True),
+    "window": RegisteredMethod(
+        lambda candidates, budget, rng, *, offset: candidates.take("hardest", budget, skip=offset),
+        True,
+        default_offset=lambda kept: 0.01,
+    ),
+    # In the order of their tie keys, so that a larger budget adds to a smaller one.
+    "random": RegisteredMethod(lambda candidates, budget, rng: candidates.take("random", budget), True, False),
 }
 
 

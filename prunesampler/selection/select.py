@@ -294,8 +294,7 @@ def _where(table: ScoreTable, eligible: npt.ArrayLike | None) -> Int64s:
     if eligible is None:
         return np.arange(len(table))
     rows = np.unique(row_numbers("eligible", eligible, table.num_rows))
-    where = np.searchsorted(table.rows, rows)
-    known = table.rows[np.minimum(where, len(table) - 1)] == rows
-    if not known.all():
-        raise ArgumentError("eligible", "must be rows of the table", int(rows[~known][0]))
+    where = np.flatnonzero(np.isin(table.rows, rows, assume_unique=True))
+    if len(where) < len(rows):
+        raise ArgumentError("eligible", "must be rows of the table", int(np.setdiff1d(rows, table.rows)[0]))
     return where

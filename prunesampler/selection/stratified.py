@@ -13,10 +13,7 @@ __all__ = ["even_sizes", "stratified"]
 
 
 def stratified(candidates: Candidates, budget: Any, rng: Any, *, offset: Any, strata: int = 50) -> Candidates:
-    """Algorithm 1: leave out the ``offset`` hardest, cut the score range of the rest into ``strata`` of equal width,
-    divide the budget evenly among them from the smallest on, and draw at random within each. Infinite scores (never
-    learned) are a stratum of their own.
-    """
+    """Algorithm 1, with the rows of infinite scores (never learned) as a stratum of their own."""
     split = candidates.drop("hardest", offset).split(strata)
     groups = zip(split.sizes.reshape(len(budget), -1).tolist(), budget, strict=True)
     return split.take("random", np.concatenate([even_sizes(*each) for each in groups]))

@@ -216,11 +216,7 @@ def _provenance(tables: _Runs, sample: Mapping[str, list[_Array]]) -> dict[str, 
     protocols: dict[str, dict[str, Any]] = {}
     for name in tables[0].directions:
         measured = [_protocol(table, name) for table in tables]
-        if "spread_of" in measured[0]:
-            protocols[name] = measured[0]
-        else:
-            between = [spearman(*pair) for pair in itertools.combinations(sample[name], 2)]
-            protocols[name] = _merged_protocol(measured, between)
+        protocols[name] = measured[0] if "spread_of" in measured[0] else _merged_protocol(measured, sample[name])
     for name, protocol in protocols.items():
         if spread_of := protocol.get("spread_of"):
             protocols[name] = {**protocols.get(spread_of, {}), "spread_of": spread_of}
@@ -260,11 +256,12 @@ def _protocol(table: Any, name: str) -> dict[str, Any]:
     return {"runs": 1, **(protocol if isinstance(protocol, dict) else {})}
 
 
-def _merged_protocol(protocols: list[dict[str, Any]], correlations: list[float]) -> dict[str, Any]:
+def _merged_protocol(protocols: list[dict[str, Any]], sample: list[_Array]) -> dict[str, Any]:
     first, *others = protocols
     merged = {key: value for key, value in first.items() if all(key in p and p[key] == value for p in others)}
     merged["runs"] = sum(protocol["runs"] for protocol in protocols)
     halves = [protocol["split_half"] for protocol in protocols if "split_half" in protocol]
+    correlations = (spearman(*pair) for pair in itertools.combinations(sample, 2))
     between = [value for value in correlations if value == value]
     for name, found in (("split_half", halves), ("between_runs", between)):
         merged.pop(name, None)
@@ -310,11 +307,7 @@ def _common_identity(files: Sequence[Any]) -> tuple[int, str | None]:
 
 def _union(first: _Array, second: _Array) -> _Array:
     """Of ascending rows; numpy's own takes many times as long where both are the same."""
-    if np.array_equal(first, second):
-        return first
-    both = np.sort(np.concatenate([first, second]), kind="stable")
-    union: _Array = both[np.append(True, both[1:] != both[:-1])]
-    return union
+    return first if np.array_equal(first, second) else np.union1d(first, second)
 
 
 def _mismatch(difference: str) -> MismatchError:

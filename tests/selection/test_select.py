@@ -293,29 +293,28 @@ def test_auto_leaves_at_least_one_row() -> None:
     assert select(easy, "auto", threshold=0.001).rows.tolist() == [0, 1, 2, 3]
 
 
+def each_alone(refused: dict[str, tuple[Any, ...]]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, {name: value}) for name, values in refused.items() for value in values]
+
+
+NOT_WITH_AUTO: dict[str, tuple[Any, ...]] = {
+    "keep": ("all",),
+    "method": ("top", "random"),
+    "offset": (0.1, 0),
+    "class_balanced": (True,),
+    "unscored": ("drop",),
+    "strata": (10,),
+    "threshold": (0, math.nan, "low"),
+    "by": ("forgetting", "el2n_spread", "loss"),
+    "min_per_class": (0,),
+    "seed": (-1,),
+}
+
+
 @pytest.mark.parametrize(
-    ("options", "argument"),
-    [
-        ({"keep": "all"}, "keep"),
-        ({"method": "top"}, "method"),
-        ({"method": "random"}, "method"),
-        ({"offset": 0.1}, "offset"),
-        ({"offset": 0}, "offset"),
-        ({"class_balanced": True}, "class_balanced"),
-        ({"unscored": "drop"}, "unscored"),
-        ({"strata": 10}, "strata"),
-        ({"threshold": 0}, "threshold"),
-        ({"threshold": math.nan}, "threshold"),
-        ({"threshold": "low"}, "threshold"),
-        ({"threshold": 0.1, "keep": 0.5}, "threshold"),
-        ({"by": "forgetting"}, "by"),
-        ({"by": "el2n_spread"}, "by"),
-        ({"by": "loss"}, "by"),
-        ({"min_per_class": 0}, "min_per_class"),
-        ({"seed": -1}, "seed"),
-    ],
+    ("argument", "options"), [*each_alone(NOT_WITH_AUTO), ("threshold", {"threshold": 0.1, "keep": 0.5})]
 )
-def test_what_auto_does_not_go_with(options: dict[str, Any], argument: str) -> None:
+def test_what_auto_does_not_go_with(argument: str, options: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError) as caught:
         Selection(**{"keep": "auto", **options})(scored_twice(labels=[0] * 60))
     assert caught.value.argument == argument
@@ -333,37 +332,22 @@ def test_auto_is_a_value_too() -> None:
 # -- options, provenance, warnings --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "argument"),
-    [
-        ({"keep": 1}, "keep"),
-        ({"keep": 11}, "keep"),
-        ({"method": "topk"}, "method"),
-        ({"by": "loss"}, "by"),
-        ({"by": None}, "by"),
-        ({"by": "forgetting"}, "by"),
-        ({"offset": 1.0}, "offset"),
-        ({"offset": -0.1}, "offset"),
-        ({"offset": -1}, "offset"),
-        ({"offset": 10}, "offset"),
-        ({"offset": math.nan}, "offset"),
-        ({"offset": True}, "offset"),
-        ({"offset": "0.1"}, "offset"),
-        ({"offset": 0.1, "method": "top"}, "offset"),
-        ({"offset": 0, "method": "random"}, "offset"),
-        ({"class_balanced": 1}, "class_balanced"),
-        ({"min_per_class": 0}, "min_per_class"),
-        ({"min_per_class": 1.5}, "min_per_class"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 0.5}, "seed"),
-        ({"seed": None}, "seed"),
-        ({"seed": True}, "seed"),
-        ({"unscored": "first"}, "unscored"),
-        ({"strata": 0}, "strata"),
-        ({"strata": 10_001}, "strata"),
-    ],
-)
-def test_options_that_are_refused(options: dict[str, Any], argument: str) -> None:
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "keep": (1, 11),
+    "method": ("topk",),
+    "by": ("loss", None, "forgetting"),
+    "offset": (1.0, -0.1, -1, 10, math.nan, True, "0.1"),
+    "class_balanced": (1,),
+    "min_per_class": (0, 1.5),
+    "seed": (-1, 0.5, None, True),
+    "unscored": ("first",),
+    "strata": (0, 10_001),
+}
+NO_OFFSET = [("offset", {"offset": 0.1, "method": "top"}), ("offset", {"offset": 0, "method": "random"})]
+
+
+@pytest.mark.parametrize(("argument", "options"), [*each_alone(REFUSED), *NO_OFFSET])
+def test_options_that_are_refused(argument: str, options: dict[str, Any]) -> None:
     table = ScoreTable({"el2n": np.arange(10.0)}, labels=[0] * 10)
     with pytest.raises(ArgumentError) as caught:
         Selection(**({"keep": 0.5} | options))(table)

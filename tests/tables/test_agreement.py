@@ -41,27 +41,6 @@ def test_spearman_against_scipy(pairs: list[tuple[float, float]]) -> None:
             assert found == pytest.approx(scipy.stats.spearmanr(left, right).statistic, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ([1, 2, 3], [10, 20, 30], 1.0),
-        ([1, 2, 3], [5, 1, -2], -1.0),
-        ([0, 1, INF], [1, 2, 3], 1.0),
-        ([0, 1, INF, INF], [0, 1, 2, 2], 1.0),
-        ([-INF, 0, 1], [1, 2, 3], 1.0),
-        ([1, 2, NAN, 9], [1, 2, 3, NAN], 1.0),
-        ([1, 1, 1], [1, 2, 3], NAN),
-        ([1, NAN], [1, 2], NAN),
-        ([NAN, NAN], [1, 2], NAN),
-        ([], [], NAN),
-    ],
-)
-def test_spearman_by_hand(a: list[float], b: list[float], expected: float) -> None:
-    a, b = np.array(a, float), np.array(b, float)
-    assert spearman(a, b) == pytest.approx(expected, nan_ok=True)
-    assert spearman(b, a) == pytest.approx(expected, nan_ok=True)
-
-
 def test_spearman_of_many_rows_leaves_its_arguments_alone() -> None:
     generator = np.random.default_rng(0)
     a = generator.random(300_000, np.float32)
