@@ -48,7 +48,7 @@ def keep_option(text: str) -> Keep:
     """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or ``"auto"`` itself."""
     if text == "auto":
         return "auto"
-    return _number("keep", text, "must be a fraction in (0, 1], a number of rows, or auto")
+    return number_option("keep", text, "must be a fraction in (0, 1], a number of rows, or auto")
 
 
 def keeps_option(text: str) -> list[Keep]:
@@ -56,12 +56,8 @@ def keeps_option(text: str) -> list[Keep]:
     return [keep_option(part.strip()) for part in text.split(",")]
 
 
-def offset_option(text: str | None) -> float | int | None:
-    """What ``--offset`` means: a fraction, or a number of rows."""
-    return None if text is None else _number("offset", text, "must be a fraction in [0, 1) or a number of rows")
-
-
-def _number(name: str, text: str, rule: str) -> float | int:
+def number_option(name: str, text: str, rule: str) -> float | int:
+    """A number of rows where the text is digits alone, else a fraction."""
     try:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:

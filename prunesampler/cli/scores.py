@@ -25,7 +25,7 @@ from prunesampler.cli.options import (
     engine_for,
     keep_option,
     keeps_option,
-    offset_option,
+    number_option,
 )
 from prunesampler.selection.select import Selection, select_file
 from prunesampler.tables.atomic import atomic_write
@@ -52,7 +52,9 @@ def select(
     """Keep rows by their scores: a file of scores in, a coreset's file out."""
     given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
     given |= {"class_balanced": class_balanced, "unscored": unscored, "threshold": threshold}
-    selection = Selection(keep_option(keep), offset=offset_option(offset), **given)
+    if offset is not None:
+        given["offset"] = number_option("offset", offset, "must be a fraction in [0, 1) or a number of rows")
+    selection = Selection(keep_option(keep), **given)
     check_output(out, [scores], force)
     with warnings_as_lines(), engine_for(engine, scores) as (run, (path,)):
         found, classes = select_file(run, path, out, selection)

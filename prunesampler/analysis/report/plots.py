@@ -75,16 +75,16 @@ def class_plot(classes: Sequence[Survival], names: Mapping[int, str]) -> str:
     mean = 100 * sum(each.kept for each in classes) / sum(each.rows for each in classes)
     few = len(classes) <= _MOST_BARS
     with _figure("Kept share of each class", (5.4, 0.7 + 0.2 * len(classes) if few else 2.4)) as (axes, done):
+        dashed: Any = {"color": _INK, "linestyle": (0, (4, 3)), "linewidth": 1}
         if few:
-            called = [class_name(each.label, names) for each in ordered]
             axes.barh(range(len(ordered)), shares, color=_KEPT, alpha=0.75, height=0.7)
             axes.invert_yaxis()
-            axes.set_yticks(range(len(ordered)), called)
-            axes.axvline(mean, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
+            axes.set_yticks(range(len(ordered)), [class_name(each.label, names) for each in ordered])
+            axes.axvline(mean, **dashed)
             axes.set_xlabel("kept, %; dashed: all rows")
         else:
             axes.stairs(shares, fill=True, color=_KEPT, alpha=0.6)
-            axes.axhline(mean, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
+            axes.axhline(mean, **dashed)
             axes.set_xlim(0, len(shares))
             axes.set_xlabel(f"{len(shares):,} classes, sorted by kept share; dashed: all rows")
             axes.set_ylabel("kept, %")
@@ -106,16 +106,9 @@ def _figure(title: str, size: tuple[float, float]) -> Iterator[tuple[Any, list[s
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"the report needs matplotlib ({error}): pip install 'prunesampler[report]'") from error
-    style: Any = {
-        "text.parse_math": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": title,
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
-    }
+    style: Any = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": title}
+    style |= {"font.family": "sans-serif", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     done: list[str] = []
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # text stays text, and the browser has the fonts
