@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,7 +16,6 @@ from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.epoch_buffers import BatchQueue, EpochBuffers, ScoredBatch, moved
 from prunesampler.tracking.inputs import (
     as_tensor,
-    check_column_name,
     check_range,
     column_tensor,
     own_columns,
@@ -85,8 +84,10 @@ class ScoreTracker:
             self.scores: tuple[str, ...] = _DEFAULT if score_fn is None else ()
         else:
             self.scores = score_names(scores, own=score_fn is not None)
-            if score_fn is None:
-                _check_from_logits(self.scores)
+        for name in () if score_fn else self.scores:
+            if name in SCORES and (needs := SCORES[name].needs) != "logits":
+                rule = f"must be scores of logits; {name!r} needs the {needs}: compute it with prunesampler.score()"
+                raise ArgumentError("scores", rule, list(self.scores))
         self.reduction: Reduction = check_choice("reduction", reduction, get_args(Reduction))
         if score_fn is not None and not callable(score_fn):
             raise ArgumentError("score_fn", "must be None or a function of logits and targets", score_fn)
@@ -123,7 +124,9 @@ class ScoreTracker:
             UnsupportedError: logits or targets of another shape or dtype, without ``score_fn``.
         """
         logits = as_tensor("logits", logits)
-        self._settle(logits.device)
+        if not self._settled:
+            self._buffers.move(logits.device)
+            self._settled = True
         if self._score_fn is not None:
             self._update_with(self._score_fn, rows, logits, targets)
             return
@@ -332,11 +335,6 @@ class ScoreTracker:
 
     # -- helpers -----------------------------------------------------------------------------------------------
 
-    def _settle(self, device: torch.device) -> None:
-        if not self._settled:
-            self._buffers.move(device)
-            self._settled = True
-
     def _checkable(self, tensor: Tensor) -> Tensor:
         # For buffers on the CPU: they do not check rows and targets again.
         return tensor.cpu() if self._buffers.presentations.is_cpu else tensor
@@ -352,13 +350,6 @@ class ScoreTracker:
             if name.removesuffix("_spread") in self._wanted:
                 raise ArgumentError("name", "must not be a tracked score or its spread", name)
             if name not in self._buffers.counts:
-                check_column_name(name)
+                ScoreTable({name: [0.0]})  # refuses a name that a column cannot have
         for name, values in columns.items():
             self._buffers.record(rows, name, self._here(values))
-
-
-def _check_from_logits(names: Iterable[str]) -> None:
-    others = {name: SCORES[name].needs for name in names if name in SCORES and SCORES[name].needs != "logits"}
-    for name, needs in others.items():
-        rule = f"must be scores of logits here; {name!r} needs the {needs}: compute it with prunesampler.score()"
-        raise ArgumentError("scores", rule, list(names))
