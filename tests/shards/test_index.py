@@ -88,20 +88,6 @@ def test_what_is_not_in_the_index_is_refused(index: ShardIndex) -> None:
             index.take(rows)
 
 
-def test_shards_are_found_by_other_spellings_and_places(
-    index: ShardIndex, shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for spelled in ("shards/000002.tar", "./shards/000002.tar", f"file:{shards[2]}", f"pipe:cat {shards[2]}"):
-        assert index.shard_number(spelled) == 2
-    moved = tmp_path / "moved"
-    shutil.copytree(tmp_path / "shards", moved)
-    assert index.shard_number(str(moved / "000003.tar")) == 3
-    (moved / "000003.tar").write_bytes(b"another")
-    with pytest.raises(ArgumentError, match="has another size"):
-        index.shard_number(str(moved / "../moved/000003.tar"))
-
-
 def test_lookups_are_cached_up_to_a_bound(index: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CACHED_KEYS", 17)
     kept = [index.lookup(number) for number in (0, 3, 2)]

@@ -17,15 +17,9 @@ from prunesampler.shards.sources import FileSource, StreamSource, open_source, r
 from tests.helpers.http_server import Server, serving
 
 CONTENT = random.Random(0).randbytes(3_000_000)
-
-
-def zstd(content: bytes) -> bytes:
-    return bytes(pa.Codec("zstd").compress(content, asbytes=True))
-
-
 CODECS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
-    "zstd": zstd,
+    "zstd": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
     "bz2": bz2.compress,
     "xz": lambda content: lzma.compress(content, preset=0),
 }

@@ -28,17 +28,13 @@ def test_globs_match_files_and_names_that_exist_are_no_patterns(tmp_path: Path) 
     assert expand_urls("s3://bucket/*.tar") == ["s3://bucket/*.tar"]
 
 
-@pytest.mark.parametrize(
-    ("urls", "message"),
-    [
-        ([], "must name at least one shard"),
-        (["a.tar", "a.tar"], "must name each shard once, got 'a.tar'"),
-        ("nowhere/*.tar", r"must match at least one file, got 'nowhere/\*.tar'"),
-    ],
-)
-def test_urls_that_name_no_shard_are_refused(urls: str | list[str], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        expand_urls(urls)
+def test_urls_that_name_no_shard_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="must name at least one shard"):
+        expand_urls([])
+    with pytest.raises(ArgumentError, match=r"must name each shard once, got 'a.tar'"):
+        expand_urls(["a.tar", "a.tar"])
+    with pytest.raises(ArgumentError, match=r"must match at least one file, got 'nowhere/\*.tar'"):
+        expand_urls("nowhere/*.tar")
 
 
 SPELLINGS = [
@@ -66,7 +62,7 @@ def test_what_could_be_another_shard_is_refused(tmp_path: Path) -> None:
     assert known.number(str(path)) == 0
     path.write_bytes(b"123456")
     with pytest.raises(ArgumentError, match=r"has another size than d/0.tar had"):
-        ShardUrls(["d/0.tar"], [5]).number(str(path))
+        known.number(f"{tmp_path}/../{tmp_path.name}/0.tar")
 
 
 def test_a_local_path_is_told_from_other_urls() -> None:
