@@ -123,16 +123,11 @@ class Reader(NamedTuple):
 class Arrays(NamedTuple):
     """The candidates of a method for data that fits into memory: one value per candidate, rows ascending."""
 
-    rows: Int64s
-    """(E,)"""
-    hardness: npt.NDArray[np.float32]
-    """(E,) higher is harder, +inf for rows that were never learned; zeros where no score is read."""
-    labels: npt.NDArray[np.int32] | None
-    """(E,) class indices, −1 for none; None where the scores have no labels."""
-    ties: UInt64s
-    """(E,) distinct, by seed and row: in their order equals are to be taken."""
-    features: None = None
-    """There are no features beside scores yet."""
+    rows: Int64s  # (E,)
+    hardness: npt.NDArray[np.float32]  # (E,) higher is harder, +inf where never learned; zeros where no score is read
+    labels: npt.NDArray[np.int32] | None  # (E,) class indices, −1 for none; None where the scores have no labels
+    ties: UInt64s  # (E,) distinct, by seed and row: in their order equals are to be taken
+    features: None = None  # there are none beside scores yet
 
     def at(self, positions: Any, budget: int, method: str) -> Int64s:
         """The row numbers at the positions that a method gave: exactly ``budget`` distinct ones."""
@@ -207,23 +202,23 @@ class Candidates:
         """Of each group the rows after the first ``above``, up to ``within``."""
         counts = self._first_digits(order)
         wanted = [above, within] if above.any() else [within]
-        limits = find_limits(self.run, self._ranking(order), self._blocks, counts, wanted)
+        limits = find_limits(*self._pass(order), counts, wanted)
         last = None if (within >= counts.sum(axis=1)).all() else limits[-1]
         first = limits[0] if len(limits) > 1 else None
         return self.then(_within, order, self.reader.seed, first, last) if first or last else self
 
     def _first_digits(self, order: Order) -> Int64s:
         if order not in self._counts:
-            rows = len(self.reader.source)
-            self._counts[order] = first_digits(self.run, self._ranking(order), self._blocks, self.groups, rows)
+            self._counts[order] = first_digits(*self._pass(order), self.groups, len(self.reader.source))
         return self._counts[order]
 
-    def _ranking(self, order: Order) -> Callable[[int], Iterator[Ranked]]:
-        return functools.partial(_ranked, self.reader, self.steps, order)
-
-    @property
-    def _blocks(self) -> range:
-        return range(self.reader.source.num_blocks)
+    def _pass(self, order: Order) -> tuple[Map, Callable[[int], Iterator[Ranked]], range]:
+        """Where, in which order, and over which blocks rows are counted."""
+        return (
+            self.run,
+            functools.partial(_ranked, self.reader, self.steps, order),
+            range(self.reader.source.num_blocks),
+        )
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------

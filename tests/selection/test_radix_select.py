@@ -14,10 +14,16 @@ N, GROUPS = 200, 4
 BLOCKS = [(0, 70), (70, 71), (71, 200)]
 
 
-def ranked(seed: int, groups: int, block: int) -> Iterator[Ranked]:
+def drawn(seed: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """The group and the value of each row."""
     rng = np.random.default_rng(seed)
     values = rng.choice(np.array([-1.5, -0.0, 0.0, 2, np.inf, -np.inf, 1e-3, 1.0001, 1.0002], "f4"), N)
-    group, row = rng.integers(0, groups, N), 3 * np.arange(N)
+    return rng.integers(0, groups, N), values
+
+
+def ranked(seed: int, groups: int, block: int) -> Iterator[Ranked]:
+    group, values = drawn(seed, groups)
+    row = 3 * np.arange(N)
     for part in np.array_split(np.arange(*BLOCKS[block]), 2):
         of_groups = group[part] if groups > 1 else None
         if seed % 3:
@@ -28,11 +34,8 @@ def ranked(seed: int, groups: int, block: int) -> Iterator[Ranked]:
 
 def all_of(seed: int, groups: int) -> list[tuple[int, float, int]]:
     """Of each row its group, its value if that decides, and its key."""
-    rng = np.random.default_rng(seed)
-    values = rng.choice(np.array([-1.5, -0.0, 0.0, 2, np.inf, -np.inf, 1e-3, 1.0001, 1.0002], "f4"), N)
-    group = rng.integers(0, groups, N)
     keys = tie_keys(seed, 3 * np.arange(N)).tolist()
-    return [(int(g), float(v) if seed % 3 else 0.0, k) for g, v, k in zip(group, values, keys, strict=True)]
+    return [(int(g), float(v) if seed % 3 else 0.0, k) for g, v, k in zip(*drawn(seed, groups), keys, strict=True)]
 
 
 @pytest.mark.parametrize("groups", [1, GROUPS])

@@ -15,7 +15,6 @@ from prunesampler.selection.select import Selection, resolve_keep, select
 from prunesampler.selection.superfluous import THRESHOLD
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
-from tests.helpers.plain_selection import PlainSelection
 
 METHODS: tuple[Any, ...] = ("stratified", "top", "bottom", "window", "random")
 quiet = pytest.mark.filterwarnings("ignore::prunesampler.errors.PruneSamplerWarning")
@@ -51,16 +50,6 @@ def test_what_keep_is_not(keep: Any) -> None:
 # -- which ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keep", [0.05, 0.3, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("offset", [0.0, 0.1, 0.45])
-@pytest.mark.parametrize("strata", [1, 7, 50])
-def test_stratified_is_the_published_algorithm(keep: float, offset: float, strata: int) -> None:
-    scores, rows = el2n_like(700).astype(np.float32), list(range(5, 2105, 3))
-    table = ScoreTable({"el2n": scores}, rows=rows, num_rows=2200)
-    options: dict[str, Any] = {"keep": keep, "offset": offset, "strata": strata, "seed": 3}
-    assert set(Selection(**options)(table).rows.tolist()) == PlainSelection(table, **options).select()
-
-
 def test_stratified_keeps_few_of_the_many_easy_and_all_of_the_rare() -> None:
     scores = np.concatenate([np.linspace(0, 0.01, 900), np.linspace(0.5, 1, 100)])
     kept = select(ScoreTable({"el2n": scores}), 200, offset=0.0).rows
@@ -87,12 +76,6 @@ def test_the_direction_of_margin(method: Any) -> None:
     assert select(table, 0.4, "margin", method).rows.tolist() == select(table, 0.4, "el2n", method).rows.tolist()
     other = ScoreTable({"margin": scores}, directions={"margin": "higher"})
     assert select(other, 0.4, "margin", method).rows.tolist() == select(table, 0.4, "el2n", method).rows.tolist()
-
-
-def test_low_margin_is_hard() -> None:
-    table = ScoreTable({"margin": [5.0, -3.0, 0.1, 9.0]})
-    assert select(table, 3, "margin", "top").rows.tolist() == [0, 1, 2]
-    assert select(table, 3, "margin", "bottom").rows.tolist() == [0, 2, 3]
 
 
 @quiet
