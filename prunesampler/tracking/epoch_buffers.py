@@ -62,17 +62,20 @@ class BatchQueue:
                 self._logits = logits.new_empty(self._room, classes, dtype=dtype)
         self._rows.append(rows.clone())
         targets = targets.clone() if targets.dtype == torch.int64 else targets.long()
-        parts: Any = ((logits, targets),)
         if size > self._room:
-            parts = zip(logits.split(self._room), targets.split(self._room), strict=True)
-        for part, labels in parts:
-            if self._filled + len(part) > self._room:
-                self._predict()
-            end = self._filled + len(part)
-            self._logits[self._filled : end] = part
-            self._filled = end
-            self._targets.append(labels)
+            for part, labels in zip(logits.split(self._room), targets.split(self._room), strict=True):
+                self._copy(len(part), part, labels)
+        else:
+            self._copy(size, logits, targets)
         return ready + self.take() if len(self._rows) == _TOGETHER else ready
+
+    def _copy(self, size: int, logits: Tensor, targets: Tensor) -> None:
+        if self._filled + size > self._room:
+            self._predict()
+        end = self._filled + size
+        self._logits[self._filled : end] = logits
+        self._filled = end
+        self._targets.append(targets)
 
     def _predict(self) -> None:
         if self._filled:
@@ -238,13 +241,13 @@ class EpochBuffers:
 
     def layout(self, recorded: Iterable[str]) -> dict[str, Any]:
         """What a state with these recorded columns looks like, as :func:`check_layout` wants it."""
-        n, recorded = self.num_rows, list(recorded)
+        recorded, count = list(recorded), (torch.int32, self.num_rows)
         return {
-            "sums": dict.fromkeys((*self._scores, *recorded), (torch.float32, n)),
-            "counts": dict.fromkeys(recorded, (torch.int32, n)),
-            "presentations": (torch.int32, n),
-            "packed": (torch.int32, n) if self._forgetting else None,
-            "labels": (torch.int32, n),
+            "sums": dict.fromkeys((*self._scores, *recorded), (torch.float32, self.num_rows)),
+            "counts": dict.fromkeys(recorded, count),
+            "presentations": count,
+            "packed": count if self._forgetting else None,
+            "labels": count,
             "problems": (torch.int64, 3),
             "followed": bool,
         }

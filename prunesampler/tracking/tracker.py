@@ -107,8 +107,6 @@ class ScoreTracker:
             self._buffers.move(torch_device(device))
         self._queue = BatchQueue(self._wanted)
 
-    # -- batches of an epoch -----------------------------------------------------------------------------------
-
     def update(self, rows: Any, logits: Tensor, targets: Any) -> None:
         """One batch of presentations.
 
@@ -183,8 +181,6 @@ class ScoreTracker:
         if len(rows):
             self._record(self._here(rows), columns)
 
-    # -- results -----------------------------------------------------------------------------------------------
-
     def end_epoch(self) -> None:
         """Merge what was seen since the last call. With several ranks a collective, and all of them raise together.
 
@@ -199,7 +195,7 @@ class ScoreTracker:
         self._credit_waiting()
         with torch.inference_mode(False):
             self._totals.merge(self._buffers, self._group)
-        self._buffers.clear(self._totals.flags, self._totals.labels)
+        self.reset_epoch()
 
     def reset_epoch(self) -> None:
         """Forget what was seen since the last :meth:`end_epoch`."""
@@ -332,8 +328,6 @@ class ScoreTracker:
             "own_scores": self._score_fn is not None,
             "reduction": self.reduction,
         }
-
-    # -- helpers -----------------------------------------------------------------------------------------------
 
     def _checkable(self, tensor: Tensor) -> Tensor:
         # For buffers on the CPU: they do not check rows and targets again.

@@ -79,7 +79,6 @@ def test_a_tracker_scores_it_beside_the_built_in_ones_and_resumes() -> None:
     table = other.table()
     np.testing.assert_allclose(table.scores["confidence"], wanted(model()), rtol=1e-5)
     assert table.directions["confidence"] == "lower"
-    assert table.presentations is not None
     assert table.presentations.tolist() == [2] * N
 
 
@@ -110,7 +109,6 @@ def test_scores_of_inputs_and_of_the_model_come_from_a_pass_of_their_own() -> No
     for names in (["input_norm", "gradient_norm"], ["el2n", "gradient_norm"]):
         table = ps.score(network, DataLoader(dataset(), 5), scores=names, progress=False)
         assert sorted(table.scores) == sorted(names)
-        assert table.labels is not None
         assert table.labels.tolist() == y.tolist()
         for name in set(names) & set(expected):
             np.testing.assert_allclose(table.scores[name], expected[name], rtol=1e-5)

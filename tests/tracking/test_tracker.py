@@ -101,14 +101,11 @@ class Oracle:
                 continue
             np.testing.assert_allclose(found, self.column(name, reduction), rtol=3e-6, atol=1e-6)
         history = [self.correct.get(row, []) for row in range(N)]
-        assert table.presentations is not None
         assert table.presentations.tolist() == [len(past) for past in history]
-        assert table.labels is not None
         assert table.labels.tolist() == [self.labels.get(row, -1) for row in range(N)]
         if table.forgetting_events is not None:
             events = [sum(a and not b for a, b in itertools.pairwise(past)) for past in history]
             assert table.forgetting_events.tolist() == events
-            assert table.learned is not None
             assert table.learned.tolist() == [any(past) for past in history]
 
 
@@ -154,7 +151,6 @@ def test_the_table_says_how_it_was_measured() -> None:
     assert table.protocols == {"el2n": protocol, "forgetting": protocol}
     assert table.directions == {"el2n": "higher", "forgetting": "higher"}
     assert (table.fingerprint, table.provenance, tracker.epochs) == ("sha256:1", {"seed": 1}, 3)
-    assert table.keys is not None
     assert table.keys[-1] == f"k{N - 1}"
 
 
@@ -259,7 +255,6 @@ def test_a_changed_label_is_noticed(apart: str) -> None:
     tracker.update([2, 5], torch.zeros(2, C), [0, 2])
     tracker.end_epoch()
     labels = tracker.table().labels
-    assert labels is not None
     assert labels.tolist() == [-1, 0, 0, -1, -1, 2, *[-1] * 6]
 
 
@@ -341,7 +336,6 @@ def test_a_score_function_scores_soft_targets(scores_: Any) -> None:
     table = tracker.table()
     assert table.scores["soft"][[0, 4]].tolist() == pytest.approx([np.mean(expected[0]), np.mean(expected[4])])
     assert np.isnan(table.scores["soft"]).sum() == N - 2
-    assert table.presentations is not None
     assert table.presentations[[0, 4]].tolist() == [10, 5]
     assert table.forgetting_events is not None
     assert table.labels is None
@@ -354,7 +348,6 @@ def test_score_fn_without_correct_has_no_forgetting() -> None:
     table = tracker.table()
     assert table.forgetting_events is None
     assert table.scores["mine"][2] == 3
-    assert table.labels is not None
     assert table.labels[2] == 2
 
 
@@ -574,7 +567,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
             assert plain(tracker.state_dict()) == before, (path, damage)
     for nothing in (None, [], {}):
         with pytest.raises(StateError):
-            ScoreTracker(N).load_state_dict(nothing)  # type: ignore[arg-type]
+            ScoreTracker(N).load_state_dict(nothing)
     with pytest.raises(StateError, match="version"):
         ScoreTracker(N).load_state_dict({**state, "version": 1})
 
@@ -605,9 +598,7 @@ def test_a_state_saved_by_the_first_release_goes_on() -> None:
     expected = [np.mean(unsure), (wrong + sure) / 2, math.nan, math.nan]
     np.testing.assert_allclose(table.scores["el2n"], expected, rtol=1e-6)
     assert table.scores["mine"][2] == 1
-    assert table.forgetting_events is not None
     assert table.forgetting_events.tolist() == [0, 1, 0, 0]
-    assert table.learned is not None
     assert table.learned.tolist() == [True, True, False, False]
 
 
@@ -628,7 +619,7 @@ def rank_batches(rank: int, world_size: int, epoch: int) -> list[Batch]:
 
 
 def scoring_rank(rank: int, world_size: int, reduction: str) -> dict[str, Any]:
-    tracker = ScoreTracker(N, reduction=reduction)  # type: ignore[arg-type]
+    tracker = ScoreTracker(N, reduction=reduction)
     for epoch in range(4):
         for step, batch in enumerate(rank_batches(rank, world_size, epoch)):
             tracker.update(*batch)
@@ -636,7 +627,7 @@ def scoring_rank(rank: int, world_size: int, reduction: str) -> dict[str, Any]:
                 tracker.record(batch[0][:1], mine=[100.0 * rank + 10.0 * epoch + batch[0][0]])
             if (epoch, step) == (2, 1):  # on the way into a new process
                 state = through_a_file(tracker.state_dict())
-                tracker = ScoreTracker(N, reduction=reduction)  # type: ignore[arg-type]
+                tracker = ScoreTracker(N, reduction=reduction)
                 tracker.load_state_dict(state)
         tracker.end_epoch()
     result: dict[str, Any] = {"state": tracker.state_dict()}
@@ -675,7 +666,7 @@ def scoring_rank(rank: int, world_size: int, reduction: str) -> dict[str, Any]:
         with pytest.raises(StateError, match="rank above 0"):
             tracker.load_state_dict(between)
     else:
-        ScoreTracker(N, reduction=reduction, group=tracker._group).load_state_dict(  # type: ignore[arg-type]
+        ScoreTracker(N, reduction=reduction, group=tracker._group).load_state_dict(
             {**between, "totals": {**between["totals"], "held": None}}
         )
     return result
@@ -702,7 +693,6 @@ def test_ranks_together_score_what_one_process_would(world_size: int, reduction:
         **{name: found[name].numpy() for name in ("forgetting_events", "learned", "presentations", "labels")},
     )
     oracle.check(table, reduction)
-    assert table.forgetting_events is not None
     assert table.forgetting_events.sum() > 0
     for result in results[1:]:
         assert result["state"]["totals"]["held"] is None
