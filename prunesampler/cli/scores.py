@@ -40,7 +40,7 @@ def select(
     keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, or auto.")],
     by: Annotated[str, typer.Option(help="The score.")] = "el2n",
     method: MethodOption = "stratified",
-    offset: Annotated[str | None, typer.Option(help="Fraction, or number, of the hardest rows to drop.")] = None,
+    offset: Annotated[str | None, typer.Option(help="Fraction in [0, 1), or number, of hardest rows to drop.")] = None,
     class_balanced: Annotated[bool, typer.Option("--class-balanced", help="The same share of each class.")] = False,
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
     seed: Annotated[int, typer.Option(help="Of ties and random draws.")] = 0,

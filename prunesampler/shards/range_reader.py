@@ -156,14 +156,10 @@ class RangeReader:
 
     def _read_file(self, part: ByteRange, path: str) -> bytes:
         if part.shard not in self._files:
+            record = self._index.records[part.shard]
+            check_size(record.url, record.size, os.stat(path).st_size)
             while len(self._files) >= self._limit:
                 os.close(self._files.popitem(last=False)[1])
             self._files[part.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            record = self._index.records[part.shard]
-            try:
-                check_size(record.url, record.size, os.fstat(self._files[part.shard]).st_size)
-            except BaseException:
-                os.close(self._files.pop(part.shard))
-                raise
         self._files.move_to_end(part.shard)
         return read_at(self._files[part.shard], part.first, part.end - part.first)

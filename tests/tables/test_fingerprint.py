@@ -64,17 +64,12 @@ def test_it_is_what_the_first_release_wrote() -> None:
 
 def test_different_datasets_differ() -> None:
     found = [
-        of(targets=[0, 1, 2]),
-        of(targets=[0, 2, 1]),
-        of(targets=[0, 1, 2, 3]),
+        *(of(targets=targets) for targets in ([0, 1, 2], [0, 2, 1], [0, 1, 2, 3])),
         of(targets=[0, 1, 2], length=4),
         of(labels=[0, 1, 2]),
         of(targets=[0, 1, 2], labels=[0, 1, 2]),
-        of(targets=["0", "1", "2"]),
-        of(targets=[0.0, 1.0, 2.0]),
-        of(targets=[0, 1, None]),
-        of(targets=[(0, 1), (2,)]),
-        of(targets=[(0,), (1, 2)]),
+        *(of(targets=targets) for targets in (["0", "1", "2"], [0.0, 1.0, 2.0], [0, 1, None])),
+        *(of(targets=targets) for targets in ([(0, 1), (2,)], [(0,), (1, 2)])),
         of(samples=SAMPLES),
         of(samples=SAMPLES[::-1]),
         of(samples=[(path, 1 - label) for path, label in SAMPLES]),
@@ -87,34 +82,26 @@ def test_different_datasets_differ() -> None:
         fingerprint(ConcatDataset([Listed(targets=[1]), Listed(targets=[0, 1, 2])])),
         fingerprint(StackDataset(a=Listed(targets=[0, 1, 2]), b=Listed(targets=[0, 1, 3]))),
         fingerprint(StackDataset(b=Listed(targets=[0, 1, 2]), a=Listed(targets=[0, 1, 3]))),
-        of(_fingerprint="0123"),
-        of(_fingerprint="0124"),
-        fingerprint(keys=[0, 1, 2]),
-        fingerprint(keys=["0", "1", "2"]),
-        fingerprint(keys=["0", "2", "1"]),
-        fingerprint(keys=["01", "2", ""]),
+        *(of(_fingerprint=text) for text in ("0123", "0124")),
+        *(fingerprint(keys=keys) for keys in ([0, 1, 2], ["0", "1", "2"], ["0", "2", "1"], ["01", "2", ""])),
     ]
     assert len(set(found)) == len(found)
     assert all(text is not None and text.startswith("sha256:") and len(text) == 71 for text in found)
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        tuple,
-        np.array,
-        lambda values: np.array(values, np.uint8),
-        lambda values: np.array(values)[::-1][::-1],
-        torch.tensor,
-        lambda values: torch.tensor(values, dtype=torch.int32),
-        lambda values: [torch.tensor(value) for value in values],
-        lambda values: [np.int64(value) for value in values],
-        pd.Series,
-        lambda values: pd.Series(values, index=[9, 4, 4]),
-        pa.array,
-        lambda values: pa.chunked_array([values[:1], values[1:]]),
-    ],
-)
+WAYS: list[Callable[[list[int]], Any]] = [
+    *(tuple, np.array, torch.tensor, pd.Series, pa.array),
+    lambda values: np.array(values, np.uint8),
+    lambda values: np.array(values)[::-1][::-1],
+    lambda values: torch.tensor(values, dtype=torch.int32),
+    lambda values: [torch.tensor(value) for value in values],
+    lambda values: [np.int64(value) for value in values],
+    lambda values: pd.Series(values, index=[9, 4, 4]),
+    lambda values: pa.chunked_array([values[:1], values[1:]]),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_the_container_of_the_values_does_not_matter(way: Callable[[list[int]], Any]) -> None:
     assert of(targets=way([0, 5, 2])) == of(targets=[0, 5, 2])
     assert of(targets=way([0, 5, 3])) != of(targets=[0, 5, 2])
@@ -265,9 +252,6 @@ def test_it_is_the_same_in_another_process() -> None:
 
 
 def test_an_unknown_fingerprint_matches_every_other() -> None:
-    assert matches("size:3", "size:3")
-    assert matches(None, "size:3")
-    assert matches("size:3", None)
-    assert matches(None, None)
-    assert not matches("size:3", "size:4")
-    assert not matches("size:3", "sha256:00")
+    for pair in (("size:3", "size:3"), (None, "size:3"), ("size:3", None), (None, None)):
+        assert matches(*pair)
+    assert not any(matches("size:3", other) for other in ("size:4", "sha256:00"))

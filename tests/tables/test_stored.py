@@ -175,37 +175,30 @@ def test_the_digest_covers_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "argument"),
+    ("argument", "wrong"),
     [
-        ({"scores": {}}, "scores"),
-        ({"scores": {"row": [1.0]}}, "scores"),
-        ({"scores": {"forgetting": [1.0]}}, "scores"),
-        ({"scores": {"": [1.0]}}, "scores"),
-        ({"scores": {3: [1.0]}}, "scores"),
-        ({"scores": {"el2n": [1.0], "loss": [1.0, 2.0]}}, "scores['loss']"),
-        ({"scores": {"el2n": [np.inf]}}, "scores['el2n']"),
-        ({"scores": {"el2n": []}}, "num_rows"),
-        ({"num_rows": 2}, "rows"),
-        ({"rows": [0]}, "num_rows"),
-        ({"rows": [3], "num_rows": 3}, "rows"),
-        ({"rows": [0, 1], "num_rows": 3}, "scores['el2n']"),
-        ({"labels": [0, 1]}, "labels"),
-        ({"labels": [-2]}, "labels"),
-        ({"forgetting_events": [1.5]}, "forgetting_events"),
-        ({"learned": [1]}, "learned"),
-        ({"presentations": [-1]}, "presentations"),
-        ({"keys": [None]}, "keys"),
-        ({"directions": {"loss": "higher"}}, "directions"),
-        ({"directions": {"el2n": "up"}}, "directions"),
-        ({"protocols": {"el2n": np.arange(3)}}, "protocols"),
-        ({"provenance": 3}, "provenance"),
-        ({"fingerprint": 3}, "fingerprint"),
+        ("scores", [{"scores": {name: [1.0]}} for name in ("row", "forgetting", "", 3)]),
+        ("scores", [{"scores": {}}]),
+        ("scores['loss']", [{"scores": {"el2n": [1.0], "loss": [1.0, 2.0]}}]),
+        ("scores['el2n']", [{"scores": {"el2n": [np.inf]}}, {"rows": [0, 1], "num_rows": 3}]),
+        ("num_rows", [{"scores": {"el2n": []}}, {"rows": [0]}]),
+        ("rows", [{"num_rows": 2}, {"rows": [3], "num_rows": 3}]),
+        ("labels", [{"labels": [0, 1]}, {"labels": [-2]}]),
+        ("forgetting_events", [{"forgetting_events": [1.5]}]),
+        ("learned", [{"learned": [1]}]),
+        ("presentations", [{"presentations": [-1]}]),
+        ("keys", [{"keys": [None]}]),
+        ("directions", [{"directions": {"loss": "higher"}}, {"directions": {"el2n": "up"}}]),
+        ("protocols", [{"protocols": {"el2n": np.arange(3)}}]),
+        ("provenance", [{"provenance": 3}]),
+        ("fingerprint", [{"fingerprint": 3}]),
     ],
 )
-def test_a_table_refuses(options: dict[str, Any], argument: str) -> None:
-    with pytest.raises(ArgumentError) as caught:
-        ScoreTable(**({"scores": {"el2n": [1.0]}} | options))
-    assert caught.value.argument == argument
+def test_a_table_refuses(argument: str, wrong: list[dict[str, Any]]) -> None:
+    for options in wrong:
+        with pytest.raises(ArgumentError) as caught:
+            ScoreTable(**({"scores": {"el2n": [1.0]}} | options))
+        assert caught.value.argument == argument
 
 
 @pytest.mark.parametrize(
