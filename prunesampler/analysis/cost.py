@@ -51,11 +51,7 @@ class Cost:
 
 
 def cost(scoring: Scoring, kept: float, epochs: int | None = None, epoch_seconds: float | None = None) -> Cost:
-    """What a run saves whose pruned epochs train on the share ``kept``, in (0, 1], of the rows.
-
-    >>> cost(Scoring(inside=10, extra=0), 0.5, epochs=100, epoch_seconds=72).hours_saved
-    0.9
-    """
+    """What a run saves whose pruned epochs train on the share ``kept``, in (0, 1], of the rows."""
     if epochs is not None and epochs <= scoring.inside:
         raise ArgumentError("epochs", f"must be an int above {scoring.inside}, the scoring epochs of the run", epochs)
     if epoch_seconds is not None and epochs is None:

@@ -18,8 +18,6 @@ from prunesampler.capture.forward_hook import tensor_leaves
 from prunesampler.capture.input_match import Input, Probe, likeness, sample
 from prunesampler.errors import ArgumentError, BindingError, check_choice
 
-__all__ = ["Binder", "Pass", "Token"]
-
 _LEAVES = 4  # inputs compared of each batch
 _VERIFIED = 8  # first batches whose inputs are compared at the price of a host synchronisation
 _HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from prunesampler.errors import UnsupportedError
 
-__all__ = ["ForwardHook", "find_logits", "find_targets", "tensor_leaves", "to_device"]
-
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
 

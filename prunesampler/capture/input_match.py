@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Input", "Probe", "likeness", "sample"]
-
 _VALUES = 256  # compared of each input
 
 

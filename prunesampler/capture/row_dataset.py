@@ -19,8 +19,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from prunesampler.capture.rows import RowBatch, RowSource, joined_rows
 from prunesampler.errors import UnsupportedError
 
-__all__ = ["carrying", "carrying_rows"]
-
 
 class _StreamDataset(IterableDataset[RowBatch]):
     def __init__(self, source: RowSource) -> None:

@@ -15,8 +15,6 @@ from prunesampler.capture.row_dataset import carrying
 from prunesampler.capture.rows import RowBatch, RowSource, check_followed
 from prunesampler.errors import UnsupportedError
 
-__all__ = ["RowListener", "RowLoader", "RowPipeline", "plain_class", "row_loader_class", "with_rows"]
-
 T = TypeVar("T")
 
 

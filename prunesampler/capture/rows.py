@@ -11,8 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.errors import UnsupportedError
 
-__all__ = ["RowBatch", "RowSource", "RowStream", "check_followed", "joined_rows", "row_stream"]
-
 
 class RowBatch(NamedTuple):
     """A batch and the rows that it was made of, in the same order."""

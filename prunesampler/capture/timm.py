@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from prunesampler.capture.row_loader import RowListener, RowLoader, row_loader_class
 
-__all__ = ["Prefetched", "followed_prefetcher", "is_prefetcher"]
-
 
 def is_prefetcher(loader: Any) -> bool:
     """Whether this is ``timm.data.loader.PrefetchLoader``."""

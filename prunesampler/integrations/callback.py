@@ -13,8 +13,6 @@ from prunesampler.training.attach import attach
 from prunesampler.training.config import SelectionOptions
 from prunesampler.training.handle import Pruning
 
-__all__ = ["check_options", "quantiles"]
-
 
 def check_options(options: Mapping[str, Any], own: Collection[str]) -> None:
     """Refuse what attach does not have, or the callback sets its ``own``, before training starts."""

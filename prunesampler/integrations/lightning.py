@@ -22,8 +22,6 @@ try:
 except ImportError:  # the same library under its older name
     from pytorch_lightning import Callback
 
-__all__ = ["PruningCallback"]
-
 _VERSION = 1
 
 

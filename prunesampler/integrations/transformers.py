@@ -23,8 +23,6 @@ from prunesampler.tables.atomic import atomic_write
 from prunesampler.training.attach import attach
 from prunesampler.training.handle import Pruning
 
-__all__ = ["PruningCallback"]
-
 _trainer: Any = transformers.trainer
 _skip_first_batches = _trainer.skip_first_batches
 _OWN = ("loader", "model", "keep", "score_epochs", "epoch_length", "resume")

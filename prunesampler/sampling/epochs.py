@@ -12,8 +12,6 @@ from prunesampler.errors import StateError
 from prunesampler.sampling.permutation import rank_length, rank_positions
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["EpochReader", "RowIterator", "RowStream"]
-
 # The first chunk is small, so that the first batch comes at once; the later ones fit in the cache, as ints too.
 _FIRST_CHUNK, _CHUNK = 4096, 16_384
 

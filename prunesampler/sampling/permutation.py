@@ -18,8 +18,6 @@ from prunesampler._random import hash64, mix
 from prunesampler.errors import check_int
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Permutation", "by_pass", "rank_length", "rank_positions", "stream_rows"]
-
 _ROUNDS = 6
 _SMALL = 4096
 

@@ -22,8 +22,6 @@ from prunesampler.tables.columns import Int64s, row_numbers
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint
 
-__all__ = ["PrunedSampler"]
-
 _VERSION = 1
 # Together they keep every position of a stream within int64.
 _MAX_ROWS, _MAX_EPOCHS = 2**33, 2**30

@@ -9,8 +9,6 @@ from prunesampler._random import mix
 from prunesampler.errors import ArgumentError, check_int
 from prunesampler.sampling.permutation import Permutation
 
-__all__ = ["inclusion_probabilities", "systematic_sample"]
-
 _UNIT = 2**32  # probabilities are counted in this unit, so that they add up exactly
 _SYSTEMATIC = 0x73797374  # keeps these draws apart from others of the same seed
 

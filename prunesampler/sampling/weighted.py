@@ -9,8 +9,6 @@ from prunesampler._random import hash64, mix
 from prunesampler.sampling.permutation import by_pass
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Weighted", "draw_rows"]
-
 
 def draw_rows(positions: npt.ArrayLike, *, size: int, seed: int) -> Int64s:
     """Independent uniform draws from range(size), with replacement: one for each non-negative position."""

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from prunesampler.errors import ArgumentError, UnsupportedError
 
-__all__ = ["Prediction", "check_logits", "correct", "el2n", "entropy", "loss", "margin"]
-
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _BITS_PER_NAT = math.log2(math.e)  # torch's exp2 takes a third less time than its exp
 _FEW_CLASSES = 32  # up to here a CPU reduces columns of classes faster than rows

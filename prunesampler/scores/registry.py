@@ -13,8 +13,6 @@ from prunesampler.errors import ArgumentError, check_choice
 from prunesampler.scores import logits as formulas
 from prunesampler.scores.logits import Prediction, check_logits
 
-__all__ = ["SCORES", "Direction", "Needs", "Score", "compute", "register_score"]
-
 Direction = Literal["higher", "lower"]
 Needs = Literal["logits", "inputs", "model"]
 

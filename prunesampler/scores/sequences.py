@@ -8,8 +8,6 @@ from torch import Tensor
 
 from prunesampler.errors import UnsupportedError, check_int
 
-__all__ = ["sequence_scores", "token_scores"]
-
 _CHUNK = 4096
 
 

@@ -17,8 +17,6 @@ from prunesampler.tables.columns import Int64s
 from prunesampler.tables.score_file import ScoreFile
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["Arrays", "Candidates", "Order", "Reader", "Rows", "Source", "Step", "TableSource"]
-
 Order = Literal["hardest", "easiest", "random"]
 
 _SLICE = 65_536  # rows whose arrays stay in a processor's cache

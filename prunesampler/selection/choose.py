@@ -20,8 +20,6 @@ from prunesampler.selection.registry import check_method, name_of
 from prunesampler.selection.superfluous import superfluous
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Classes", "Kept", "choose", "classes_of"]
-
 Selection = Any  # prunesampler.selection.select.Selection, which imports this module
 
 _DRAWS = 0x64726177  # keeps what methods draw apart from the keys that break ties

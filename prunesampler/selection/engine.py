@@ -16,8 +16,6 @@ from typing import Any
 
 from prunesampler.errors import PruneSamplerError, UnsupportedError
 
-__all__ = ["Map", "RayEngine", "Threads"]
-
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 

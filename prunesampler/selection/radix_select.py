@@ -14,8 +14,6 @@ from prunesampler._random import hash64, mix
 from prunesampler.selection.engine import Map
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Limits", "Ranked", "find_limits", "first_digits", "tie_keys"]
-
 HELD = 2_000_000
 """Rows that are sorted at once; where more could be the last one, they are counted further first."""
 

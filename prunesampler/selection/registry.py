@@ -9,8 +9,6 @@ from typing import Any
 from prunesampler.errors import ArgumentError, check_bool
 from prunesampler.selection.stratified import stratified
 
-__all__ = ["METHODS", "Method", "RegisteredMethod", "check_method", "name_of", "register_method"]
-
 Method = str | Callable[..., Any]
 """A registered name, or a function ``(candidates, budget, rng) -> positions``."""
 

@@ -26,8 +26,6 @@ from prunesampler.tables.parquet import to_arrow
 from prunesampler.tables.score_file import ScoreFile, write_parts
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["Method", "Selection", "resolve_keep", "select", "select_file"]
-
 _LEFT_TO_THE_RULE = ("method", "offset", "class_balanced", "unscored", "strata")
 
 
@@ -245,12 +243,7 @@ def select(
 def select_file(
     run: Map, path: str | os.PathLike[str], out: str | os.PathLike[str], selection: Selection
 ) -> tuple[dict[str, Any], Classes]:
-    """Write the coreset that ``selection`` of a file's table is to ``out``, without ever holding the table.
-
-    Returns:
-        The ``selection`` of the coreset; and of each class its rows and how many of them are kept, nothing where the
-        scores have no labels.
-    """
+    """Write the coreset that ``selection`` of a file's table is to ``out``, without ever holding the table."""
     (file,) = run(ScoreFile.open, [os.fspath(path)])
     proof = run(ScoreFile.verify, [file])  # at the same time as the rest
     try:

@@ -9,8 +9,6 @@ import numpy as np
 
 from prunesampler.selection.candidates import Candidates
 
-__all__ = ["even_sizes", "stratified"]
-
 
 def stratified(candidates: Candidates, budget: Any, rng: Any, *, offset: Any, strata: int = 50) -> Candidates:
     """Algorithm 1, with the rows of infinite scores (never learned) as a stratum of their own."""

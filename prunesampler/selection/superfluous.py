@@ -10,8 +10,6 @@ import numpy.typing as npt
 from prunesampler.errors import ArgumentError
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["THRESHOLD", "check_threshold", "learned_for_good", "superfluous"]
-
 THRESHOLD = 0.05
 
 

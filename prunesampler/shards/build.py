@@ -33,8 +33,6 @@ from prunesampler.shards.sources import Source, open_source
 from prunesampler.shards.tar import Members, split_name, split_names, tar_members
 from prunesampler.shards.urls import absolute_path, expand_urls, local_path
 
-__all__ = ["Label", "build_index", "scan_shard", "scan_shards"]
-
 _WORTH_FORKING = 0.2  # seconds of work left
 
 LabelFunction = Callable[[str, Mapping[str, bytes]], int | None]

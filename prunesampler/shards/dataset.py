@@ -17,8 +17,6 @@ from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import matches
 
-__all__ = ["Decode", "IndexedShards", "load_coreset"]
-
 Decode = str | Sequence[Any] | Callable[[dict[str, Any]], Any] | None
 """A decoder's name of webdataset ("pil", "torchrgb", …), several of its handlers, a function of a sample, or None."""
 

@@ -17,8 +17,6 @@ from prunesampler.shards.index_file import FileRows, MemoryRows, Rows, Shard, wr
 from prunesampler.shards.urls import ShardUrls
 from prunesampler.tables.columns import Int64s, row_numbers
 
-__all__ = ["Member", "ShardIndex"]
-
 _CACHED_KEYS = 262_144
 
 

@@ -21,8 +21,6 @@ from prunesampler.errors import CorruptFileError, MismatchError
 from prunesampler.tables.atomic import atomic_write
 from prunesampler.tables.parquet import content_digest, seal, unseal
 
-__all__ = ["SCHEMA", "FileRows", "MemoryRows", "Rows", "Shard", "key_digest", "row_digest", "write_index"]
-
 _MEMBER = pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 SCHEMA = pa.schema({"key": pa.large_string(), "members": pa.list_(_MEMBER), "label": pa.int32()})
 """Columns of the rows of one shard."""

@@ -19,8 +19,6 @@ from prunesampler.shards.worker_split import Remainder, Slice, WorkerSamples, sp
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 
-__all__ = ["Keep", "keep", "shard_and_row"]
-
 _MOST_SKIPPED = 1000, 100  # resampled shards in a row without a kept sample: at least, and for each shard of the index
 _READ_BYTES = 1 << 20
 

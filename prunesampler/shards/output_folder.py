@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 from prunesampler.errors import CorruptFileError, StateError
 from prunesampler.shards.urls import local_path
 
-__all__ = ["OutputFolder"]
-
 _BUFFER = 1 << 20
 
 

@@ -27,8 +27,6 @@ from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.kept_stream import Keep, keep, shard_and_row
 from prunesampler.tables.coreset import Coreset
 
-__all__ = ["ROW", "TrackedPipeline", "rows_through", "track"]
-
 ROW = "__row__"
 """Under this key a dict holds its row while it passes a stage of the user's own."""
 

@@ -18,8 +18,6 @@ from prunesampler.shards.tar import BLOCK, check_header
 from prunesampler.shards.urls import local_path
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["ByteRange", "Locations", "RangeReader", "merged_ranges"]
-
 _LOCAL_GAP, _REMOTE_GAP = 16 << 10, 1 << 20
 _CONNECTIONS = 16
 

@@ -33,8 +33,6 @@ from prunesampler.shards.urls import local_path
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import write_columns
 
-__all__ = ["repack"]
-
 _PLAN, _ROWS, _INDEX = "repack.json", "rows.parquet", "index.parquet"
 _BATCH_BYTES, _BATCH_SAMPLES = 8 << 20, 1024
 _OPEN_FILES = 32

@@ -22,8 +22,6 @@ from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import content_digest
 
-__all__ = ["END", "RepackPlan", "Samples", "header_sizes", "is_shard_name", "split_pattern"]
-
 END = bytes(2 * BLOCK)
 """What an archive ends with."""
 

@@ -20,8 +20,6 @@ import pyarrow as pa
 from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
 from prunesampler.shards.urls import local_path, url_kind
 
-__all__ = ["FileSource", "Source", "StreamSource", "check_size", "open_source", "read_at", "read_range"]
-
 _SHORT_HOP, _LONG_HOP, _BLOCK = 2048, 4096, 1 << 20
 _ATTEMPTS = 5
 _DECODERS: dict[bytes, Callable[[Any], Any]] = {  # by the first bytes of gzip, zstd, bz2, xz

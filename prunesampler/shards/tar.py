@@ -21,8 +21,6 @@ from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedErro
 from prunesampler.shards.sources import Source
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["BLOCK", "Members", "check_header", "padded", "split_name", "split_names", "tar_members"]
-
 BLOCK = 512
 _RUN = 1024  # headers that are checked together
 _SMALL = 32

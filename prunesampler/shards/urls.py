@@ -13,8 +13,6 @@ from urllib.request import url2pathname
 
 from prunesampler.errors import ArgumentError
 
-__all__ = ["ShardUrls", "absolute_path", "expand_urls", "local_path", "url_kind"]
-
 
 def url_kind(url: str) -> Literal["file", "http", "pipe", "fsspec"]:
     """How a shard is opened. Everything that opens a URL asks here."""

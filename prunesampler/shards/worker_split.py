@@ -11,8 +11,6 @@ from prunesampler.errors import StateError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.tables.columns import Int64s
 
-__all__ = ["Remainder", "Slice", "WorkerSamples", "split_samples"]
-
 Remainder = Literal["pad", "drop", "exact"]
 
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError, check_number
 
-__all__ = ["SAMPLE", "in_sample", "overlap", "spearman"]
-
 SAMPLE = 2_000_000
 """Rows up to which rank correlations are exact; of more, about so many are compared."""
 

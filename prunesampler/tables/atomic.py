@@ -12,8 +12,6 @@ from typing import BinaryIO
 
 from prunesampler.errors import WriteError
 
-__all__ = ["atomic_write", "remove_unfinished"]
-
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:

@@ -12,8 +12,6 @@ from prunesampler.errors import ArgumentError, check_int
 from prunesampler.tables.columns import floats, identities, json_object, optional_text, row_layout
 from prunesampler.tables.parquet import Stored
 
-__all__ = ["Coreset"]
-
 
 class Coreset(Stored):
     """The rows to train on, with optional weights and provenance. Immutable.

@@ -16,8 +16,6 @@ import numpy as np
 from prunesampler.errors import ArgumentError
 from prunesampler.tables.columns import identities
 
-__all__ = ["fingerprint", "matches"]
-
 _log = logging.getLogger(__name__)
 
 _MAX_ENTRIES = 65_536

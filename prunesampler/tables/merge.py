@@ -22,8 +22,6 @@ from prunesampler.tables.parquet import to_arrow
 from prunesampler.tables.score_file import ScoreFile, write_parts
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["common_dataset", "merge", "merge_files"]
-
 RANGE = 1_000_000
 """Rows of a file that are averaged at once."""
 

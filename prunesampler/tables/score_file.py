@@ -15,8 +15,6 @@ from prunesampler.errors import ArgumentError, CorruptFileError
 from prunesampler.tables.parquet import Header, Parts, content_digest, from_arrow, group_spans, group_starts, read_group
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["ScoreFile", "write_parts"]
-
 
 class ScoreFile:
     """A file of scores, its values left where they are; ``len()`` is its number of rows.

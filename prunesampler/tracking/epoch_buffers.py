@@ -11,8 +11,6 @@ from torch import Tensor
 from prunesampler.scores.logits import Prediction
 from prunesampler.tracking.state import copied
 
-__all__ = ["BAD_CLASS", "BAD_ROW", "CHANGED_LABEL", "BatchQueue", "EpochBuffers", "ScoredBatch", "moved"]
-
 BAD_ROW, BAD_CLASS, CHANGED_LABEL = range(3)
 
 _TOGETHER = 64  # batches

@@ -26,8 +26,6 @@ from prunesampler.tracking.inputs import score_names, torch_device
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreFunction, ScoreTracker
 
-__all__ = ["score"]
-
 
 def score(
     model: nn.Module,

@@ -12,8 +12,6 @@ from torch import Tensor
 from prunesampler.errors import ArgumentError
 from prunesampler.scores.registry import SCORES
 
-__all__ = ["as_tensor", "check_range", "column_tensor", "own_columns", "row_tensor", "score_names", "torch_device"]
-
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from prunesampler.errors import RankError, UnsupportedError
 
-__all__ = ["Group"]
-
 T = TypeVar("T")
 
 _CHUNK = 1 << 20  # of larger parts gloo's reduce sends up to twice as much

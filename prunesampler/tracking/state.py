@@ -9,8 +9,6 @@ from torch import Tensor
 
 from prunesampler.errors import StateError
 
-__all__ = ["check_identity", "check_layout", "copied", "names_in"]
-
 
 def check_layout(found: Any, expected: Any, where: str = "state") -> None:
     """Refuse nested dicts but those of ``expected``, which has (dtype, length) for a tensor, else a type or None."""

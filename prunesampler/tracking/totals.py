@@ -17,8 +17,6 @@ from prunesampler.tracking.epoch_buffers import CHANGED_LABEL, EpochBuffers
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import copied
 
-__all__ = ["Reduction", "Totals"]
-
 Reduction = Literal["mean", "last"]
 
 _EVERYONES = ("epochs", "followed", "flags", "labels")

@@ -27,8 +27,6 @@ from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_identity, check_layout, names_in
 from prunesampler.tracking.totals import Reduction, Totals
 
-__all__ = ["ScoreFunction", "ScoreTracker"]
-
 ScoreFunction = Callable[[Tensor, Any], Mapping[str, Tensor]]
 
 _VERSION = 2

@@ -43,8 +43,6 @@ from prunesampler.training.scoring_phase import ScoringPhase
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["AttachedLoader", "attach"]
-
 T = TypeVar("T")
 _COUNTS = ("forgetting_events", "learned", "presentations")
 

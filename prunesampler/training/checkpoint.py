@@ -11,8 +11,6 @@ from prunesampler.errors import ArgumentError, StateError
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.ranks import Group
 
-__all__ = ["check_moment", "check_state", "coreset_state", "load_coreset"]
-
 _PLAIN = ("num_rows", "fingerprint", "scores_digest", "selection")
 
 

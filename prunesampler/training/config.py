@@ -15,9 +15,7 @@ from prunesampler.training.policies.policy import EpochLength, Policy
 from prunesampler.training.policies.prune_once import PruneOnce
 
 if TYPE_CHECKING:
-    from prunesampler.selection.select import Method
-
-__all__ = ["RunConfig", "SelectionOptions", "check_ranks_agree", "policy_of"]
+    from prunesampler.selection.registry import Method
 
 _SHORT_FORM = {"keep": 0.5, "score_epochs": 10, "epoch_length": "kept"}  # the defaults of attach
 

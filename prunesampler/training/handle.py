@@ -16,8 +16,6 @@ from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.checkpoint import check_moment, check_state
 from prunesampler.training.run import Phase, Run
 
-__all__ = ["Pruning"]
-
 _VERSION = 4
 
 

@@ -22,8 +22,6 @@ from prunesampler.training.policies.policy import coreset_of
 from prunesampler.training.sample_weights import SampleWeights
 from prunesampler.training.sampler_swap import StreamOrder
 
-__all__ = ["PrunedPhase"]
-
 
 class PrunedPhase:
     """What the loader reads once it is pruned, in the place of what it read before.

@@ -34,8 +34,6 @@ from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.scoring_phase import ScoringPhase
 
-__all__ = ["Phase", "Run"]
-
 _log = logging.getLogger("prunesampler")
 
 Phase = Literal["scoring", "pruned", "scored", "detached"]

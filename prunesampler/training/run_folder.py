@@ -15,8 +15,6 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 
-__all__ = ["RunFolder"]
-
 
 class RunFolder:
     """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches."""

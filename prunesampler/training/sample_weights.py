@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from prunesampler.errors import BindingError
 from prunesampler.tables.coreset import Coreset
 
-__all__ = ["SampleWeights", "weight_gradient"]
-
 
 def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | None = None) -> None:
     """Scale the gradient that reaches each sample's logits by that sample's weight.

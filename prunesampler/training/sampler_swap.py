@@ -28,8 +28,6 @@ from prunesampler.training.policies.policy import Policy
 from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.scoring_phase import Progress, StreamProgress
 
-__all__ = ["BatchSplit", "SamplerSwap", "StreamOrder", "StreamSwap", "is_named"]
-
 _STATEFUL = "torchdata.stateful_dataloader.sampler"
 """Where StatefulDataLoader has samplers of its own, which it puts in the place of torch's."""
 

@@ -18,8 +18,6 @@ from prunesampler.tracking.state import check_layout
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig
 
-__all__ = ["Progress", "ScoringPhase", "StreamProgress"]
-
 
 @dataclass
 class Progress:

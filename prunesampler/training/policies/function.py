@@ -13,8 +13,6 @@ from prunesampler.errors import check_int
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.policies.policy import Draw, Policy
 
-__all__ = ["FunctionPolicy"]
-
 
 @dataclass(frozen=True)
 class FunctionPolicy(Policy):

@@ -17,8 +17,6 @@ from prunesampler.tables.columns import row_numbers
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 
-__all__ = ["Draw", "Policy", "Probabilities", "coreset_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Probabilities:

@@ -14,8 +14,6 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.policies.policy import EpochLength, Policy
 
-__all__ = ["PruneOnce"]
-
 
 @dataclass(frozen=True)
 class PruneOnce(Policy):

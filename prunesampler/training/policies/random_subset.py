@@ -13,8 +13,6 @@ from prunesampler.selection.select import resolve_keep
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.policies.policy import Policy
 
-__all__ = ["RandomSubset"]
-
 _FRESH = 0x72733200  # keeps these permutations apart from others of the same seed
 
 
