@@ -24,7 +24,7 @@ reveal_type(loader.pruning.coreset)
 steps: int = loader.pruning.total_steps(3)
 for rows, plain_batch in prunesampler.with_rows(plain):
     reveal_type(plain_batch)
-prunesampler.attach(plain, nn.Linear(2, 2), method="hardest")
+prunesampler.attach(plain, nn.Linear(2, 2), epoch_length="half")
 """
 
 
@@ -43,4 +43,4 @@ def test_a_users_script_is_typed(tmp_path: Path) -> None:
     ], output
     errors = [line for line in lines if line.startswith("error")]
     assert len(errors) == 1, output
-    assert '"method"' in errors[0]
+    assert '"epoch_length"' in errors[0]

@@ -321,7 +321,7 @@ class Run:
             self._prune(coreset, epoch=self.scored_epochs if every_epoch else None)
         else:
             self._enter("scored")
-            _log.info("scored %d rows%s", self.swap.num_rows, self._written())
+            _log.info("scored %d rows%s", self.swap.num_rows, self.folder.shown)
 
     def _prune(self, coreset: Coreset, *, epoch: int | None = None, fixed: bool = False) -> None:
         self.pruned.begin(coreset, epoch=epoch, fixed=fixed)
@@ -333,11 +333,7 @@ class Run:
         if phase == "pruned" and self.pruned.coreset is not None:
             drawn, eligible = len(self.pruned.coreset), self.swap.num_eligible
             how = str(self.config.policy) if self.pruned.draws_every_epoch else _how(self.pruned.coreset)
-            _log.info("training on %d of %d rows (%s)%s", drawn, eligible, how, self._written())
-
-    def _written(self) -> str:
-        path = self.folder.scores_path
-        return "" if path is None else f", written to {path.parent}"
+            _log.info("training on %d of %d rows (%s)%s", drawn, eligible, how, self.folder.shown)
 
     # -- state -------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ class RunFolder:
     ) -> None:
         # Absolute from now on: a loop may change its working folder.
         self._folder = None if path is None else Path(path).absolute()
+        self.shown = "" if path is None else f", written to {path}"
         self._group = group
         self.table: ScoreTable | None = None
         self._coreset: Coreset | None = None

@@ -93,5 +93,7 @@ class Passed:
 if __name__ == "__main__":
     passed = Passed()
     tests = PAGE.parents[1] / "tests/integrations/test_compatibility.py"
-    pytest.main(["-q", "-n0", "-p", "no:cacheprovider", str(tests), "-k", "test_claim or test_refusal"], plugins=[passed])
+    pytest.main(
+        ["-q", "-n0", "-p", "no:cacheprovider", str(tests), "-k", "test_claim or test_refusal"], plugins=[passed]
+    )
     write(PAGE, passed.claims)

@@ -237,7 +237,7 @@ def test_ranks_that_differ() -> None:
     assert first["occupied"] == second["occupied"]
     assert "resume=True" in first["occupied"]
     assert first["dataset"] == second["dataset"]
-    assert "every rank wants the whole one" in first["dataset"]
+    assert "give every rank the whole dataset" in first["dataset"]
     for name, values in (("seed", "[0, 1]"), ("keep", "[0.6, 0.5]"), ("rows", "[41, 42]")):
         argument = "len(loader.dataset)" if name == "rows" else name
         expected = f"ArgumentError: {argument} must be the same on every rank, got {values}"
