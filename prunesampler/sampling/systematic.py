@@ -36,16 +36,15 @@ def inclusion_probabilities(sizes: npt.ArrayLike, budget: int) -> npt.NDArray[np
     if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any():
         raise ArgumentError("probabilities", "must be (N,) finite numbers >= 0", sizes)
     budget = check_int("budget", budget, 1, int(np.count_nonzero(found)))
-    capped = np.zeros(len(found), np.bool_)
-    while True:
-        free = found[~capped].sum()
-        scale = (budget - np.count_nonzero(capped)) / free if free else 0.0
-        over = ~capped & (found * scale > 1)
-        if not over.any():
+    open_ = np.flatnonzero(found)  # the rows that are not certain, nor impossible
+    while len(open_):
+        share = found[open_] / found[open_].sum() * (budget - np.count_nonzero(found < 0))
+        if (share <= 1).all():
+            found[open_] = share
             break
-        capped |= over
-    found *= scale
-    found[capped] = 1
+        found[open_[share > 1]] = -1  # marks a certain row
+        open_ = open_[share <= 1]
+    found[found < 0] = 1
     return found
 
 
