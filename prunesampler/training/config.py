@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -46,11 +47,14 @@ def policy_of(
     """The policy that the arguments of :func:`prunesampler.attach` mean, in their long form or in their short one."""
     for name, value in options.items():
         if name not in SelectionOptions.__annotations__:
-            raise ArgumentError(name, f"must be an option of attach, or of select: {_names()}", value)
+            names = ", ".join(SelectionOptions.__annotations__)
+            raise ArgumentError(name, f"must be an option of attach, or of select: {names}", value)
     short = {"keep": keep, "score_epochs": score_epochs, "epoch_length": epoch_length}
     chosen = {name: value for name, value in short.items() if value != _SHORT_FORM[name]} | dict(options)
     if isinstance(policy, Policy):
         _refuse_beside("policy", chosen if selection is None else {"selection": selection, **chosen})
+        if not dataclasses.is_dataclass(policy):
+            raise ArgumentError("policy", "must be a dataclass, so that a state can hold its options", policy)
         return policy
     if callable(policy):
         reads = tuple(scores or ())
@@ -73,10 +77,6 @@ def policy_of(
 def _refuse_beside(long: str, chosen: dict[str, Any]) -> None:
     for name, value in chosen.items():
         raise ArgumentError(name, f"must be left out where {long}= is given, which has options of its own", value)
-
-
-def _names() -> str:
-    return ", ".join(SelectionOptions.__annotations__)
 
 
 @dataclass(frozen=True)

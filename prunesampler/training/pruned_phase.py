@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -73,7 +71,7 @@ class PrunedPhase:
     def draw(self, epoch: int, table: ScoreTable | None) -> Coreset:
         """What the policy draws for an epoch."""
         swap, seed = self._swap, self._config.seed
-        rows = np.arange(swap.num_rows) if swap.eligible is None else swap.eligible
+        rows = np.arange(swap.num_rows) if swap.eligible is None else np.sort(swap.eligible)
         answer = self._config.policy.draw(epoch, table, rows, seed)
         return coreset_of(answer, rows, num_rows=swap.num_rows, fingerprint=self._fingerprint, seed=seed, epoch=epoch)
 
@@ -97,10 +95,6 @@ class PrunedPhase:
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model)
         self._use(sampler)
         self._origin = sampler.state_dict()
-
-    def first_draw(self, epoch: int) -> Callable[[ScoreTable], Coreset]:
-        """Scores → what the policy draws for its first epoch."""
-        return functools.partial(self.draw, epoch)
 
     @property
     def at_the_end(self) -> bool:
@@ -137,7 +131,7 @@ class PrunedPhase:
             self._next = self.draw(epoch, None)
         if self._next is not None:
             self.begin(self._next, epoch=epoch)
-        elif self._read and self._swap.num_replicas > 1 and not self._warned:
+        elif epoch == self._drawn_for and self._read and self._swap.num_replicas > 1 and not self._warned:
             self._warned = True
             warnings.warn(
                 f"epoch {epoch} begins again, with the rows that it has drawn: call set_epoch(epoch) on the sampler "
@@ -182,7 +176,7 @@ class PrunedPhase:
         _, start = sampler.began
         sampler.load_state_dict({**sampler.state_dict(), "position": 0})
         self._origin = sampler.state_dict()
-        return int(start // self._swap.rows_per_step)
+        return int(start // self._swap.rows_per_step) if start else 0  # a stream begins every pass at its start
 
     def _use(self, sampler: Sampler[int]) -> None:
         self._swap.exchange(sampler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 import weakref
@@ -315,7 +316,7 @@ class Run:
 
     def _conclude_with(self, table: ScoreTable | None) -> None:
         every_epoch = self.config.policy.every_epoch
-        draw = None if self.config.scores_only else self.pruned.first_draw(self.scored_epochs)
+        draw = None if self.config.scores_only else functools.partial(self.pruned.draw, self.scored_epochs)
         coreset = self.folder.conclude(table, draw, keep_coreset=not every_epoch)
         if coreset is not None:
             self._prune(coreset, epoch=self.scored_epochs if every_epoch else None)
@@ -371,7 +372,7 @@ class Run:
             self._enter("scoring")
             self._binder.expect_skips(state["batches_open"])
         elif state["phase"] == "pruned":
-            fixed = self.given is not None or not self.config.policy.every_epoch
+            fixed = self.given is not None
             skips = self.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch, fixed=fixed)
             self._enter("pruned")
             if self._tracks_draws:

@@ -19,6 +19,16 @@ def policy(policy: Any = None, selection: Any = None, **given: Any) -> Policy:
     return policy_of(policy, selection, **short, options=given)  # type: ignore[arg-type]
 
 
+class Plain(Policy):
+    """No dataclass."""
+
+    def budget(self, eligible: int) -> int:
+        return 2
+
+    def draw(self, epoch: int, table: Any, rows: Any, seed: int) -> Any:
+        return rows[:2]
+
+
 def config(**changes: Any) -> RunConfig:
     given = {"scores": ("el2n",), "reduction": "mean", "rescored": False, "seed": 0, **changes}
     return RunConfig(given.pop("policy", ps.PruneOnce(Selection(0.5), score_epochs=2)), **given)
@@ -45,6 +55,7 @@ def test_the_short_form_is_prune_once() -> None:
         ("method", {"selection": Selection(0.5), "method": "top"}),
         ("methud", {"methud": "top"}),
         ("policy", {"policy": "infobatch"}),
+        ("policy", {"policy": Plain()}),
         ("selection", {"selection": 0.5}),
         ("threshold", {"keep": None, "threshold": 0.1}),
         ("score_epochs", {"score_epochs": 0}),

@@ -75,7 +75,7 @@ class Policy(ABC):
 
         Args:
             epoch: its number in the run, from 0; scored epochs count.
-            table: the scores as they stand, merged over all ranks; None where ``reads`` is empty.
+            table: the scores as they stand, merged over all ranks; None where none are tracked.
             rows: (E,) int64, ascending: the rows that may be drawn.
             seed: of the run; mix it with ``epoch`` for numbers that differ from epoch to epoch.
         """

@@ -46,8 +46,8 @@ class PruneOnce(Policy):
 
     def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Coreset:
         """The kept rows; they are the same in every epoch."""
-        if self.selection is None or table is None:
-            raise ArgumentError("table", "must hold scores, and selection options", table)
+        assert self.selection is not None
+        assert table is not None
         return self.selection(table, eligible=None if len(rows) == table.num_rows else rows)
 
     def budget(self, eligible: int) -> int | None:

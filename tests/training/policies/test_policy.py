@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,21 @@ def test_the_scores_are_written_after_the_scored_epochs_and_by_finish(tmp_path: 
 def test_an_answer_that_breaks_its_rule_is_refused(answer: Any, message: str) -> None:
     with pytest.raises(ps.ArgumentError, match=message):
         make(lambda epoch, table: answer)
+
+
+def test_eligible_rows_come_ascending_whatever_the_order_of_the_sampler() -> None:
+    seen: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Seeing(ps.Policy):
+        def budget(self, eligible: int) -> int:
+            return 2
+
+        def draw(self, epoch: int, table: Any, rows: Any, seed: int) -> Any:
+            seen.append(rows.tolist())
+            return rows[:2]
+
+    loader = DataLoader(Leaky(N), batch_size=2, sampler=ps.PrunedSampler(N, rows=[9, 3, 7]))
+    ps.attach(loader, None, policy=Seeing())
+    assert seen == [[3, 7, 9]]
+    assert sorted(int(row) for x, _ in loader for row in x[:, 0]) == [3, 7]
