@@ -131,9 +131,14 @@ class Selection:
             selection=found,
         )
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether the method looks at the score ``by``."""
+        return check_method(self.method).reads_scores
+
     def check_columns(self, table: Any) -> None:
         """Refuse a table, or what says which columns it has, that lacks one that is read."""
-        if check_method(self.method).reads_scores and self.by not in table.directions:
+        if self.reads_scores and self.by not in table.directions:
             raise ArgumentError("by", f"must be a score of the table, one of {list(table.directions)}", self.by)
         if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
             name = "class_balanced" if self.class_balanced else "min_per_class"
@@ -141,7 +146,7 @@ class Selection:
 
     def hardness(self, table: ScoreTable) -> npt.NDArray[np.float32]:
         """(len(table),) the score, negated where lower is harder; NaN where a row has none, zeros if none is read."""
-        if not check_method(self.method).reads_scores:
+        if not self.reads_scores:
             return np.zeros(len(table), np.float32)
         return -table.column(self.by) if table.directions[self.by] == "lower" else table.column(self.by)
 

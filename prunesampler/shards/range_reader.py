@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +116,9 @@ class RangeReader:
         gaps = [_REMOTE_GAP if paths[number] is None else _LOCAL_GAP for number in shards.tolist()]
         ranges, found = merged_ranges(shards, firsts, ends, np.array(gaps)), [memoryview(b"")] * len(shards)
         starts, stops = firsts.tolist(), ends.tolist()
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # a thread is started only for what is submitted
-            remote = pool.map(self._fetch, [part for part in ranges if paths[part.shard] is None])
+        apart = [part for part in ranges if paths[part.shard] is None]
+        with ThreadPoolExecutor(_CONNECTIONS) if apart else nullcontext() as pool:
+            remote = iter(()) if pool is None else pool.map(self._fetch, apart)
             for part in ranges:
                 path = paths[part.shard]
                 view = memoryview(next(remote) if path is None else self._read_file(part, path))

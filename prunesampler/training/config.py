@@ -144,7 +144,7 @@ class RunConfig:
                 raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
         if selection.keep == "auto":
             self._check_auto(selection.by)
-        elif selection.method != "random" and not self.own_scores and selection.by not in self.scores:
+        elif selection.reads_scores and not self.own_scores and selection.by not in self.scores:
             raise ArgumentError("by", f"must be one of the tracked scores, {self.scores}", selection.by)
 
     def _check_auto(self, by: str) -> None:

@@ -175,7 +175,7 @@ class ScoringPhase:
     def _check_column(self, tracker: ScoreTracker) -> None:
         # What score_fn returns is known once it was called: better after one epoch than after all of them.
         selection = self._config.selection
-        if self._config.scores or self._rescore is not None or selection is None or selection.method == "random":
+        if self._config.scores or self._rescore is not None or selection is None or not selection.reads_scores:
             return
         columns = tracker.columns
         if not self._group.any(selection.by in columns):

@@ -6,6 +6,7 @@ import pytest
 
 import prunesampler as ps
 from prunesampler.errors import ArgumentError
+from prunesampler.selection.registry import METHODS, RegisteredMethod
 from prunesampler.selection.select import Selection
 from prunesampler.training.config import RunConfig, policy_of
 from prunesampler.training.policies.function import FunctionPolicy
@@ -113,6 +114,15 @@ def test_auto_wants_two_halves_and_forgetting(name: str, changes: dict[str, Any]
     assert config(**given).selection == Selection("auto")
     with pytest.raises(ArgumentError, match=f'^{name} must .*with keep="auto"'):
         config(**{**given, **changes})
+
+
+def test_a_registered_method_that_reads_no_score_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = Selection(0.5, by="loss")
+    with pytest.raises(ArgumentError, match="^by must be one of the tracked scores"):
+        config(policy=ps.PruneOnce(selection, 2))
+    first = RegisteredMethod(lambda candidates, budget, rng: range(budget), reads_scores=False)
+    monkeypatch.setitem(METHODS, "first", first)
+    assert config(policy=ps.PruneOnce(Selection(0.5, by="loss", method="first"), 2)).selection is not None
 
 
 def test_a_config_is_plain_data_that_old_states_hold_too() -> None:
