@@ -118,7 +118,7 @@ def test_auto_wants_two_halves_and_forgetting(name: str, changes: dict[str, Any]
 
 def test_a_registered_method_that_reads_no_score_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     selection = Selection(0.5, by="loss")
-    with pytest.raises(ArgumentError, match="^by must be one of the tracked scores"):
+    with pytest.raises(ArgumentError, match=r"^by must be one of the tracked scores"):
         config(policy=ps.PruneOnce(selection, 2))
     first = RegisteredMethod(lambda candidates, budget, rng: range(budget), reads_scores=False)
     monkeypatch.setitem(METHODS, "first", first)
