@@ -31,9 +31,13 @@ from prunesampler.tracking.eval_pass import score
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.attach import AttachedLoader, attach
 from prunesampler.training.handle import Pruning
+from prunesampler.training.policies.importance_sampling import ImportanceSampling
+from prunesampler.training.policies.infobatch import InfoBatch
+from prunesampler.training.policies.orderdp import OrderDP
 from prunesampler.training.policies.policy import Policy, Probabilities
 from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.policies.random_subset import RandomSubset
+from prunesampler.training.policies.seta import SeTa
 
 __all__ = [
     "ArgumentError",
@@ -42,7 +46,10 @@ __all__ = [
     "Coreset",
     "CorruptFileError",
     "FileError",
+    "ImportanceSampling",
+    "InfoBatch",
     "MismatchError",
+    "OrderDP",
     "Policy",
     "Probabilities",
     "PruneOnce",
@@ -54,6 +61,7 @@ __all__ = [
     "RankError",
     "ScoreTable",
     "ScoreTracker",
+    "SeTa",
     "Selection",
     "StateError",
     "UnsupportedError",

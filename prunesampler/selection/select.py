@@ -29,14 +29,14 @@ from prunesampler.tables.score_table import ScoreTable
 _LEFT_TO_THE_RULE = ("method", "offset", "class_balanced", "unscored", "strata")
 
 
-def resolve_keep(keep: float, eligible_count: int) -> int:
+def resolve_keep(keep: float, eligible_count: int, name: str = "keep") -> int:
     """How many rows ``keep`` means: a fraction, rounded but at least 1, or a number; the int 1 could be both."""
     if isinstance(keep, float | np.floating) and 0 < keep <= 1:
         return max(1, round(float(keep) * eligible_count))
     if isinstance(keep, bool) or not isinstance(keep, int | np.integer) or keep < 2:
-        raise ArgumentError("keep", "must be a float in (0, 1], the fraction, or an int >= 2, the number of rows", keep)
+        raise ArgumentError(name, "must be a float in (0, 1], the fraction, or an int >= 2, the number of rows", keep)
     if keep > eligible_count:
-        raise ArgumentError("keep", f"must be at most the number of eligible rows, {eligible_count}", keep)
+        raise ArgumentError(name, f"must be at most the number of eligible rows, {eligible_count}", keep)
     return int(keep)
 
 

@@ -190,7 +190,7 @@ def attach(
     if config.selection is not None:
         config.selection.warn(swap.num_eligible, stacklevel=2)
     elif not config.scores_only:
-        config.policy.budget(swap.num_eligible)  # more than there are is refused now
+        config.policy.num_draws(swap.num_eligible, 0)  # more than there are is refused now
     if rescore is not None:
         _check_rescore(rescore, swap.num_rows, model)
     group = Group.create()
@@ -255,7 +255,9 @@ def attach(
     try:
         run.begin(given)
         if run.phase == "scoring":
-            _warn_of_length(swap.batches(), run.pruned.batches, every_epoch=config.policy.every_epoch)
+            _warn_of_length(
+                swap.batches(), run.pruned.batches(config.score_epochs), every_epoch=config.policy.every_epoch
+            )
     except BaseException:
         pruning.detach()
         raise

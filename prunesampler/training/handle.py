@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from prunesampler.errors import StateError, check_int
+from prunesampler.errors import PruneSamplerWarning, StateError, check_int
 from prunesampler.tables.fingerprint import matches
 from prunesampler.tables.score_table import Coreset, ScoreTable
 from prunesampler.tracking.ranks import Group
@@ -54,7 +55,8 @@ class Pruning:
         """Batches that this rank's loader hands out over a whole run, scoring epochs included.
 
         Under ``resume=True`` the scoring epochs of the run that is resumed count too. A new run on its coreset has
-        none: give :func:`prunesampler.attach` that ``coreset=`` instead.
+        none: give :func:`prunesampler.attach` that ``coreset=`` instead. Under a policy whose draws depend on the
+        scores (``InfoBatch`` without a budget) it is the expectation, and a warning says so.
 
         Args:
             epochs: passes over the loader, >= 0.
@@ -68,13 +70,19 @@ class Pruning:
         if now is None:
             raise StateError("a shard pipeline does not say how many batches one pass hands out: count a pass")
         full = min(epochs, self._run.scored_epochs)
-        later = now if epochs == full else self._run.pruned.batches
-        if later is None:
+        pruned, later = self._run.pruned, range(full, epochs)
+        known = [pruned.batches(epoch) for epoch in later]
+        steps = [pruned.batches(epoch, expected=True) for epoch in later] if None in known else known
+        if None in steps:
             raise StateError(
                 'how many rows will be drawn is not known yet (with keep="auto" once they are selected): ask again '
                 'then, or give attach epoch_length="full", which keeps the number of steps'
             )
-        return full * now + (epochs - full) * later
+        total = full * now + sum(cast("list[int]", steps))
+        if None in known:
+            message = f"total_steps({epochs}) is about {total}: how many rows an epoch draws depends on scores to come"
+            warnings.warn(message, PruneSamplerWarning, stacklevel=2)
+        return total
 
     def observe(self, logits: Tensor, inputs: Any = None) -> None:
         """Give the logits of the batch that waits, where no forward hook can see them.

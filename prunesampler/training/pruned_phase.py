@@ -50,17 +50,27 @@ class PrunedPhase:
         """Whether the rows change from epoch to epoch."""
         return self._config.policy.every_epoch and not self._fixed
 
-    @property
-    def batches(self) -> int | None:
-        """Batches of one pass, on this rank; None where that depends on what is drawn."""
+    def batches(self, epoch: int, *, expected: bool = False) -> int | None:
+        """Batches of one pass in an epoch, on this rank; None where that depends on what is drawn.
+
+        Or, if ``expected``, as many as were drawn last, or as the policy expects.
+        """
         config, swap = self._config, self._swap
         if self.coreset is not None and not self.draws_every_epoch:
             kept: int | None = len(self.coreset)
         elif config.scores_only or config.epoch_length == "full":
             return cast("int | None", swap.batches())
         else:
-            kept = config.policy.budget(swap.num_eligible)
+            kept = config.policy.num_draws(swap.num_eligible, epoch)
+        if kept is None and expected:
+            kept = self._expected_draws(epoch)
         return None if kept is None else swap.batches(swap.draws_of(kept, config.epoch_length))
+
+    def _expected_draws(self, epoch: int) -> int | None:
+        if self.coreset is not None and self.draws_every_epoch:
+            return len(self.coreset)
+        expected = self._config.policy.expected_draws(self._swap.num_eligible, epoch)
+        return None if expected is None else round(expected)
 
     @property
     def draws(self) -> int:

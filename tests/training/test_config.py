@@ -23,7 +23,7 @@ def policy(policy: Any = None, selection: Any = None, **given: Any) -> Policy:
 class Plain(Policy):
     """No dataclass."""
 
-    def budget(self, eligible: int) -> int:
+    def num_draws(self, eligible: int, epoch: int) -> int:
         return 2
 
     def draw(self, epoch: int, table: Any, rows: Any, seed: int) -> Any:

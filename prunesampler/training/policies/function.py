@@ -29,7 +29,7 @@ class FunctionPolicy(Policy):
         """What the function answers."""
         return self.function(epoch, table)
 
-    def budget(self, eligible: int) -> None:
+    def num_draws(self, eligible: int, epoch: int) -> None:
         """Not known before the function is asked."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler._random import mix
-from prunesampler.errors import ArgumentError, check_int
+from prunesampler.errors import ArgumentError, check_choice, check_int
 from prunesampler.sampling.systematic import inclusion_probabilities, systematic_sample
 from prunesampler.tables.columns import row_numbers
 from prunesampler.tables.coreset import Coreset
@@ -29,6 +29,8 @@ class Probabilities:
         values: (E,) finite floats >= 0, one for each eligible row. Where they do not add up to ``budget``, they are
             scaled until they do, none above 1 (:func:`prunesampler.sampling.systematic.inclusion_probabilities`).
         budget: how many rows to draw, an int from 1 to the number of values above 0.
+        preserves: what stays that of all the data in expectation: the sum of the gradients over an ``"epoch"``, whose
+            fewer steps are then larger ones, or the mean gradient of a ``"step"``, with weights budget/E times that.
 
     >>> Probabilities(np.array([1.0, 0.5, 0.5]), budget=2).budget
     2
@@ -36,6 +38,7 @@ class Probabilities:
 
     values: npt.ArrayLike
     budget: int
+    preserves: Literal["epoch", "step"] = "epoch"
 
 
 Draw = Coreset | npt.NDArray[np.int64] | Probabilities
@@ -57,7 +60,7 @@ class Policy(ABC):
     >>> @dataclass(frozen=True)
     ... class FirstRows(Policy):
     ...     count: int = 2
-    ...     def budget(self, eligible):
+    ...     def num_draws(self, eligible, epoch):
     ...         return self.count
     ...     def draw(self, epoch, table, rows, seed):
     ...         return rows[: self.count]
@@ -81,8 +84,12 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def budget(self, eligible: int) -> int | None:
-        """How many of so many eligible rows each epoch draws; None where that depends on scores to come."""
+    def num_draws(self, eligible: int, epoch: int) -> int | None:
+        """How many of so many eligible rows an epoch draws; None where that depends on scores to come."""
+
+    def expected_draws(self, eligible: int, epoch: int) -> float | None:
+        """About how many, where :meth:`num_draws` does not know; None: it cannot be said."""
+        return self.num_draws(eligible, epoch)
 
     def to_dict(self) -> dict[str, Any]:
         """Name and options as JSON values."""
@@ -90,6 +97,18 @@ class Policy(ABC):
 
 
 EpochLength = Literal["kept", "full"]
+
+
+def hardness(table: ScoreTable, by: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(E,) the score ``by`` of ``rows``, higher for harder rows, +inf for one that has none.
+
+    >>> hardness(ScoreTable({"margin": [2.0, -1.0, np.nan]}), "margin", np.arange(3))
+    array([-2.,  1., inf])
+    """
+    values = table.column(by)[rows].astype(np.float64)
+    if table.directions[by] == "lower":
+        values = -values
+    return np.where(np.isnan(values), np.inf, values)
 
 
 def coreset_of(
@@ -119,9 +138,11 @@ def coreset_of(
         values = np.asarray(answer.values, dtype=np.float64)
         if values.shape != rows.shape:
             raise ArgumentError("policy", f"must give {len(rows)} probabilities, one per eligible row", values.shape)
-        chances = inclusion_probabilities(values, check_int("budget", answer.budget, 1))
-        drawn = systematic_sample(chances, answer.budget, mix(seed, epoch))
-        weights = (1 / chances[drawn]).astype(np.float32)
+        budget = check_int("budget", answer.budget, 1)
+        chances = inclusion_probabilities(values, budget)
+        drawn = systematic_sample(chances, budget, mix(seed, epoch))
+        unit = 1.0 if check_choice("preserves", answer.preserves, ("epoch", "step")) == "epoch" else budget / len(rows)
+        weights = (unit / chances[drawn]).astype(np.float32)
         return Coreset(rows[drawn], num_rows=num_rows, weights=weights, fingerprint=fingerprint)
     found = np.sort(row_numbers("policy", answer, num_rows))
     if (np.diff(found) == 0).any():

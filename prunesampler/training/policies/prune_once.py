@@ -29,7 +29,7 @@ class PruneOnce(Policy):
     Raises:
         ArgumentError: an option breaks its rule.
 
-    >>> PruneOnce(Selection(keep=0.5), score_epochs=2).budget(100)
+    >>> PruneOnce(Selection(keep=0.5), score_epochs=2).num_draws(100, epoch=2)
     50
     """
 
@@ -50,7 +50,7 @@ class PruneOnce(Policy):
         assert table is not None
         return self.selection(table, eligible=None if len(rows) == table.num_rows else rows)
 
-    def budget(self, eligible: int) -> int | None:
+    def num_draws(self, eligible: int, epoch: int) -> int | None:
         """Kept rows; None where ``keep="auto"`` leaves that to the scores."""
         return eligible if self.selection is None else self.selection.check(eligible)
 

@@ -45,9 +45,9 @@ class RandomSubset(Policy):
         self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int
     ) -> npt.NDArray[np.int64]:
         """The rows of one epoch."""
-        return rows[_subset(len(rows), self.budget(len(rows)), epoch, seed)]
+        return rows[_subset(len(rows), self.num_draws(len(rows), epoch), epoch, seed)]
 
-    def budget(self, eligible: int) -> int:
+    def num_draws(self, eligible: int, epoch: int) -> int:
         """Rows of one epoch."""
         return resolve_keep(self.keep, eligible)
 

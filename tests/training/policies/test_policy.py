@@ -195,7 +195,7 @@ def test_eligible_rows_come_ascending_whatever_the_order_of_the_sampler() -> Non
 
     @dataclass(frozen=True)
     class Seeing(ps.Policy):
-        def budget(self, eligible: int) -> int:
+        def num_draws(self, eligible: int, epoch: int) -> int:
             return 2
 
         def draw(self, epoch: int, table: Any, rows: Any, seed: int) -> Any:
