@@ -14,6 +14,7 @@ from prunesampler.cli.options import Engine, EngineOption, Quiet, byte_count, ch
 from prunesampler.errors import PruneSamplerWarning
 
 _SHOWN = 3
+AllowCommands = Annotated[bool, typer.Option("--allow-commands", help="Run pipe: URLs, in an index's file too.")]
 
 
 def index(
@@ -22,6 +23,7 @@ def index(
     label: Annotated[str, typer.Option(help="Extension of the file that holds the class; '' for none.")] = "cls",
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Start over: rows are numbered anew.")] = False,
     repeated_keys: Annotated[bool, typer.Option("--repeated-keys", help="Allow a key in several shards.")] = False,
+    allow_commands: AllowCommands = False,
     workers: Annotated[int | None, typer.Option(help="Shards read at once.", show_default="2 a processor")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -32,11 +34,17 @@ def index(
 
     given = expand_urls(shards)
     check_output(out, [Path(path) for url in given if (path := local_path(url)) is not None], force=True)
-    older = ShardIndex.load(out) if out.exists() and not rebuild else None
+    older = ShardIndex.load(out, allow_commands=allow_commands) if out.exists() and not rebuild else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruneSamplerWarning)  # the table below shows what they say
         built = build_index(
-            given, label=label or None, index=older, repeated_keys=repeated_keys, workers=workers, progress=not quiet
+            given,
+            label=label or None,
+            index=older,
+            repeated_keys=repeated_keys,
+            allow_commands=allow_commands,
+            workers=workers,
+            progress=not quiet,
         )
     known = 0 if older is None else len(older.shards)
     if known == len(built.shards):
@@ -71,13 +79,14 @@ def repack(
     rename: Annotated[bool, typer.Option("--rename", help="Name samples by their old rows.")] = False,
     workers: Annotated[int | None, typer.Option(help="Shards written at once.", show_default="processors")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that exist.")] = False,
+    allow_commands: AllowCommands = False,
     engine: EngineOption = Engine.local,
 ) -> None:
     """Copy the kept samples into new tar shards, with an index beside them; run it again to resume."""
     from prunesampler.shards.repack import repack as repack_shards
 
     options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "rename": rename, "workers": workers}
-    options |= {"overwrite": overwrite, "engine": engine.value}
+    options |= {"overwrite": overwrite, "allow_commands": allow_commands, "engine": engine.value}
     fresh = repack_shards(index, coreset, out, maxsize=byte_count(maxsize), **options)
     size = sum(shard.size for shard in fresh.records)
     typer.echo(f"{len(fresh):,} samples in {len(fresh.shards):,} shards, {size:,} bytes")

@@ -25,13 +25,14 @@ from prunesampler.errors import (
     PruneSamplerWarning,
     StateError,
     UnsupportedError,
+    check_bool,
     check_int,
 )
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest
 from prunesampler.shards.sources import Source, open_source
 from prunesampler.shards.tar import Members, split_name, split_names, tar_members
-from prunesampler.shards.urls import absolute_path, expand_urls, local_path
+from prunesampler.shards.urls import absolute_path, check_commands, expand_urls, local_path
 
 _WORTH_FORKING = 0.2  # seconds of work left
 
@@ -46,6 +47,7 @@ def build_index(
     label: Label = "cls",
     index: ShardIndex | None = None,
     repeated_keys: bool = False,
+    allow_commands: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> ShardIndex:
@@ -63,6 +65,7 @@ def build_index(
         index: an older index to add shards to: its rows keep their numbers, those of new shards follow, and only new
             shards are read. A known shard with a newer modification time is read again and must be unchanged.
         repeated_keys: allow a key in several shards; samples are then identified by shard and key.
+        allow_commands: accept ``pipe:`` URLs among ``urls``, and run them.
         workers: shards read at once, each in a process; by default 2 per processor, at most 32.
         progress: show a bar.
 
@@ -92,6 +95,7 @@ def build_index(
         raise ArgumentError("label", "must be an extension in lower case, a function, or None", label)
     workers = check_int("workers", min(32, 2 * (os.cpu_count() or 1)) if workers is None else workers, 1)
     given = expand_urls(urls)
+    check_commands("urls", given, check_bool("allow_commands", allow_commands))
     known = {} if index is None else {absolute_path(shard.url): shard for shard in index.records}
     new = [url for url in given if absolute_path(url) not in known]
     newer = [url for url in given if absolute_path(url) in known and _is_newer(url, known[absolute_path(url)])]

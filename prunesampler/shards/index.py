@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prunesampler.errors import ArgumentError, check_int
+from prunesampler.errors import ArgumentError, check_bool, check_int
 from prunesampler.shards.index_file import FileRows, MemoryRows, Rows, Shard, write_index
-from prunesampler.shards.urls import ShardUrls
+from prunesampler.shards.urls import ShardUrls, check_stored_urls
 from prunesampler.tables.columns import Int64s, row_numbers
 
 _CACHED_KEYS = 262_144
@@ -193,15 +193,23 @@ class ShardIndex:
         write_index(path, self._rows, self.fingerprint, self.labels)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ShardIndex:
+    def load(cls, path: str | os.PathLike[str], *, allow_commands: bool = False) -> ShardIndex:
         """Open what :meth:`save` wrote. The list of shards is read and verified now, rows when they are asked for.
+
+        Args:
+            path: the file.
+            allow_commands: accept ``pipe:`` URLs in it. They are commands, which run on this machine whenever such a
+                shard is read; so only for a file whose maker you trust.
 
         Raises:
             FileNotFoundError: no such file.
             CorruptFileError: damaged, cut short, edited, or not a file of ours.
             MismatchError: of another kind, or a newer format.
+            UnsupportedError: it names commands, which were not allowed, or chained file systems.
         """
-        return cls(FileRows(path))
+        rows = FileRows(path)
+        check_stored_urls(path, (shard.url for shard in rows.shards), check_bool("allow_commands", allow_commands))
+        return cls(rows)
 
     @classmethod
     def from_tables(

@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from prunesampler.capture.row_dataset import carrying_rows
 from prunesampler.capture.row_loader import row_loader_class
 from prunesampler.capture.rows import RowBatch, RowSource, joined_rows
-from prunesampler.errors import ArgumentError, StateError, UnsupportedError
+from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.kept_stream import Keep, keep, shard_and_row
+from prunesampler.shards.urls import check_commands
 from prunesampler.tables.coreset import Coreset
 
 ROW = "__row__"
@@ -176,7 +177,7 @@ class TrackedPipeline(IterableDataset[Any]):
         return _rebuild, (mro[mro.index(TrackedPipeline) + 1], dict(vars(self)))
 
 
-def track(pipeline: Any, index: ShardIndex) -> Any:
+def track(pipeline: Any, index: ShardIndex, *, allow_commands: bool = False) -> Any:
     """Follow every sample of a webdataset pipeline from its shard to its batch, worker processes included.
 
     A sample is known by its shard and key when it comes from the tar, and its row goes beside it from there on:
@@ -192,6 +193,7 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
         pipeline: a ``wds.WebDataset``, ``wds.DataPipeline`` or ``wds.WebLoader``, which is not changed. Or URLs, which
             become a ``WebDataset`` that reads them in order, split over ranks and workers.
         index: of its shards, or of more.
+        allow_commands: accept ``pipe:`` among URLs, and run them.
 
     Returns:
         A pipeline like the given one, a :class:`~prunesampler.capture.rows.RowStream`.
@@ -218,7 +220,9 @@ def track(pipeline: Any, index: ShardIndex) -> Any:
     if not isinstance(index, ShardIndex):
         raise ArgumentError("index", "must be a ShardIndex", index)
     if isinstance(pipeline, str | os.PathLike | list | tuple):
-        urls = os.fspath(pipeline) if isinstance(pipeline, os.PathLike) else pipeline
+        given = os.fspath(pipeline) if isinstance(pipeline, os.PathLike) else pipeline
+        urls = webdataset.shardlists.expand_urls(given) if isinstance(given, str) else list(map(os.fspath, given))
+        check_commands("pipeline", urls, check_bool("allow_commands", allow_commands))
         pipeline = webdataset.WebDataset(
             urls, shardshuffle=False, nodesplitter=webdataset.split_by_node, empty_check=False
         )

@@ -49,6 +49,7 @@ def repack(
     rename: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
+    allow_commands: bool = False,
     progress: bool = True,
     engine: Literal["local", "ray"] = "local",
 ) -> ShardIndex:
@@ -71,6 +72,7 @@ def repack(
         rename: make the old row numbers the keys, in headers that are written anew; wanted where shards repeat keys.
         workers: shards written at once; by default one more than there are processors, and 8 at most.
         overwrite: replace what another repack, or anything else, left under such names in that folder.
+        allow_commands: accept an index, given as a path, that names commands (``pipe:``), and run them.
         progress: show a bar.
         engine: ``"ray"`` writes each shard in a task of Ray, on any node; every node must find the shards and
             ``out`` under these names, and ``workers`` and ``progress`` have no effect.
@@ -85,7 +87,8 @@ def repack(
             writing to it.
         MismatchError: the coreset belongs to other shards, or a shard has changed since it was indexed.
         CorruptFileError: a shard is cut short, or one that an earlier run left does not hold what it should.
-        UnsupportedError: keys repeat; or a compressed shard was to be shuffled; or Ray is not installed.
+        UnsupportedError: keys repeat; a compressed shard was to be shuffled; the index's file names commands that
+            were not allowed; or Ray is not installed.
         OSError: something cannot be read or written.
 
     >>> import io, tempfile
@@ -108,7 +111,7 @@ def repack(
         raise ArgumentError("seed", "must be an int", seed)
     folder_url, name = split_pattern(os.fspath(out))
     index_path = None if isinstance(index, ShardIndex) else os.fspath(index)
-    index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
+    index = index if isinstance(index, ShardIndex) else ShardIndex.load(index, allow_commands=allow_commands)
     coreset = None if coreset is None else load_coreset(coreset, index)
     _check_other_folder(folder_url, [*index.shards, *([] if index_path is None else [index_path])], out)
     for url in index.shards if engine == "ray" else ():

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
-from prunesampler.shards.urls import local_path, url_kind
+from prunesampler.shards.urls import local_path, remote_file_system, url_kind
 
 _SHORT_HOP, _LONG_HOP, _BLOCK = 2048, 4096, 1 << 20
 _ATTEMPTS = 5
@@ -141,11 +141,9 @@ def open_source(url: str) -> Iterator[Source]:
         elif url_kind(url) == "pipe":
             from webdataset import gopen
 
-            raw = _Pipe(stack.enter_context(closing(gopen(url))))
+            raw = _Pipe(stack.enter_context(closing(gopen("pipe:" + url.partition(":")[2]))))
         else:
-            import fsspec
-
-            system, place = fsspec.core.url_to_fs(url)
+            system, place = remote_file_system(url)
             raw = stack.enter_context(system.open(place, "rb", block_size=8 << 20))
             size = int(getattr(raw, "size", None) or -1)
         stream = io.BufferedReader(raw, _BLOCK)
@@ -166,9 +164,7 @@ def read_at(file: int, offset: int, count: int) -> bytes:
 def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
     """The bytes from ``first`` to below ``end`` of a remote shard; ``size`` is the one indexed, −1 if unknown."""
     if url_kind(url) != "http":
-        import fsspec
-
-        system, place = fsspec.core.url_to_fs(url)
+        system, place = remote_file_system(url)
         return cast(bytes, system.cat_file(place, first, end))
     buffer, position = bytearray(end - first), 0
     with _HttpFile(url, first, end, size) as file:

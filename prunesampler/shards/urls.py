@@ -7,28 +7,69 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, CorruptFileError, UnsupportedError
+
+_LOCAL = ("file", "local")  # fsspec's names for this machine's files
 
 
 def url_kind(url: str) -> Literal["file", "http", "pipe", "fsspec"]:
     """How a shard is opened. Everything that opens a URL asks here."""
-    scheme = url.partition(":")[0]
+    scheme = _scheme(url)
     if scheme == "pipe":
         return "pipe"
-    if scheme == "file" or "://" not in url:
+    if scheme in _LOCAL or "://" not in url:
         return "file"
     return "http" if scheme in ("http", "https") else "fsspec"
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].strip().lower()  # as those who open URLs read it
 
 
 def local_path(url: str) -> str | None:
     """The path of a local shard, None for any other URL."""
     if url_kind(url) != "file":
         return None
-    return url2pathname(urlsplit(url).path) if url.startswith("file:") else url
+    return url2pathname(urlsplit(url.strip()).path) if ":" in url and _scheme(url) in _LOCAL else url
+
+
+def check_commands(argument: str, urls: Iterable[str], allowed: bool) -> None:
+    """Refuse commands among the URLs of a call that does not allow them."""
+    for url in () if allowed else urls:
+        if url_kind(url) == "pipe":
+            raise ArgumentError(argument, "may hold a command (pipe:) only with allow_commands=True", url)
+
+
+def check_stored_urls(path: str | os.PathLike[str], urls: Iterable[object], allow_commands: bool) -> None:
+    """Refuse URLs of a file that are none, or that would do more than name a place to read from."""
+    for url in urls:
+        if not isinstance(url, str) or not url or "\0" in url:
+            raise CorruptFileError(f"{path} is damaged: {url!r:.200} is not the URL of a shard")
+        kind = url_kind(url)
+        if kind == "pipe" and not allow_commands:
+            raise UnsupportedError(
+                f"{path} names as a shard the command {url!r:.200}, which would run whenever that shard is read: if you "
+                "trust whoever made the file, load it with allow_commands=True (--allow-commands)"
+            )
+        if kind == "fsspec" and "::" in url:
+            raise UnsupportedError(
+                f"{path} names as a shard a chain of file systems, {url!r:.200}, which can do more than read a file"
+            )
+
+
+def remote_file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the place in it; UnsupportedError where it has none."""
+    import fsspec
+
+    try:
+        system, place = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UnsupportedError(f"{url} cannot be opened: {error}") from error
+    return system, place
 
 
 def absolute_path(url: str) -> str:
@@ -89,7 +130,7 @@ class ShardUrls:
         return self._found[url]
 
     def _named(self, url: str) -> int:
-        words = shlex.split(url[5:]) if url_kind(url) == "pipe" else [url]
+        words = _words(url) if url_kind(url) == "pipe" else [url]
         named = {self._by_name[name] for word in words if (name := _file_name(word)) in self._by_name}
         if len(named) != 1 or -1 in named:
             several = "has the file name of several shards, so it must be written as in" if named else "must be in"
@@ -99,6 +140,13 @@ class ShardUrls:
         if path is not None and os.path.exists(path) and self._sizes[number] not in (-1, os.path.getsize(path)):
             raise ArgumentError("url", f"has another size than {self._urls[number]} had when it was indexed", url)
         return number
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command.partition(":")[2])
+    except ValueError:  # a quotation without an end
+        return []
 
 
 def _file_name(url: str) -> str:

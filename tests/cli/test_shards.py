@@ -168,3 +168,12 @@ def test_shards_of_another_plan_are_only_overwritten_on_demand(indexed: Path) ->
     assert main([*ARGS, OUT, "--rename"]) == 2
     assert main([*ARGS, OUT, "--rename", "--overwrite"]) == 0
     assert ShardIndex.load("out/index.parquet").key(7) == "14"
+
+
+def test_commands_run_only_where_they_are_allowed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(here, [3])
+    assert "allow_commands" in run(capsys, "pipe:cat 000000.tar", code=2)[0]
+    assert run(capsys, "pipe:cat 000000.tar", "--allow-commands")[-1] == "3 rows, written to index.parquet"
+    Coreset([0], num_rows=3).save("coreset.parquet")
+    assert_refused(capsys, [*ARGS, OUT], "--allow-commands")
+    assert main([*ARGS, OUT, "--allow-commands"]) == 0

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from prunesampler.errors import ArgumentError
-from prunesampler.shards import Member, ShardIndex, build_index
+from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.shards import IndexedShards, Member, ShardIndex, build_index, repack, track
 from prunesampler.shards import index as module
 from tests.helpers.shardfiles import delivered, write_shards
 
@@ -144,3 +144,25 @@ def test_importing_shards_imports_no_extra() -> None:
         for module in ("prunesampler.shards", "torch")
     ]
     assert found[0] == found[1]
+
+
+def test_an_index_from_elsewhere_runs_no_command(tmp_path: Path) -> None:
+    tar, gift, ran = write_shards(tmp_path, [3])[0], tmp_path / "gift.parquet", tmp_path / "ran"
+    command = f"pipe:touch {ran}; cat {tar}"
+    with pytest.raises(ArgumentError, match="urls may hold a command"):
+        build_index(command, progress=False)
+    build_index(command, progress=False, allow_commands=True).save(gift)
+    ran.unlink()
+    out = f"{tmp_path}/out/{{shard}}.tar"
+    for use in (ShardIndex.load, lambda path: repack(path, None, out, progress=False), IndexedShards):
+        with pytest.raises(UnsupportedError, match="load it with allow_commands=True"):
+            use(gift)
+    with pytest.raises(ArgumentError, match="pipeline may hold a command"):
+        track([command], build_index(tar, progress=False))
+    assert not ran.exists()
+    assert not (tmp_path / "out").exists()
+    assert len(ShardIndex.load(gift, allow_commands=True)) == 3
+    assert len(repack(gift, None, out, allow_commands=True, progress=False)) == 3
+    assert ran.exists()
+    trusted = pickle.loads(pickle.dumps(ShardIndex.load(gift, allow_commands=True)))
+    assert trusted.rows_of(command) == range(3)

@@ -214,7 +214,7 @@ def test_shards_that_must_be_streamed(codec: str, tmp_path: Path) -> None:
         urls[1] += f".{codec}"
         with pa.CompressedOutputStream(urls[1], {"gz": "gzip", "zst": "zstd"}[codec]) as file:
             file.write(Path(plain[1]).read_bytes())
-    index = build_index(urls, progress=False)
+    index = build_index(urls, allow_commands=codec == "pipe", progress=False)
     rows = [1, 4, 5, 7, 8, 10]
     fresh = repack(index, kept(index, rows), out(tmp_path), maxsize=9000, workers=3, progress=False)
     assert len(fresh.shards) > 3

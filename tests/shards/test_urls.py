@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 from webdataset.shardlists import expand_urls as expand_like_webdataset
 
-from prunesampler.errors import ArgumentError
-from prunesampler.shards.urls import ShardUrls, expand_urls, local_path
+from prunesampler.errors import ArgumentError, CorruptFileError, UnsupportedError
+from prunesampler.shards.urls import (
+    ShardUrls,
+    check_commands,
+    check_stored_urls,
+    expand_urls,
+    local_path,
+    remote_file_system,
+    url_kind,
+)
 
 BRACES = ["a-{000..012}.tar", "{a,b}/{0..2}.tar", "a.tar::b-{0..1}.tar", "http://h/{00..02}.tar", "pipe:cat {0..1}.tar"]
 
@@ -51,7 +59,7 @@ def test_a_shard_is_found_by_other_spellings(url: str) -> None:
 
 def test_what_could_be_another_shard_is_refused(tmp_path: Path) -> None:
     known = ShardUrls(["d/0.tar", "d/1.tar", "e/1.tar"], [5, 5, 5])
-    for url in ("2.tar", "d/", "pipe:cat 0.tar 7.tar 1.tar", "pipe:true"):
+    for url in ("2.tar", "d/", "pipe:cat 0.tar 7.tar 1.tar", "pipe:true", "pipe:cat '1.tar"):
         with pytest.raises(ArgumentError, match="url "):
             known.number(url)
     assert known.number("e/1.tar") == 2
@@ -68,3 +76,36 @@ def test_what_could_be_another_shard_is_refused(tmp_path: Path) -> None:
 def test_a_local_path_is_told_from_other_urls() -> None:
     urls = ["a.tar", "/a.tar", "file:a.tar", "file:/a.tar", "file:///a%20b.tar", "http://h/a.tar", "pipe:cat a.tar"]
     assert [local_path(url) for url in urls] == ["a.tar", "/a.tar", "a.tar", "/a.tar", "/a b.tar", None, None]
+    assert [local_path(url) for url in ("FILE:/a.tar", " file:/a.tar", "local:///a.tar")] == ["/a.tar"] * 3
+
+
+COMMANDS = ["pipe:touch x", "PIPE:touch x", " pipe:touch x", "\tPipe:touch x"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_one_however_it_is_spelt(command: str) -> None:
+    assert url_kind(command) == "pipe"
+    for urls in ([command], ["a.tar", command], expand_urls(f"a.tar::{command}"), expand_urls("{a.tar," + command + "}")):
+        with pytest.raises(ArgumentError, match=r"urls may hold a command \(pipe:\) only with allow_commands=True"):
+            check_commands("urls", urls, False)
+        check_commands("urls", urls, True)
+    with pytest.raises(UnsupportedError, match=r"f\.parquet names as a shard the command .*load it with allow_commands"):
+        check_stored_urls("f.parquet", ["a.tar", command], False)
+    check_stored_urls("f.parquet", ["a.tar", command], True)
+
+
+def test_stored_urls_name_places_to_read_from() -> None:
+    places = ["a.tar", "/b/c d.tar", "file:/a.tar", "http://h/a.tar?x='y'", "s3://bucket/a.tar", "a::b.tar"]
+    check_stored_urls("f.parquet", places, False)
+    for url in ("reference::s3://b/x.json", "simplecache::memory://a.tar", "zip://a.tar::file:///b.zip"):
+        with pytest.raises(UnsupportedError, match="chain of file systems"):
+            check_stored_urls("f.parquet", [url], True)
+    for wrong in (5, None, "", "a\0.tar", ["a.tar"]):
+        with pytest.raises(CorruptFileError, match="is not the URL of a shard"):
+            check_stored_urls("f.parquet", [wrong], True)
+
+
+@pytest.mark.parametrize("url", ["nosuch://a/b.tar", "reference://x.json"])
+def test_a_url_that_fsspec_cannot_open_is_refused_by_name(url: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{url} cannot be opened"):
+        remote_file_system(url)
