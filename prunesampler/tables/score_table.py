@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunesampler.errors import ArgumentError, check_int
-from prunesampler.tables.columns import flags, floats, identities, integers, json_object, optional_text, row_layout
+from prunesampler.tables.columns import (
+    flags,
+    floats,
+    identities,
+    integers,
+    json_object,
+    optional_text,
+    row_layout,
+    row_numbers,
+)
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import Stored
 
@@ -208,6 +217,24 @@ class ScoreTable(Stored):
         if "scores" not in changes and "forgetting_events" not in changes:
             same["directions"] = self.directions
         return ScoreTable(**same | changes | {"provenance": self.provenance | changes.get("provenance", {})})
+
+    def only(self, rows: npt.ArrayLike) -> ScoreTable:
+        """The same table without any other rows than these; those that it lacks stay out.
+
+        Raises:
+            ArgumentError: ``rows`` are no row numbers of the dataset, or none of them is in the table.
+
+        >>> ScoreTable({"el2n": [0.5, 0.25, 0.125]}).only([2, 0]).rows
+        array([0, 2])
+        """
+        mask = np.zeros(self.num_rows, np.bool_)
+        mask[row_numbers("rows", rows, self.num_rows)] = True
+        places = np.flatnonzero(mask[self.rows])
+        if len(places) == len(self):
+            return self
+        if not len(places):
+            raise ArgumentError("rows", "must name a row of the table", rows)
+        return self._build(self._metadata(), {name: each.take(places) for name, each in self._columns().items()})
 
     @property
     def column_names(self) -> list[str]:

@@ -19,6 +19,7 @@ from prunesampler.capture.forward_hook import find_logits, find_targets, to_devi
 from prunesampler.capture.row_loader import with_rows
 from prunesampler.capture.rows import RowSource, check_followed, row_stream
 from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.scores.registry import SCORES
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
@@ -52,7 +53,8 @@ def score(
     Args:
         model: any module; the inner one of a DistributedDataParallel is called.
         loader: a ``DataLoader`` over a map-style dataset, or a shard pipeline with rows. A row that comes several
-            times gets its mean, one that does not come has no score.
+            times gets its mean, one that does not come has no score; one that cannot come, as the sampler never
+            draws it or the pipeline filters it, is not in the table.
         scores: of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and those of
             :func:`prunesampler.register_score`; by default EL2N. With ``score_fn``, names that it must return.
         device: where batches go; by default the device of the model's parameters.
@@ -86,6 +88,43 @@ def score(
     >>> table.scores["el2n"].round(3)
     array([0.707, 0.067], dtype=float32)
     """
+    table = score_all(
+        model,
+        loader,
+        scores=scores,
+        device=device,
+        input_fn=input_fn,
+        logits_fn=logits_fn,
+        target_fn=target_fn,
+        score_fn=score_fn,
+        num_rows=num_rows,
+        progress=progress,
+        keys=keys,
+        fingerprint=fingerprint,
+    )
+    if row_stream(loader) is not None:
+        return table if table.presentations is None else table.only(np.flatnonzero(table.presentations > 0))
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    eligible = eligible_rows(sampler, table.num_rows)
+    return table if eligible is None else table.only(eligible)
+
+
+def score_all(
+    model: nn.Module,
+    loader: DataLoader[Any] | RowSource,
+    *,
+    scores: Sequence[str] | None = None,
+    device: torch.device | str | int | None = None,
+    input_fn: Callable[[Any], Any] | None = None,
+    logits_fn: Callable[[Any], Tensor] | None = None,
+    target_fn: Callable[[Any], Any] | None = None,
+    score_fn: ScoreFunction | None = None,
+    num_rows: int | None = None,
+    progress: bool = True,
+    keys: Any = None,
+    fingerprint: str | None = None,
+) -> ScoreTable:
+    """As :func:`score`, with every row of the dataset in the table."""
     if not isinstance(model, nn.Module):
         raise ArgumentError("model", "must be a torch.nn.Module", model)
     for name, function in (("input_fn", input_fn), ("logits_fn", logits_fn), ("target_fn", target_fn)):

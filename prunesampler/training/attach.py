@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -23,12 +24,13 @@ from prunesampler.errors import (
     UnsupportedError,
     check_choice,
 )
+from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.eval_pass import score
+from prunesampler.tracking.eval_pass import score_all
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig, SelectionOptions, check_ranks_agree, policy_of
@@ -38,7 +40,7 @@ from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.run import Run
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.sampler_swap import SamplerSwap, StreamSwap
-from prunesampler.training.scoring_phase import ScoringPhase
+from prunesampler.training.scoring_phase import ScoringPhase, Seen
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -192,7 +194,7 @@ def attach(
     elif not config.scores_only:
         config.policy.num_draws(swap.num_eligible, 0)  # more than there are is refused now
     if rescore is not None:
-        _check_rescore(rescore, swap.num_rows, model)
+        _check_rescore(rescore, swap, model)
     group = Group.create()
     tracker = None
     online = config.scores if rescore is None else tuple(name for name in config.scores if name == "forgetting")
@@ -214,7 +216,7 @@ def attach(
     folder = RunFolder(save_dir, resume=resume, num_rows=swap.num_rows, fingerprint=fingerprint, group=group)
 
     def rescored(tracked: ScoreTable | None) -> ScoreTable:
-        table = score(
+        table = score_all(
             cast(nn.Module, model),
             cast(Any, rescore),
             scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
@@ -225,7 +227,7 @@ def attach(
             keys=keys,
             fingerprint=fingerprint,
         )
-        counts = {} if tracked is None else {name: getattr(tracked, name)[table.rows] for name in _COUNTS}
+        counts = {} if tracked is None else {name: getattr(tracked, name) for name in _COUNTS}
         return table.replace(provenance={"scoring": config.scoring()}, **counts)
 
     run = Run(
@@ -238,6 +240,7 @@ def attach(
             tracker=tracker,
             rescore=None if rescore is None else rescored,
             group=group,
+            seen=Seen(group, swap, tracked=tracker is not None),
             keys=keys,
             fingerprint=fingerprint,
         ),
@@ -314,7 +317,7 @@ def _followed(loader: Any) -> DataLoader[Any]:
     return cast("DataLoader[Any]", loader)
 
 
-def _check_rescore(rescore: Any, num_rows: int, model: nn.Module | None) -> None:
+def _check_rescore(rescore: Any, swap: Any, model: nn.Module | None) -> None:
     check_followed(rescore)
     if model is None:
         raise ArgumentError("model", "must be a torch.nn.Module where rescore= is given", model)
@@ -322,8 +325,13 @@ def _check_rescore(rescore: Any, num_rows: int, model: nn.Module | None) -> None
         raise ArgumentError("rescore", "must be a loader of its own, not the attached one", rescore)
     stream = row_stream(rescore)
     found = len(rescore.dataset) if stream is None else stream.num_rows
-    if found != num_rows:
-        raise ArgumentError("rescore", f"must have the same {num_rows} rows as loader", found)
+    if found != swap.num_rows:
+        raise ArgumentError("rescore", f"must have the same {swap.num_rows} rows as loader", found)
+    scored = eligible_rows(getattr(rescore.batch_sampler, "sampler", None), found) if stream is None else None
+    if scored is not None:
+        missing = np.setdiff1d(np.arange(found) if swap.eligible is None else swap.eligible, scored)
+        if len(missing):
+            raise ArgumentError("rescore", "must hand out every row that loader can", f"none of row {missing[0]}")
 
 
 def _given(coreset: Coreset | str | os.PathLike[str] | None, swap: Any, fingerprint: str | None) -> Coreset | None:

@@ -17,7 +17,7 @@ from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.checkpoint import check_moment, check_state
 from prunesampler.training.run import Phase, Run
 
-_VERSION = 4
+_VERSION = 5
 
 
 class Pruning:

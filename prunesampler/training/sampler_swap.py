@@ -21,6 +21,7 @@ from torch.utils.data import (
 
 from prunesampler.capture.rows import RowStream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
+from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.sampling.permutation import rank_length
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
@@ -112,7 +113,7 @@ class SamplerSwap:
         split: how its batches are split over processes.
         base: the sampler that was found there.
         num_rows: rows of the dataset.
-        eligible: int64, ascending, the rows that ``base`` can draw; None where that is all of them.
+        eligible: int64, the rows that ``base`` can draw; None where that is all of them, ascending.
         draws: rows that one epoch draws, over all ranks.
         options: how a :class:`PrunedSampler` does what ``base`` does.
         follows: whether ``base`` takes its epoch from ``set_epoch``.
@@ -150,35 +151,41 @@ class SamplerSwap:
                 "told from the others: give the loader in_order=True"
             )
         base: Any = batch_sampler.sampler
-        rows = len(loader.dataset)  # type: ignore[arg-type]
+        rows, follows = len(loader.dataset), False  # type: ignore[arg-type]
+        options: dict[str, Any] = {}
         if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
-            return cls(batch_sampler, split, base, rows, None, len(base), {"replacement": base.replacement})
-        if type(base) is SequentialSampler:
-            return cls(batch_sampler, split, base, rows, None, len(base), {"shuffle": False})
-        if type(base) is SubsetRandomSampler:
-            drawn = np.asarray(base.indices, dtype=np.int64)
-            eligible = np.unique(drawn)
-            if len(eligible) < len(drawn):
-                raise UnsupportedError("SubsetRandomSampler.indices names a row more than once: name each row once")
-            return cls(batch_sampler, split, base, rows, eligible, len(base))
-        if type(base) is WeightedRandomSampler:
-            weights = base.weights.numpy()
-            options = {"sampling_weights": weights, "replacement": base.replacement}
-            return cls(batch_sampler, split, base, rows, np.flatnonzero(weights > 0), len(base), options)
-        if _is(base, DistributedSampler, "StatefulDistributedSampler"):
+            draws, options = len(base), {"replacement": base.replacement}
+        elif type(base) is SequentialSampler:
+            draws, options = len(base), {"shuffle": False}
+        elif type(base) is SubsetRandomSampler:
+            draws = len(base)
+        elif type(base) is WeightedRandomSampler:
+            weights = _padded(base.weights.numpy(), rows)
+            draws, options = len(base), {"sampling_weights": weights, "replacement": base.replacement}
+        elif _is(base, DistributedSampler, "StatefulDistributedSampler"):
+            draws, follows = len(base.dataset), True
             options = {"shuffle": base.shuffle, **_shared(base, split)}
-            return cls(batch_sampler, split, base, rows, None, rows, options, follows=True)
-        if type(base) is PrunedSampler:
+        elif type(base) is PrunedSampler:
+            draws, follows = base.draws, base.num_replicas > 1
             options = {"shuffle": base.shuffle, "replacement": base.replacement, **_shared(base, split)}
             if base.sampling_weights is not None:
-                options["sampling_weights"] = base.sampling_weights
-            follows = base.num_replicas > 1
-            return cls(batch_sampler, split, base, rows, base.eligible, base.draws, options, follows=follows)
-        raise UnsupportedError(
-            f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: use "
-            "a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and ScoreTracker "
-            "and give your sampler the coreset's rows"
-        )
+                options["sampling_weights"] = _padded(base.sampling_weights, rows)
+        else:
+            raise UnsupportedError(
+                f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: "
+                "use a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and "
+                "ScoreTracker and give your sampler the coreset's rows"
+            )
+        swap = cls(batch_sampler, split, base, rows, eligible_rows(base, rows), draws, options, follows=follows)
+        swap._leave_out_tail()
+        return swap
+
+    def _leave_out_tail(self) -> None:
+        """A sampler that splits ranks with drop_last, and does not shuffle, never draws its last rows."""
+        drawn = self._local(self.draws) * self.num_replicas
+        if not self.options.get("shuffle", True) and 0 < drawn < self.draws == self.num_eligible:
+            order = np.arange(self.num_rows) if self.eligible is None else self.eligible
+            self.eligible, self.draws = order[:drawn], drawn
 
     @property
     def num_eligible(self) -> int:
@@ -266,6 +273,13 @@ def _shared(base: Any, split: BatchSplit) -> dict[str, Any]:
     return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
 
 
+def _padded(weights: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """A weight for each row of the dataset; rows beyond those of the sampler are never drawn."""
+    padded = np.zeros(max(rows, len(weights)))
+    padded[: len(weights)] = weights
+    return padded[:rows]
+
+
 def _is_seedable(value: Any) -> bool:
     # Accelerate's, which takes its epoch from set_epoch; so does ours once it stands in its place.
     return is_named(value, "accelerate.data_loader", "SeedableRandomSampler")
@@ -318,7 +332,7 @@ class StreamSwap:
     """The counterpart of :class:`~prunesampler.training.sampler_swap.SamplerSwap` for a stream of rows.
 
     Attributes:
-        eligible: None: all rows of the index, of which those whose shards are not read have no score.
+        eligible: None: which rows come is seen while they are scored.
     """
 
     epoch = None

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -99,6 +101,50 @@ class StreamProgress(Progress):
         return self.rows_open > 0 and 2 * self.rows_open * self.ended >= self.rows - self.rows_open
 
 
+class Seen:
+    """Rows that may be trained on: what the sampler can draw, or, of a stream, what it was seen to hand out.
+
+    A tracker counts presentations; where a stream has none they are marked here.
+    """
+
+    def __init__(self, group: Group, swap: Any, *, tracked: bool) -> None:
+        self._group, self._eligible = group, swap.eligible
+        self._of_stream = swap.batches() is None
+        marked = self._of_stream and not tracked
+        self._marks = torch.zeros(swap.num_rows, dtype=torch.uint8) if marked else None
+
+    def add(self, rows: Tensor) -> None:
+        """They were trained on."""
+        if self._marks is not None:
+            self._marks[rows] = 1
+
+    def end_epoch(self) -> None:
+        """What any rank has seen; a collective."""
+        if self._marks is not None:
+            self._group.max_(self._marks)
+
+    def only(self, table: ScoreTable) -> ScoreTable:
+        """The table without the other rows."""
+        if not self._of_stream:
+            return table if self._eligible is None else table.only(self._eligible)
+        seen = table.presentations if self._marks is None else self._marks.numpy()
+        return table if seen is None else table.only(np.flatnonzero(seen))
+
+    def state_dict(self) -> Tensor | None:
+        """The marks."""
+        return None if self._marks is None else self._marks.clone()
+
+    @property
+    def layout(self) -> Any:
+        """What a state looks like."""
+        return None if self._marks is None else (torch.uint8, len(self._marks))
+
+    def load_state_dict(self, state: Tensor | None) -> None:
+        """Go on from there."""
+        if self._marks is not None and state is not None:
+            self._marks.copy_(state)
+
+
 class ScoringPhase:
     """Scores of the training batches, of a pass of their own at the end, or both.
 
@@ -118,13 +164,14 @@ class ScoringPhase:
         tracker: ScoreTracker | None,
         rescore: Callable[[ScoreTable | None], ScoreTable] | None,
         group: Group,
+        seen: Seen,
         keys: Any,
         fingerprint: str | None,
     ) -> None:
         self.progress, self.tracker, self.failed = progress, tracker, False
         self.abandoned = False
         self._config, self._rescore, self._group = config, rescore, group
-        self._keys, self._fingerprint = keys, fingerprint
+        self._seen, self._keys, self._fingerprint = seen, keys, fingerprint
         self._agreed = self._starts_again = False
 
     @property
@@ -152,6 +199,7 @@ class ScoringPhase:
                 targets = tree_map_only(Tensor, lambda column: column[:real] if column.dim() else column, targets)
             if len(rows):
                 self.tracker.update(rows, values, targets)
+        self._seen.add(token.rows)
         self.progress.train(len(token.rows))
 
     def end_epoch(self, binder: Binder) -> bool:
@@ -163,6 +211,7 @@ class ScoringPhase:
         self.abandoned = self._group.any(self.failed)
         if self.abandoned:
             raise StateError("scoring failed on one of the ranks")
+        self._seen.end_epoch()
         if self.tracker is not None:
             binder.check()
             self._check_column(self.tracker)
@@ -182,12 +231,13 @@ class ScoringPhase:
             raise ArgumentError("by", f"must be a column that score_fn returned, one of {columns}", selection.by)
 
     def table(self) -> ScoreTable | None:
-        """What was found; of tracked scores on rank 0 alone."""
+        """What was found of the rows that may be trained on; of tracked scores on rank 0 alone."""
         tracked = None
         if self.tracker is not None and self._group.rank == 0:
             provenance = {"scoring": self._config.scoring()}
             tracked = self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)
-        return tracked if self._rescore is None else self._rescore(tracked)
+        found = tracked if self._rescore is None else self._rescore(tracked)
+        return None if found is None else self._seen.only(found)
 
     def resume(self, token: Token, *, loader_resumes: bool) -> bool:
         """The first batch after a restart tells whether the open epoch goes on or starts again; whether it is over."""
@@ -212,6 +262,7 @@ class ScoringPhase:
             "rows_open": progress.rows_open,
             "rows_per_pass": progress.rows_per_pass,
             "ended": progress.ended,
+            "seen": self._seen.state_dict(),
             "tracker": None if self.tracker is None else self.tracker.state_dict(),
         }
 
@@ -219,7 +270,8 @@ class ScoringPhase:
         """Refuse a state that is damaged or holds scores of another protocol."""
         tracker = state.get("tracker") if isinstance(state, dict) else None
         counts = dict.fromkeys(("rank", "world_size", "rows", "rows_open", "rows_per_pass", "ended"), int)
-        check_layout(state, {**counts, "tracker": None if tracker is None else type(tracker)}, "state['scoring']")
+        parts = {"seen": self._seen.layout, "tracker": None if tracker is None else type(tracker)}
+        check_layout(state, {**counts, **parts}, "state['scoring']")
         if (tracker is None) != (self.tracker is None):
             raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
 
@@ -235,6 +287,7 @@ class ScoringPhase:
         again = group.any(anothers and state["rows_open"] > 0)
         if self.tracker is not None:
             self.tracker.load_state_dict({**tracker, "share": None} if again else tracker)
+        self._seen.load_state_dict(state["seen"])
         self._starts_again = again
         rows = state["rows"] - state["rows_open"] * again
         if moved and progress.rows_per_pass and state["rows_per_pass"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,14 +188,15 @@ def ema(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def check_scores(table: Any, journal: Journal, n: int) -> None:
-    """Same EL2N to 1e-6, same forgetting events, same flags and counts."""
-    assert table.rows.tolist() == list(range(n))
-    expected = np.array([journal.el2n(row) for row in range(n)])
+def check_scores(table: Any, journal: Journal, rows: int | Sequence[int]) -> None:
+    """These rows alone, with the same EL2N to 1e-6, same forgetting events, same flags and counts."""
+    rows = range(rows) if isinstance(rows, int) else rows
+    assert table.rows.tolist() == list(rows)
+    expected = np.array([journal.el2n(row) for row in rows])
     np.testing.assert_allclose(table.scores["el2n"], expected, rtol=0, atol=1e-6)
-    assert table.presentations.tolist() == [len(journal.seen[row]) for row in range(n)]
-    assert table.forgetting_events.tolist() == [journal.forgetting(row) for row in range(n)]
-    assert table.learned.tolist() == [journal.learned(row) for row in range(n)]
+    assert table.presentations.tolist() == [len(journal.seen[row]) for row in rows]
+    assert table.forgetting_events.tolist() == [journal.forgetting(row) for row in rows]
+    assert table.learned.tolist() == [journal.learned(row) for row in rows]
 
 
 def hardest(journal: Journal, n: int, count: int) -> set[int]:

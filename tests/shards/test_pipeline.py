@@ -20,10 +20,12 @@ from torch.utils.data import DataLoader
 from prunesampler.capture.row_loader import with_rows
 from prunesampler.capture.rows import row_stream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
+from prunesampler.selection.select import select
 from prunesampler.shards.build import build_index
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.pipeline import track
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import score
 from prunesampler.training.attach import attach
 from prunesampler.training.policies.random_subset import RandomSubset
@@ -222,12 +224,48 @@ def test_resampled_shards_and_epochs_of_a_given_length(urls: list[str], index: S
     assert loader.pruning.phase == "pruned"
     table = loader.pruning.table
     assert table.presentations.sum() == sum(map(len, journal.epochs[:4]))
-    for row in range(N):
-        assert table.presentations[row] == len(journal.seen[row])
-        if journal.seen[row]:
-            assert table.scores["el2n"][row] == pytest.approx(journal.el2n(row), abs=1e-6)
+    check_scores(table, journal, [row for row in range(N) if journal.seen[row]])
     assert len(journal.epochs[4]) > 10
     assert set(journal.epochs[4]) <= set(loader.pruning.coreset.rows.tolist())
+
+
+def filtered(urls: list[str], index: ShardIndex) -> Any:
+    dataset = track(shards(urls), index).decode().select(lambda sample: sample["cls"] != 1)
+    return dataset.to_tuple("x.bin", "cls").map(tensors)
+
+
+@pytest.mark.parametrize("rescored", [False, True])
+@pytest.mark.parametrize("kind", ["filtered", "shards left out"])
+def test_what_a_stream_never_hands_out_is_not_eligible(
+    urls: list[str], index: ShardIndex, kind: str, rescored: bool, tmp_path: Path
+) -> None:
+    seen = [row for row in range(N) if int(DATA[row][1]) != 1] if kind == "filtered" else list(range(SIZES[0], N))
+
+    def loader() -> Any:
+        dataset = filtered(urls, index) if kind == "filtered" else track(samples(urls[1:]), index)
+        return DataLoader(dataset, batch_size=5)
+
+    model, journal = Net(), Journal()
+    options: dict[str, Any] = {"keep": 0.5, "score_epochs": 2}
+    if rescored:
+        options["rescore"] = DataLoader(track(samples(urls), index), batch_size=7)
+    made: list[Any] = [attach(loader(), model, save_dir=tmp_path, **options)]
+    trainer = Trainer(model, journal)
+    trainer.epoch(made[0])
+    if rescored:  # what was seen is in the state
+        made.append(attach(loader(), Net(), **options))
+        made[1].pruning.load_state_dict(made[0].pruning.state_dict())
+        made[1].pruning.finish()
+    for _ in range(2):
+        trainer.epoch(made[0])
+    for each in made:
+        assert each.pruning.table.rows.tolist() == seen
+        assert len(each.pruning.coreset) == round(len(seen) / 2)
+        assert {*each.pruning.coreset.rows.tolist()} <= {*seen}
+    assert {*journal.epochs[2]} == {*made[0].pruning.coreset.rows.tolist()}
+    again = select(ScoreTable.load(tmp_path / "scores.parquet"), keep=0.5)
+    assert again.rows.tolist() == made[0].pruning.coreset.rows.tolist()
+    assert score(model, loader(), progress=False).rows.tolist() == seen
 
 
 def test_a_loop_that_leaves_an_endless_stream(urls: list[str], index: ShardIndex) -> None:

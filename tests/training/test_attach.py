@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import (
     DataLoader,
     DistributedSampler,
+    RandomSampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -23,6 +26,7 @@ from torch.utils.data import (
 )
 
 import prunesampler as ps
+from prunesampler import ArgumentError, Coreset, PrunedSampler, RandomSubset, ScoreTable, UnsupportedError, select
 from tests.helpers.attached import (
     AUTO,
     BATCH,
@@ -258,7 +262,7 @@ def test_a_subset_dataset_and_a_subset_sampler() -> None:
     loader, trainer = scored(DataLoader(dataset, batch_size=BATCH, sampler=sampler), keep=0.5)
     trainer.journal.recording = False
     trainer.epoch(loader)
-    check_scores(loader.pruning.table, trainer.journal, N)
+    check_scores(loader.pruning.table, trainer.journal, chosen)
     eligible = sorted(chosen, key=trainer.journal.el2n, reverse=True)
     assert sorted(trainer.journal.epochs[-2]) == sorted(eligible[: round(len(chosen) / 2)])
 
@@ -274,7 +278,7 @@ def test_a_weighted_sampler_goes_on_with_its_weights_on_the_kept_rows() -> None:
     trainer.journal.recording = False
     for _ in range(4):
         trainer.epoch(loader)
-    check_scores(loader.pruning.table, trainer.journal, N)
+    check_scores(loader.pruning.table, trainer.journal, range(10, N))
     drawn = [row for epoch in trainer.journal.epochs[EPOCHS:-1] for row in epoch]
     assert len(drawn) == 4 * 60
     kept = set(loader.pruning.coreset.rows.tolist())
@@ -282,6 +286,58 @@ def test_a_weighted_sampler_goes_on_with_its_weights_on_the_kept_rows() -> None:
     assert min(kept) >= 10
     if 10 in kept:
         assert drawn.count(10) > len(drawn) / 2
+
+
+HELD_OUT = range(32, N)
+SOME_ROWS: dict[str, Callable[[], Any]] = {
+    "random": lambda: RandomSampler(range(32)),
+    "random with replacement": lambda: RandomSampler(range(32), replacement=True, num_samples=300),
+    "sequential": lambda: SequentialSampler(range(32)),
+    "distributed": lambda: DistributedSampler(range(32), 1, 0),
+    "weights of the first rows": lambda: WeightedRandomSampler([1.0] * 32, 300),
+    "weights of zero": lambda: WeightedRandomSampler([1.0] * 32 + [0.0] * 8, 300),
+    "a subset": lambda: SubsetRandomSampler(range(32)),
+    "ours": lambda: PrunedSampler(32),
+    "ours of some rows": lambda: PrunedSampler(N, rows=range(32)),
+    "ours, pruned": lambda: PrunedSampler(N, coreset=Coreset(range(32), num_rows=N)),
+    "ours, weighted": lambda: PrunedSampler(32, sampling_weights=[1.0] * 32, replacement=True, epoch_length=300),
+}
+
+
+@pytest.mark.filterwarnings("ignore:len.loader. is")
+@pytest.mark.parametrize("how", ["scored", "rescored", "drawn every epoch"])
+@pytest.mark.parametrize("name", SOME_ROWS)
+def test_rows_that_the_sampler_never_draws_are_not_eligible(name: str, how: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"keep": 0.5, "score_epochs": 2, "save_dir": tmp_path}
+    if how == "rescored":
+        options["rescore"] = make_loader(Leaky(N))
+    elif how == "drawn every epoch":
+        options = {"policy": RandomSubset(0.5)}
+    model, journal = Net(), Journal()
+    loader = ps.attach(DataLoader(Leaky(N), batch_size=BATCH, sampler=SOME_ROWS[name]()), model, **options)
+    trainer = Trainer(model, journal)
+    for _ in range(4):
+        trainer.epoch(loader)
+    assert not {row for epoch in journal.epochs for row in epoch} & {*HELD_OUT}
+    assert len(loader.pruning.coreset) == 16
+    assert max(loader.pruning.coreset.rows) < 32
+    if "save_dir" in options:  # the table says it too, where nothing is attached any more
+        table = ScoreTable.load(tmp_path / "scores.parquet")
+        assert table.num_rows == N
+        assert table.rows.tolist() == list(range(32))
+        assert select(table, keep=0.5).rows.max() < 32
+        assert len(select(table, keep=0.5)) == 16
+
+
+def test_samplers_of_other_datasets_are_refused() -> None:
+    for sampler in (RandomSampler(range(41)), SubsetRandomSampler([3, -1]), WeightedRandomSampler([1.0] * 41, 8)):
+        with pytest.raises(UnsupportedError, match="rows of the dataset are 0 to 39"):
+            attach(DataLoader(Leaky(N), batch_size=BATCH, sampler=sampler), Net())
+    plain = DataLoader(Leaky(N), batch_size=BATCH, sampler=SequentialSampler(range(32)))
+    few = DataLoader(Leaky(N), batch_size=BATCH, sampler=SubsetRandomSampler(range(31)))
+    with pytest.raises(ArgumentError, match="rescore must hand out every row that loader can, got 'none of row 31'"):
+        attach(plain, Net(), rescore=few)
 
 
 def test_a_distributed_sampler_keeps_its_split_and_its_epochs() -> None:

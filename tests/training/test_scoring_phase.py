@@ -15,11 +15,25 @@ from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig
 from prunesampler.training.policies.prune_once import PruneOnce
-from prunesampler.training.scoring_phase import Progress, ScoringPhase
+from prunesampler.training.scoring_phase import Progress, ScoringPhase, Seen
 
 N, BATCH = 8, 2
 
 CONFIG = RunConfig(PruneOnce(None, 2), ("el2n", "forgetting"), "mean", False, 0)
+
+
+class Plain:
+    """As much of a sampler's swap as is asked."""
+
+    num_rows, eligible = N, None
+
+    def batches(self) -> int:
+        return N // BATCH
+
+
+class OfStream(Plain):
+    def batches(self) -> None:  # type: ignore[override]
+        return None
 
 
 def make(tracked: bool = True, rescore: Any = None) -> ScoringPhase:
@@ -29,6 +43,7 @@ def make(tracked: bool = True, rescore: Any = None) -> ScoringPhase:
         tracker=ScoreTracker(N) if tracked else None,
         rescore=rescore,
         group=Group(),
+        seen=Seen(Group(), Plain(), tracked=tracked),
         keys=[f"k{i}" for i in range(N)],
         fingerprint="f",
     )

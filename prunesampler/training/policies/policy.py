@@ -78,7 +78,8 @@ class Policy(ABC):
 
         Args:
             epoch: its number in the run, from 0; scored epochs count.
-            table: the scores as they stand, merged over all ranks; None where none are tracked.
+            table: the scores of ``rows``, in their order, as they stand, merged over all ranks; None where none are
+                tracked.
             rows: (E,) int64, ascending: the rows that may be drawn.
             seed: of the run; mix it with ``epoch`` for numbers that differ from epoch to epoch.
         """
@@ -105,7 +106,7 @@ def hardness(table: ScoreTable, by: str, rows: npt.NDArray[np.int64]) -> npt.NDA
     >>> hardness(ScoreTable({"margin": [2.0, -1.0, np.nan]}), "margin", np.arange(3))
     array([-2.,  1., inf])
     """
-    values = table.column(by)[rows].astype(np.float64)
+    values = table.column(by)[np.searchsorted(table.rows, rows)].astype(np.float64)
     if table.directions[by] == "lower":
         values = -values
     return np.where(np.isnan(values), np.inf, values)
