@@ -35,9 +35,11 @@ from prunesampler.training.policies.importance_sampling import ImportanceSamplin
 from prunesampler.training.policies.infobatch import InfoBatch
 from prunesampler.training.policies.orderdp import OrderDP
 from prunesampler.training.policies.policy import Policy, Probabilities
+from prunesampler.training.policies.proxy_filter import ProxyFilter
 from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.policies.random_subset import RandomSubset
 from prunesampler.training.policies.seta import SeTa
+from prunesampler.training.tiny_proxy import tiny_proxy
 
 __all__ = [
     "ArgumentError",
@@ -52,6 +54,7 @@ __all__ = [
     "OrderDP",
     "Policy",
     "Probabilities",
+    "ProxyFilter",
     "PruneOnce",
     "PruneSamplerError",
     "PruneSamplerWarning",
@@ -74,5 +77,6 @@ __all__ = [
     "score",
     "select",
     "superfluous",
+    "tiny_proxy",
     "with_rows",
 ]

@@ -75,8 +75,8 @@ class RowListener(Protocol):
     def started(self) -> Any:
         """An iterator begins a pass. Returns the pass."""
 
-    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> None:
-        """The pass is about to hand out ``batch``."""
+    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> Any:
+        """The pass has ``batch``. Returns what it hands out: the same, or a part of it."""
 
     def exhausted(self, token: Any) -> None:
         """The pass has no more batches."""
@@ -130,8 +130,7 @@ class RowPipeline(IterableDataset[Any]):
 
 def _reported(listener: RowListener, token: Any, batches: Iterator[RowBatch]) -> Iterator[Any]:
     for rows, batch in batches:
-        listener.fetched(token, rows, batch)
-        yield batch
+        yield listener.fetched(token, rows, batch)
     listener.exhausted(token)
 
 
@@ -145,8 +144,7 @@ class _RowIterator:
         except StopIteration:
             self._row_listener.exhausted(self._row_pass)
             raise
-        self._row_listener.fetched(self._row_pass, rows, batch)
-        return batch
+        return self._row_listener.fetched(self._row_pass, rows, batch)
 
     def _reset(self, *args: Any, **kwargs: Any) -> None:
         super()._reset(*args, **kwargs)  # type: ignore[misc]

@@ -36,9 +36,10 @@ class Prefetched:
         self._waiting, self._pass = deque(), self._listener.started()
         return self._waiting
 
-    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> None:
+    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> Any:
         """The prefetcher has the next batch."""
         token.append(rows)
+        return batch
 
     def exhausted(self, token: Any) -> None:
         """The prefetcher has the last batch, but has not handed it out yet."""
@@ -50,7 +51,7 @@ class Prefetched:
             if waiting is None:
                 waiting, of = self._waiting, self._pass
             if waiting:
-                self._listener.fetched(of, waiting.popleft(), batch)
+                batch = self._listener.fetched(of, waiting.popleft(), batch)
             yield batch
         if waiting is not None:
             self._listener.exhausted(of)

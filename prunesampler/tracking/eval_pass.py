@@ -157,9 +157,9 @@ def score_all(
         model.eval()
         for rows, batch in _shown(with_rows(loader), loader, progress):
             targets = (target_fn or find_targets)(batch)
-            inputs = _inputs(model, batch, targets) if input_fn is None else input_fn(batch)
+            inputs = model_inputs(model, batch, targets) if input_fn is None else input_fn(batch)
             inputs = to_device(inputs, place)
-            logits = (logits_fn or find_logits)(_call(model, inputs))
+            logits = (logits_fn or find_logits)(called(model, inputs))
             # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
             tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             for name, entry in others.items():
@@ -189,7 +189,8 @@ def _shown(batches: Iterator[Any], loader: Any, progress: bool) -> Iterator[Any]
     return iter(tqdm(batches, desc="scoring", total=total, unit="batch"))
 
 
-def _inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
+def model_inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
+    """What a model is called with, found in a batch: a tuple of arguments, or a dict of keywords."""
     if isinstance(batch, Mapping):
         entries = {name: value for name, value in batch.items() if value is not targets}
         parameters = inspect.signature(model.forward).parameters
@@ -208,7 +209,8 @@ def _inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
     )
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def called(model: nn.Module, inputs: Any) -> Any:
+    """The output of a model for such inputs."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)

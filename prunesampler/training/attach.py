@@ -133,8 +133,8 @@ def attach(
         inputs_changed: ``"augmented"`` says that the loop changes the inputs on their way to the model, and that the
             labels still hold.
         forwards: ``"matching"`` passes over training forwards on anything but the loader's batches.
-        input_fn: batch → what the model is called with, for ``rescore``: a tuple of arguments, a dict of keywords, or
-            one argument; by default found as :func:`prunesampler.score` says.
+        input_fn: batch → what the model of ``rescore``, or the proxy of ``ProxyFilter``, is called with: a tuple of
+            arguments, a dict of keywords, or one argument; by default found as :func:`prunesampler.score` says.
         logits_fn: model output → (B, classes), where they are no tensor, ``.logits``, ``["logits"]`` or first of a
             tuple.
         target_fn: batch → (B,), where they are not second in a tuple, or ``labels`` and the like in a dict.
@@ -183,6 +183,13 @@ def attach(
     swap: Any = SamplerSwap.of(plain) if stream is None else StreamSwap(stream, chosen, seed)
     if loader is not plain and "iteration" in vars(loader):
         swap.count_by(loader)
+    if chosen.batch_share(0) < 1 and (stream is not None or swap.split.processes > 1):
+        raise UnsupportedError(
+            f"{type(chosen).__name__} needs batches of another size, which "
+            + ("a shard pipeline makes itself" if stream is not None else "Accelerate splits over its processes")
+            + ": use a map-style dataset (prunesampler.shards.IndexedShards), with PrunedSampler or DistributedSampler "
+            "over several ranks"
+        )
     if swap.rows_per_pass < 1:
         raise ArgumentError("loader", "must hand out at least one batch", plain)
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
@@ -251,6 +258,7 @@ def attach(
         group=group,
         logits_fn=logits_fn,
         target_fn=target_fn,
+        input_fn=input_fn,
         train_on_all=on_error == "train_on_all",
     )
     pruning = Pruning(run, group=group, fingerprint=fingerprint)

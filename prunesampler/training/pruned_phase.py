@@ -64,7 +64,10 @@ class PrunedPhase:
             kept = config.policy.num_draws(swap.num_eligible, epoch)
         if kept is None and expected:
             kept = self._expected_draws(epoch)
-        return None if kept is None else swap.batches(swap.draws_of(kept, config.epoch_length))
+        if kept is None:
+            return None
+        share = config.policy.batch_share(epoch) if self.draws_every_epoch else 1.0
+        return cast("int | None", swap.batches(swap.draws_of(kept, config.epoch_length), share))
 
     def _expected_draws(self, epoch: int) -> int | None:
         if self.coreset is not None and self.draws_every_epoch:
@@ -77,6 +80,11 @@ class PrunedPhase:
         """Rows that one epoch draws now, over all ranks."""
         assert self.coreset is not None
         return int(self._swap.draws_of(len(self.coreset), self._config.epoch_length))
+
+    @property
+    def batch_share(self) -> float:
+        """The share of each fetched batch that is handed out in the present epoch."""
+        return self._config.policy.batch_share(self._drawn_for) if self.draws_every_epoch else 1.0
 
     def draw(self, epoch: int, table: ScoreTable | None) -> Coreset:
         """What the policy draws for an epoch."""
@@ -104,6 +112,7 @@ class PrunedPhase:
             sampler.set_epoch(epoch)
         self.coreset, self._fixed, self._next = coreset, fixed, None
         self._drawn_for, self._read = epoch or 0, False
+        self._swap.fetch(self.batch_share)
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model)
         self._use(sampler)
         self._origin = sampler.state_dict()
@@ -124,6 +133,7 @@ class PrunedPhase:
     def end(self) -> None:
         """Give the loader its own sampler back."""
         self._weights = self._next = None
+        self._swap.fetch(1.0)
         self._use(self._swap.base)
 
     def forget(self) -> None:

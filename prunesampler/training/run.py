@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunesampler.capture.batch_slice import batch_slice
 from prunesampler.capture.binder import Binder, Pass, Token
 from prunesampler.capture.forward_hook import ForwardHook, find_logits, find_targets
 from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class
@@ -27,10 +28,12 @@ from prunesampler.errors import (
 )
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.eval_pass import model_inputs
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_layout
 from prunesampler.training.checkpoint import coreset_state, load_coreset
 from prunesampler.training.config import RunConfig
+from prunesampler.training.proxy import ProxyTraining
 from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.scoring_phase import ScoringPhase
@@ -63,12 +66,15 @@ class Run:
         group: Group,
         logits_fn: Callable[[Any], Tensor] | None,
         target_fn: Callable[[Any], Any] | None,
+        input_fn: Callable[[Any], Any] | None,
         train_on_all: bool,
     ) -> None:
         self._loader_ref = weakref.ref(loader)  # so that a loader, and its workers, end with the last name for it
         self.config, self.scoring, self.pruned = config, scoring, pruned
         self.swap, self.folder, self._binder = swap, folder, binder
         self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
+        self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
+        self._filter = config.policy.batch_filter()
         self._group, self._train_on_all = group, train_on_all
         self.phase: Phase = "scoring"
         self.given: Coreset | None = None
@@ -115,17 +121,30 @@ class Run:
         skipped, self._skipped = self._skipped, 0
         return self._binder.start(skipped)
 
-    def fetched(self, token: Pass, rows: NDArray[np.int64], batch: Any) -> None:
-        """A batch is handed out."""
+    def fetched(self, token: Pass, rows: NDArray[np.int64], batch: Any) -> Any:
+        """A batch is fetched. Returns what is handed out of it."""
         if self._paused or self.phase in ("detached", "scored"):
-            return
+            return batch
         self._forwards_unfetched = 0
         if token.fetched == token.skipped and self.phase == "pruned":
             self.pruned.started(token)
         with self._guard():
-            targets = self._find_targets(batch) if self._is_scored else None
             in_training = torch.is_grad_enabled() if self._hook is None else self._hook.in_training
+            if self._filter is not None and in_training and self.pruned.draws_every_epoch:
+                rows, batch = self._filtered(self._filter, rows, batch)
+            targets = self._find_targets(batch) if self._is_scored else None
             self._binder.fetched(token, torch.from_numpy(rows), batch, targets, in_training)
+        return batch
+
+    def _filtered(self, proxy: ProxyTraining, rows: NDArray[np.int64], batch: Any) -> tuple[NDArray[np.int64], Any]:
+        """The part of a batch that the proxy finds hard."""
+        targets = self._find_targets(batch)
+        inputs = self._find_inputs(proxy.module, batch, targets)
+        count = self.swap.handed_out(len(rows), self.pruned.batch_share)
+        chosen, losses = proxy.hardest(inputs, targets, count)
+        if self.scoring.online and self.scoring.tracker is not None:
+            self.scoring.tracker.record(torch.from_numpy(rows), proxy_loss=losses)
+        return rows[chosen.numpy()], batch_slice(batch, chosen, len(rows))
 
     def exhausted(self, token: Pass) -> None:
         """An iterator ended."""
@@ -348,6 +367,7 @@ class Run:
             "scoring": self.scoring.state_dict() if scored else None,
             "coreset": None if self.pruned.coreset is None else coreset_state(self.pruned.coreset),
             "sampler": self.pruned.position(self._current) if pruned else None,
+            "proxy": None if self._filter is None else self._filter.state_dict(),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -357,12 +377,16 @@ class Run:
             raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
         if self.given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != self.given):
             raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
+        if (state["proxy"] is None) != (self._filter is None):
+            raise StateError("the state was saved by a run of another policy, with or without a proxy")
         tracked = self.config.tracks_throughout and self.given is None
         if state["phase"] == "scoring" or (state["phase"] == "pruned" and tracked):
             self.scoring.check_state(state["scoring"])
 
     def load_state_dict(self, state: Mapping[str, Any], *, mid_epoch: bool, base_resumes: bool) -> None:
         """Go on from a state that was checked; on all ranks together."""
+        if self._filter is not None:
+            self._filter.load_state_dict(state["proxy"])
         if state["phase"] == "scoring":
             self.scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
             if base_resumes:

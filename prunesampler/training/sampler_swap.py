@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -118,6 +118,7 @@ class SamplerSwap:
         options: how a :class:`PrunedSampler` does what ``base`` does.
         follows: whether ``base`` takes its epoch from ``set_epoch``.
         counter: a framework's loader around this one, which counts its passes in ``iteration``; or None.
+        batch_size: rows of a batch as the loader was made.
     """
 
     batch_sampler: Any
@@ -129,6 +130,9 @@ class SamplerSwap:
     options: dict[str, Any] = field(default_factory=dict)
     follows: bool = False
     counter: Any = None
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.split.batch_size
 
     @classmethod
     def of(cls, loader: DataLoader[Any]) -> SamplerSwap:
@@ -207,9 +211,24 @@ class SamplerSwap:
         """Rows of the order that all ranks read together while each reads one batch."""
         return self.split.rows_per_step * self.num_replicas
 
-    def batches(self, draws: int | None = None) -> int:
-        """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks."""
-        return self.split.batches(self._local(self.draws if draws is None else draws))
+    def batches(self, draws: int | None = None, share: float = 1.0) -> int:
+        """Batches of one pass of this rank's loader, at so many rows an epoch over all ranks.
+
+        ``share`` is that of each fetched batch that is handed out.
+        """
+        return self._fetching(share).batches(self._local(self.draws if draws is None else draws))
+
+    def fetch(self, share: float) -> None:
+        """Fetch batches of which this share has as many rows as the loader's batches had."""
+        self.split = self._fetching(share)
+        self.batch_sampler.batch_size = self.split.batch_size
+
+    def handed_out(self, rows: int, share: float) -> int:
+        """How many rows of a fetched batch are handed out."""
+        return self.batch_size if rows == self.split.batch_size else max(1, round(share * rows))
+
+    def _fetching(self, share: float) -> BatchSplit:
+        return replace(self.split, batch_size=round(self.batch_size / share))
 
     def real_rows(self, batch: int, draws: int | None = None) -> int:
         """Rows of this rank's batch, numbered in its pass, that do not only fill it up; they come first."""
@@ -353,8 +372,11 @@ class StreamSwap:
         """Let the order's rows through, from the next pass on."""
         self._stream.prune(order.coreset)
 
-    def batches(self, draws: int | None = None) -> None:
+    def batches(self, draws: int | None = None, share: float = 1.0) -> None:
         """Unknown."""
+
+    def fetch(self, share: float) -> None:
+        """The stream makes its batches itself."""
 
     def real_rows(self, batch: int, draws: int | None = None) -> int:
         """Each row is one."""

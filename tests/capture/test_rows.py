@@ -97,7 +97,7 @@ class Ledger:
         self.passes += 1
         return self.passes
 
-    def fetched(self, token: int, rows: Any, batch: Any) -> None:
+    def fetched(self, token: int, rows: Any, batch: Any) -> Any:
         assert (rows**2).tolist() == batch.tolist()
         self.events.append((token, rows.tolist()))
 

@@ -16,6 +16,7 @@ from prunesampler.sampling.systematic import inclusion_probabilities, systematic
 from prunesampler.tables.columns import row_numbers
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
+from prunesampler.training.proxy import ProxyTraining
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,14 @@ class Policy(ABC):
     def expected_draws(self, eligible: int, epoch: int) -> float | None:
         """About how many, where :meth:`num_draws` does not know; None: it cannot be said."""
         return self.num_draws(eligible, epoch)
+
+    def batch_share(self, epoch: int) -> float:
+        """The share of each fetched batch that is handed out."""
+        return 1.0
+
+    def batch_filter(self) -> ProxyTraining | None:
+        """What says which rows of a batch these are; None hands out all of them."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Name and options as JSON values."""
