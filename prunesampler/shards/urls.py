@@ -52,8 +52,8 @@ def check_stored_urls(path: str | os.PathLike[str], urls: Iterable[object], allo
         kind = url_kind(url)
         if kind == "pipe" and not allow_commands:
             raise UnsupportedError(
-                f"{path} names as a shard the command {url!r:.200}, which would run whenever that shard is read: if you "
-                "trust whoever made the file, load it with allow_commands=True (--allow-commands)"
+                f"{path} names as a shard the command {url!r:.200}, which would run whenever that shard is read: if "
+                "you trust whoever made the file, load it with allow_commands=True (--allow-commands)"
             )
         if kind == "fsspec" and "::" in url:
             raise UnsupportedError(

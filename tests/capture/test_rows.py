@@ -100,6 +100,7 @@ class Ledger:
     def fetched(self, token: int, rows: Any, batch: Any) -> Any:
         assert (rows**2).tolist() == batch.tolist()
         self.events.append((token, rows.tolist()))
+        return batch
 
     def exhausted(self, token: int) -> None:
         self.events.append((token, "end"))

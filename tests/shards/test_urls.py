@@ -85,11 +85,13 @@ COMMANDS = ["pipe:touch x", "PIPE:touch x", " pipe:touch x", "\tPipe:touch x"]
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_one_however_it_is_spelt(command: str) -> None:
     assert url_kind(command) == "pipe"
-    for urls in ([command], ["a.tar", command], expand_urls(f"a.tar::{command}"), expand_urls("{a.tar," + command + "}")):
+    spelt = [expand_urls(f"a.tar::{command}"), expand_urls("{a.tar," + command + "}")]
+    for urls in ([command], ["a.tar", command], *spelt):
         with pytest.raises(ArgumentError, match=r"urls may hold a command \(pipe:\) only with allow_commands=True"):
             check_commands("urls", urls, False)
         check_commands("urls", urls, True)
-    with pytest.raises(UnsupportedError, match=r"f\.parquet names as a shard the command .*load it with allow_commands"):
+    message = r"f\.parquet names as a shard the command .*load it with allow_commands"
+    with pytest.raises(UnsupportedError, match=message):
         check_stored_urls("f.parquet", ["a.tar", command], False)
     check_stored_urls("f.parquet", ["a.tar", command], True)
 

@@ -69,8 +69,9 @@ def test_the_hardest_rows_of_each_fetched_batch_are_handed_out(every: int) -> No
             dataset.fetched.clear()
             inputs, targets = dataset.x[rows], dataset.targets[rows]
             losses = cross_entropy(proxy(inputs), targets, reduction="none")
+            values = losses.tolist()
             last[rows] = losses.detach().numpy()
-            ranked = sorted(range(len(rows)), key=lambda i: -float(losses[i]))[: BATCH if len(rows) == 8 else 2]
+            ranked = sorted(range(len(rows)), key=lambda i: -values[i])[: BATCH if len(rows) == 8 else 2]
             assert x[:, 0].long().tolist() == [rows[i] for i in sorted(ranked)]
             assert y.tolist() == targets[sorted(ranked)].tolist()
             if seen % every == 0:
