@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -44,7 +45,8 @@ class Group:
                 return cls()
             if not dist.is_gloo_available():
                 raise UnsupportedError("several ranks need gloo, which this build of torch.distributed lacks")
-            return cls(dist.new_group(backend="gloo", timeout=_timeout()))
+            with _meeting("a rank has not called prunesampler.attach or made its ScoreTracker: every rank must"):
+                return cls(dist.new_group(backend="gloo", timeout=_timeout()))
         started = os.environ.get("WORLD_SIZE", "1")
         if started.isdecimal() and int(started) > 1:
             raise UnsupportedError(
@@ -63,14 +65,22 @@ class Group:
         return box[0]
 
     def on_rank_0(self, work: Callable[[], T]) -> T:
-        """What ``work()`` returns on rank 0, on every rank; what it raises there is raised on every rank."""
-        found, failure = None, None
+        """What ``work()`` returns on rank 0, on every rank; what it raises there is raised on every rank.
+
+        An error that cannot be sent is a RankError instead, on every rank.
+        """
+        answer: tuple[Any, Exception | None] = None, None
         if self.rank == 0:
             try:
-                found = work()
+                answer = work(), None
             except Exception as error:
-                failure = error
-        found, failure = self.broadcast_object((found, failure))
+                answer = None, error if self.world_size == 1 else _sendable(error)
+        try:
+            found, failure = self.broadcast_object(answer)
+        except RankError:
+            raise
+        except Exception as error:  # what work() returned cannot be sent: nobody has heard of it yet
+            found, failure = self.broadcast_object((None, _sendable(error)))
         if failure is not None:
             raise failure
         return cast(T, found)
@@ -125,15 +135,27 @@ class Group:
         return tensor
 
 
+def _sendable(error: Exception) -> Exception:
+    """The error, or where another process could not read it, one that says what it said."""
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    except Exception:  # whatever its own code raises
+        pass
+    stand_in = RankError(f"rank 0 has failed: {type(error).__name__}: {error}")
+    stand_in.__cause__ = error  # does not travel
+    return stand_in
+
+
 @contextmanager
-def _meeting() -> Iterator[None]:
+def _meeting(
+    reason: str = "the ranks could not exchange their scores: another rank has died, or has left the training loop "
+    "earlier",
+) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankError(
-            "the ranks could not exchange their scores: another rank has died, has left the training loop earlier, or "
-            f"did not come within the process group's timeout ({error})"
-        ) from error
+        raise RankError(f"{reason}; or one did not come within the process group's timeout ({error})") from error
 
 
 def _timeout() -> timedelta | None:

@@ -22,15 +22,17 @@ from prunesampler.errors import (
     PruneSamplerWarning,
     StateError,
     UnsupportedError,
+    check_bool,
     check_choice,
 )
 from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.selection.select import Selection
-from prunesampler.tables.columns import identities
+from prunesampler.tables.columns import identities, optional_text
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import score_all
+from prunesampler.tracking.inputs import score_names
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig, SelectionOptions, check_ranks_agree, policy_of
@@ -167,6 +169,14 @@ def attach(
     """
     plain = cast(Any, _followed(loader))
     check_choice("on_error", on_error, ("raise", "train_on_all"))
+    check_bool("resume", resume)
+    functions = {"input_fn": input_fn, "logits_fn": logits_fn, "target_fn": target_fn, "score_fn": score_fn}
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ArgumentError(name, "must be a function, or None", function)
+    fingerprint = optional_text("fingerprint", fingerprint)
+    if scores is not None and (scores or not callable(policy)):
+        scores = score_names(scores, own=score_fn is not None)
     if model is not None and not isinstance(model, nn.Module):
         raise ArgumentError("model", "must be a torch.nn.Module or None", model)
     chosen = policy_of(
@@ -202,6 +212,12 @@ def attach(
         config.policy.num_draws(swap.num_eligible, 0)  # more than there are is refused now
     if rescore is not None:
         _check_rescore(rescore, swap, model)
+    if fingerprint is None:
+        fingerprint = fingerprint_of(plain.dataset) if stream is None else stream.fingerprint
+    pruned = PrunedPhase(config, swap, model, fingerprint=fingerprint)
+    if coreset is None:
+        pruned.check_batches(pruned.batches(config.score_epochs))
+    _check_order(swap, config)
     group = Group.create()
     tracker = None
     online = config.scores if rescore is None else tuple(name for name in config.scores if name == "forgetting")
@@ -214,9 +230,8 @@ def attach(
             score_fn=score_fn,
             group=group,
         )
-    fingerprint = fingerprint or (fingerprint_of(plain.dataset) if stream is None else stream.fingerprint)
-    check_ranks_agree(group, config, swap.num_rows, fingerprint)
     given = _given(coreset, swap, fingerprint)
+    check_ranks_agree(group, config, swap, fingerprint=fingerprint, coreset=given)
     if save_dir is not None and (given is not None or (tracker is None and rescore is None)):
         reason = "where coreset= is given" if given is not None else f"with {config.policy}"
         raise ArgumentError("save_dir", f"must be None {reason}: nothing is scored", save_dir)
@@ -251,7 +266,7 @@ def attach(
             keys=keys,
             fingerprint=fingerprint,
         ),
-        pruned=PrunedPhase(config, swap, model, fingerprint=fingerprint),
+        pruned=pruned,
         swap=swap,
         binder=binder,
         folder=folder,
@@ -266,9 +281,8 @@ def attach(
     try:
         run.begin(given)
         if run.phase == "scoring":
-            _warn_of_length(
-                swap.batches(), run.pruned.batches(config.score_epochs), every_epoch=config.policy.every_epoch
-            )
+            batches = run.pruned.batches(config.score_epochs)
+            _warn_of_length(swap.batches(), batches, every_epoch=config.policy.every_epoch)
     except BaseException:
         pruning.detach()
         raise
@@ -342,9 +356,18 @@ def _check_rescore(rescore: Any, swap: Any, model: nn.Module | None) -> None:
             raise ArgumentError("rescore", "must hand out every row that loader can", f"none of row {missing[0]}")
 
 
+def _check_order(swap: Any, config: RunConfig) -> None:
+    """Make the sampler of a coreset once, so that what it refuses is refused now."""
+    first = 0 if swap.eligible is None else int(swap.eligible[0])
+    coreset = Coreset([first], num_rows=swap.num_rows)
+    swap.sampler(coreset, seed=config.seed, epoch_length=config.epoch_length)
+
+
 def _given(coreset: Coreset | str | os.PathLike[str] | None, swap: Any, fingerprint: str | None) -> Coreset | None:
     if coreset is None:
         return None
+    if not isinstance(coreset, Coreset | str | os.PathLike):
+        raise ArgumentError("coreset", "must be a Coreset, or the path of one", coreset)
     if not isinstance(coreset, Coreset):
         coreset = Coreset.load(coreset, fingerprint=fingerprint)
     elif None not in (coreset.fingerprint, fingerprint) and coreset.fingerprint != fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from prunesampler.errors import ArgumentError, UnsupportedError, check_choice, check_int
 from prunesampler.scores.registry import SCORES
 from prunesampler.selection.select import Selection
+from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.ranks import Group
 from prunesampler.training.policies.function import FunctionPolicy
 from prunesampler.training.policies.policy import EpochLength, Policy
@@ -100,7 +102,7 @@ class RunConfig:
     own_scores: bool = False
 
     def __post_init__(self) -> None:
-        check_int("seed", self.seed)
+        check_int("seed", self.seed, 0, 2**64 - 1)
         check_choice("reduction", self.reduction, ("mean", "last"))
         if self.selection is not None:
             self._check_selection(self.selection)
@@ -181,12 +183,19 @@ class RunConfig:
         return {**self.scoring(), **options, "seed": self.seed}
 
 
-def check_ranks_agree(group: Group, config: RunConfig, num_rows: int, fingerprint: str | None) -> None:
-    """Refuse ranks that want different things, or have different datasets. A collective; all ranks raise together."""
-    mine = {**config.to_dict(), "len(loader.dataset)": num_rows, "fingerprint": fingerprint}
+def check_ranks_agree(
+    group: Group, config: RunConfig, swap: Any, *, fingerprint: str | None, coreset: Coreset | None
+) -> None:
+    """Refuse ranks that want different things, have different datasets, or draw their rows apart from one another.
+
+    A collective; all ranks raise together.
+    """
+    mine = {**config.to_dict(), "len(loader.dataset)": swap.num_rows, "fingerprint": fingerprint}
     if "selection" in mine:
         mine.update(mine.pop("selection") or {"keep": None})
-    ranks = group.exchange(mine)
+    mine["coreset"] = None if coreset is None else coreset.digest
+    everyone = group.exchange(({name: _sendable(value) for name, value in mine.items()}, swap.agreement()))
+    ranks = [rank for rank, _ in everyone]
     for name in ranks[0]:
         values = [rank.get(name) for rank in ranks]
         if all(value == values[0] for value in values):
@@ -197,3 +206,13 @@ def check_ranks_agree(group: Group, config: RunConfig, num_rows: int, fingerprin
                 "dataset, and a DistributedSampler to split it; where only its paths differ, give fingerprint="
             )
         raise ArgumentError(name, "must be the same on every rank", values)
+    swap.check_ranks([agreement for _, agreement in everyone])
+
+
+def _sendable(value: Any) -> Any:
+    """The value, or where another rank could not read it (a function of a policy's options, say) its type."""
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+    return value

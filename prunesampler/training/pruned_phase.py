@@ -75,6 +75,17 @@ class PrunedPhase:
         expected = self._config.policy.expected_draws(self._swap.num_eligible, epoch)
         return None if expected is None else round(expected)
 
+    def check_batches(self, batches: int | None) -> None:
+        """Refuse passes of no batch: a loop that counts steps would never end."""
+        if batches == 0:
+            step = self._swap.rows_per_step
+            rule = (
+                f"must leave rows for one batch: the loader drops a last incomplete one, and all ranks together read "
+                f'{step} rows a step. Keep more, or give attach epoch_length="full", or the loader drop_last=False'
+            )
+            policy = self._config.policy
+            raise ArgumentError("keep", rule, getattr(self._config.selection or policy, "keep", policy))
+
     @property
     def draws(self) -> int:
         """Rows that one epoch draws now, over all ranks."""
@@ -104,6 +115,8 @@ class PrunedPhase:
         fixed: bool = False,
     ) -> None:
         """Read the coreset from the next pass on."""
+        draws = self._swap.draws_of(len(coreset), self._config.epoch_length)
+        self.check_batches(self._swap.batches(draws))
         sampler = self._swap.sampler(coreset, seed=self._config.seed, epoch_length=self._config.epoch_length)
         if position is not None:
             sampler.load_state_dict(position)

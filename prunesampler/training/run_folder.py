@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunesampler.errors import MismatchError, StateError, WriteError
+from prunesampler.errors import ArgumentError, MismatchError, StateError, WriteError
 from prunesampler.selection.select import Selection
 from prunesampler.tables.atomic import remove_unfinished
 from prunesampler.tables.coreset import Coreset
@@ -28,6 +28,8 @@ class RunFolder:
         fingerprint: str | None,
         group: Group,
     ) -> None:
+        if path is not None and (not isinstance(path, str | os.PathLike) or not os.fspath(path)):
+            raise ArgumentError("save_dir", "must be a path that is not empty, or None", path)
         # Absolute from now on: a loop may change its working folder.
         self._folder = None if path is None else Path(path).absolute()
         self.shown = "" if path is None else f", written to {path}"

@@ -25,6 +25,7 @@ from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.sampling.permutation import rank_length
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.parquet import content_digest
 from prunesampler.training.policies.policy import Policy
 from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.scoring_phase import Progress, StreamProgress
@@ -265,6 +266,61 @@ class SamplerSwap:
         draws = self.draws_of(len(coreset), epoch_length)
         return PrunedSampler(self.num_rows, rows=self.eligible, coreset=coreset, epoch_length=draws, **options)
 
+    def agreement(self) -> dict[str, Any]:
+        """What must be alike on every rank, in plain data; and ``place``, which part is read here."""
+        options = {name: _plain(value) for name, value in self.options.items() if name != "rank"}
+        options["processes"] = self.split.processes
+        return {
+            "place": self.split.index if self.split.processes > 1 else self.options.get("rank", 0),
+            "drawn": None if self.eligible is None else _plain(self.eligible),
+            "sampler": {
+                "type": type(self.base).__name__,
+                "draws": self.draws,
+                "seed": getattr(self.base, "seed", None),
+                **options,
+            },
+            "batches": self.batches(),
+        }
+
+    def check_ranks(self, ranks: list[dict[str, Any]]) -> None:
+        """Refuse ranks that draw on their own: pruned, all would draw the same rows, or some rows be drawn by none."""
+        if len(ranks) == 1:
+            return
+        kind = type(self.base).__name__
+        parts = max(self.num_replicas, self.split.processes)
+        of_one_order = "num_replicas" in self.options or not self.options.get("shuffle", True)
+        if parts == 1 and not of_one_order:
+            raise UnsupportedError(
+                f"each of {len(ranks)} ranks draws its rows on its own, by a {kind}, and once pruned all would draw "
+                f"the same ones: give the loader sampler={self._split_form()}, and call its set_epoch(epoch) before "
+                "every epoch; or num_replicas=1 in it, where all ranks are to read the same batches"
+            )
+        if any(rank["drawn"] != ranks[0]["drawn"] for rank in ranks):
+            raise UnsupportedError(
+                f"the ranks' samplers ({kind}) draw from different rows: give every rank the rows of all ranks, which "
+                'are then split, in sampler=prunesampler.PrunedSampler(dataset, rows=rows, num_replicas="auto")'
+            )
+        places = [rank["place"] for rank in ranks]
+        if {*places} != {*range(parts)}:
+            raise UnsupportedError(
+                f"{len(ranks)} ranks read the parts {places} of {parts}, so some rows are read by no rank, or by "
+                f"several: give {kind} num_replicas and rank as torch.distributed says, or the loader sampler="
+                'prunesampler.PrunedSampler(dataset, num_replicas="auto")'
+            )
+        for name, what in (("sampler", "the loader's sampler"), ("batches", "batches of a pass over the loader")):
+            values = [rank[name] for rank in ranks]
+            if any(value != values[0] for value in values):
+                raise ArgumentError(what, "must be the same on every rank", values)
+
+    def _split_form(self) -> str:
+        """How our sampler does on all ranks together what the base sampler does on each."""
+        if type(self.base) is SubsetRandomSampler:
+            return 'prunesampler.PrunedSampler(dataset, rows=indices, num_replicas="auto")'
+        if type(self.base) is WeightedRandomSampler:
+            options = f"sampling_weights=weights, replacement={self.base.replacement}, epoch_length=rows_of_all_ranks, "
+            return f'prunesampler.PrunedSampler(dataset, {options}num_replicas="auto")'
+        return 'prunesampler.PrunedSampler(dataset, num_replicas="auto")'
+
     def exchange(self, sampler: Sampler[int]) -> None:
         """Have the loader's batches made from this sampler's rows, from the next pass on."""
         self.batch_sampler.sampler = sampler
@@ -290,6 +346,11 @@ def _shared(base: Any, split: BatchSplit) -> dict[str, Any]:
             "more: give the loader that it prepares a sampler of all rows, such as shuffle=True"
         )
     return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
+
+
+def _plain(value: Any) -> Any:
+    """A value by which ranks may be compared."""
+    return content_digest({}, {"values": value}) if isinstance(value, np.ndarray) else value
 
 
 def _padded(weights: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
@@ -367,6 +428,13 @@ class StreamSwap:
         self.num_rows = self.num_eligible = self.rows_per_pass = stream.num_rows
         self.num_replicas = stream.num_replicas
         self.base: Any = StreamOrder(None, self.num_replicas)
+
+    def agreement(self) -> dict[str, Any]:
+        """Nothing that its fingerprint does not say."""
+        return {}
+
+    def check_ranks(self, ranks: list[dict[str, Any]]) -> None:
+        """Each rank reads the kept rows of its own shards."""
 
     def exchange(self, order: Any) -> None:
         """Let the order's rows through, from the next pass on."""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+import threading
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 import prunesampler.tracking.ranks as distributed
-from prunesampler.errors import StateError, UnsupportedError
+from prunesampler.errors import ArgumentError, RankError, StateError, UnsupportedError
 from prunesampler.tracking.ranks import Group
 from tests.helpers.ranks import run_ranks
 
@@ -52,6 +55,63 @@ def test_ranks_agree(world_size: int) -> None:
         assert result["owners"].tolist() == (lowest == rank).tolist()
     factor = sum(range(1, world_size + 1))
     assert found[0]["sum"].tolist() == (np.arange(N) * factor).tolist()
+
+
+class OnlyHere(Exception):
+    """Pickles, and cannot be made again."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} of {second}")
+
+
+def raising(error: Exception) -> Any:
+    raise error
+
+
+def said(group: Group, work: Any) -> str:
+    try:
+        return f"{group.on_rank_0(work)}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def failures(rank: int, world_size: int) -> list[str]:
+    group = Group.create()
+    errors = [
+        StateError("as it is"),
+        OSError(28, "full"),
+        OnlyHere(1, 2),
+        ArgumentError("policy", "must be other than", lambda: 0),
+        KeyError(threading.Lock()),
+    ]
+    works = [*(functools.partial(raising, error) for error in errors), threading.Lock]
+    return [said(group, work) for work in works]
+
+
+def test_what_rank_0_raises_is_raised_everywhere_whatever_it_holds() -> None:
+    first, second = run_ranks(2, failures)
+    assert first == second
+    assert first[:2] == ["StateError: as it is", "OSError: [Errno 28] full"]
+    assert first[2] == "RankError: rank 0 has failed: OnlyHere: 1 of 2"
+    assert first[3].startswith("RankError: rank 0 has failed: ArgumentError: policy must be other than, got <function")
+    assert first[4].startswith("RankError: rank 0 has failed: KeyError: ")
+    assert "cannot pickle '_thread.lock' object" in first[5]
+
+
+def absent(rank: int, world_size: int) -> str:
+    distributed._timeout = lambda: timedelta(seconds=1)
+    try:
+        if rank == 0:
+            Group.create()
+    except RankError as error:
+        return str(error)
+    return "did not come"
+
+
+def test_a_rank_that_never_comes_is_spoken_of() -> None:
+    first, second = run_ranks(2, absent)
+    assert "a rank has not called prunesampler.attach or made its ScoreTracker: every rank must" in first
+    assert second == "did not come"
 
 
 def test_alone_every_collective_returns_at_once() -> None:

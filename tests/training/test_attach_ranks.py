@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 import prunesampler as ps
 from tests.helpers.rankruns import Run, together
@@ -190,7 +198,11 @@ def split_elsewhere(rank: int, world_size: int) -> list[int]:
     warnings.simplefilter("ignore", ps.PruneSamplerWarning)
     model = Net()
     loader = ps.attach(
-        DataLoader(Leaky(N), batch_size=BATCH, shuffle=True), model, keep=0.5, score_epochs=1, method="random"
+        DataLoader(Leaky(N), batch_size=BATCH, sampler=ps.PrunedSampler(N, num_replicas=1)),
+        model,
+        keep=0.5,
+        score_epochs=1,
+        method="random",
     )
     for _ in range(2):
         drawn = []
@@ -242,3 +254,78 @@ def test_ranks_that_differ() -> None:
         argument = "len(loader.dataset)" if name == "rows" else name
         expected = f"ArgumentError: {argument} must be the same on every rank, got {values}"
         assert first[name] == second[name] == expected
+
+
+OWN: dict[str, tuple[Callable[[int], Any], str]] = {
+    "random": (lambda rank: RandomSampler(range(N)), "draws its rows on its own, by a RandomSampler"),
+    "seeded": (
+        lambda rank: RandomSampler(range(N), generator=torch.Generator().manual_seed(rank)),
+        'sampler=prunesampler.PrunedSampler(dataset, num_replicas="auto")',
+    ),
+    "weighted": (
+        lambda rank: WeightedRandomSampler([1.0] * N, 24),
+        "PrunedSampler(dataset, sampling_weights=weights, replacement=True, epoch_length=rows_of_all_ranks, num_rep",
+    ),
+    "subset": (lambda rank: SubsetRandomSampler(range(N)), "PrunedSampler(dataset, rows=indices, num_replicas="),
+    "subset of a rank": (lambda rank: SubsetRandomSampler(range(rank, N, 2)), "draws its rows on its own"),
+    "ours with a rank's rows": (
+        lambda rank: ps.PrunedSampler(N, rows=range(rank, N, 2), num_replicas=1),
+        "draw from different rows",
+    ),
+    "ours with a rank's seed": (
+        lambda rank: ps.PrunedSampler(N, seed=rank, num_replicas=1),
+        "the loader's sampler must be the same on every rank",
+    ),
+    "all are rank 0": (lambda rank: DistributedSampler(range(N), 2, 0), "read the parts [0, 0] of 2"),
+    "more parts than ranks": (lambda rank: DistributedSampler(range(N), 3, rank), "read the parts [0, 1] of 3"),
+    "other lengths": (lambda rank: DistributedSampler(range(N - rank), 2, rank), "draw from different rows"),
+    "other tails": (
+        lambda rank: DistributedSampler(range(N), 2, rank, drop_last=rank > 0),
+        "the loader's sampler must be the same",
+    ),
+    # What is alike, or split, is followed.
+    "split": (lambda rank: DistributedSampler(range(N), 2, rank), "attached"),
+    "sequential": (lambda rank: SequentialSampler(range(N)), "attached"),
+    "cure": (lambda rank: ps.PrunedSampler(N, num_replicas="auto"), "attached"),
+    "cure, alike": (lambda rank: ps.PrunedSampler(N, num_replicas=1), "attached"),
+    "cure of weights": (
+        lambda rank: ps.PrunedSampler(
+            N, sampling_weights=[1.0] * N, replacement=True, epoch_length=48, num_replicas="auto"
+        ),
+        "attached",
+    ),
+    "cure of a subset": (lambda rank: ps.PrunedSampler(N, rows=range(9), num_replicas="auto"), "attached"),
+}
+
+
+def attached(loader: Any, **options: Any) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ps.PruneSamplerWarning)
+            ps.attach(loader, Net(), **options).pruning.detach()
+    except ps.PruneSamplerError as error:
+        return f"{type(error).__name__}: {error}"
+    return "attached"
+
+
+def on_their_own(rank: int, world_size: int) -> dict[str, str]:
+    found = {
+        name: attached(DataLoader(Leaky(N), batch_size=BATCH, sampler=sampler(rank)))
+        for name, (sampler, _) in OWN.items()
+    }
+    split = DataLoader(Leaky(N), batch_size=BATCH + rank, sampler=DistributedSampler(range(N), 2, rank))
+    found["batches"] = attached(split)
+    split = DataLoader(Leaky(N), batch_size=BATCH, sampler=DistributedSampler(range(N), 2, rank))
+    found["coreset"] = attached(split, coreset=ps.Coreset(range(20 + rank), num_rows=N))
+    found["function"] = attached(split, policy=lambda epoch, table: range(9))
+    return found
+
+
+def test_ranks_that_draw_on_their_own_are_refused_at_attach() -> None:
+    first, second = run_ranks(2, on_their_own)
+    assert first == second
+    for name, (_, expected) in OWN.items():
+        assert expected in first[name], name
+    assert "batches of a pass over the loader must be the same on every rank, got [6, 5]" in first["batches"]
+    assert "coreset must be the same on every rank" in first["coreset"]
+    assert first["function"] == "attached"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler
 
 import prunesampler as ps
 from tests.helpers.attached import BATCH, EPOCHS, N, attach, make_loader
@@ -211,6 +211,22 @@ OPTIONS: list[tuple[str, Any]] = [
     ("keys", ["a"]),
     ("keys", [0.5] * N),
     ("rescore", DataLoader(Leaky(N + 1), batch_size=2)),
+    # What would else be refused when the scoring epochs are over, or break at the first batch.
+    ("seed", 2**64),
+    ("seed", 0.5),
+    ("fingerprint", 20240501),
+    ("fingerprint", b"v1"),
+    ("fingerprint", ""),
+    ("scores", 5),
+    ("scores", [["el2n"]]),
+    ("scores", ()),
+    ("resume", 1),
+    ("coreset", 5),
+    ("device", "nowhere"),
+    ("input_fn", "x"),
+    ("logits_fn", 0),
+    ("target_fn", "y"),
+    ("score_fn", {"el2n": 1}),
 ]
 
 
@@ -224,6 +240,64 @@ def test_wrong_arguments(folder: Path, name: str, value: Any) -> None:
         attach(loader, model, save_dir=folder / "run", **options)
     assert type(loader) is kind
     assert not isinstance(model, nn.Module) or not model._forward_hooks
+
+
+@pytest.mark.parametrize("value", [5, b"runs/a", "", ["runs"], True])
+def test_a_folder_that_is_no_path(value: Any) -> None:
+    with pytest.raises(ps.ArgumentError, match=r"^save_dir must be a path that is not empty, or None"):
+        attach(make_loader(), Net(), save_dir=value)
+
+
+def test_scores_of_a_pass_of_its_own_are_known_at_once(folder: Path) -> None:
+    with pytest.raises(ps.ArgumentError, match=r"^scores must name distinct scores"):
+        attach(make_loader(), Net(), rescore=make_loader(), scores=("el2n", "magic"), save_dir=folder / "run")
+
+
+FEW: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a share": ({}, {"keep": 0.1}),
+    "a number": ({}, {"keep": BATCH - 1}),
+    "a policy": ({}, {"policy": ps.RandomSubset(keep=0.1)}),
+    "ranks": ({"sampler": DistributedSampler(range(N), 4, 0)}, {"keep": 4 * BATCH - 4}),
+    "ranks that drop": ({"sampler": DistributedSampler(range(N), 4, 0, drop_last=True)}, {"keep": 4 * BATCH - 1}),
+    "some rows": ({"sampler": RandomSampler(range(10))}, {"keep": 0.5}),
+    "a coreset": ({}, {"coreset": ps.Coreset(range(BATCH - 1), num_rows=N)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:len.loader. is")
+@pytest.mark.parametrize("name", FEW)
+def test_passes_of_no_batch_are_refused_and_the_cures_work(folder: Path, name: str) -> None:
+    how, options = FEW[name]
+    loader_options: dict[str, Any] = {"batch_size": BATCH, "drop_last": True, **how}
+    if name != "a coreset":
+        options = {**options, "save_dir": None if "policy" in options else folder / "run"}
+    with pytest.raises(ps.ArgumentError, match=r"^keep must leave rows for one batch.*or the loader drop_last=False"):
+        ps.attach(DataLoader(Leaky(N), **loader_options), Net(), **options)
+    options.pop("save_dir", None)
+    cured = [ps.attach(DataLoader(Leaky(N), **loader_options | {"drop_last": False}), Net(), **options)]
+    if "keep" in options:
+        loader = ps.attach(DataLoader(Leaky(N), **loader_options), Net(), **options, epoch_length="full")
+        cured.append(loader)
+    assert all(loader.pruning.total_steps(20) > loader.pruning.total_steps(19) for loader in cured)
+
+
+def test_what_auto_leaves_may_be_less_than_a_batch(tmp_path: Path) -> None:
+    class Easy(Leaky):
+        def __getitem__(self, i: int) -> Any:
+            return super().__getitem__(i)[0], int(i < 3)
+
+    class Constant(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * 0 + torch.tensor([1.0, 0.0, 0.0])
+
+    loader = DataLoader(Easy(N), batch_size=N // 2, shuffle=True, drop_last=True)
+    model = Constant()
+    loader = attach(loader, model, keep="auto", method="stratified", threshold=2.0, score_epochs=2, save_dir=tmp_path)
+    with pytest.raises(ps.ArgumentError, match=r"^keep must leave rows for one batch.*got 'auto'"):
+        for _ in range(3):
+            for x, y in loader:
+                nn.functional.cross_entropy(model(x), y).backward()
+    assert (tmp_path / "scores.parquet").exists()  # they are not lost
 
 
 AUTO_OPTIONS: list[tuple[str, Any]] = [

@@ -30,12 +30,12 @@ def made(**options: Any) -> tuple[Any, PrunedPhase]:
 
 
 def test_their_length_is_known_before_unless_it_hangs_on_the_scores() -> None:
-    assert made()[1].batches == 3
-    assert made(epoch_length="full")[1].batches == made(selection=None)[1].batches == 7
+    assert made()[1].batches(0) == 3
+    assert made(epoch_length="full")[1].batches(0) == made(selection=None)[1].batches(0) == 7
     loader, pruned = made(selection=Selection(keep=5))
-    assert pruned.batches == 2
+    assert pruned.batches(0) == 2
     pruned.begin(Coreset(KEPT, num_rows=N))
-    assert pruned.batches == len(loader) == 3
+    assert pruned.batches(0) == len(loader) == 3
 
 
 def test_they_go_on_where_they_were_and_give_way_again() -> None:
