@@ -26,6 +26,7 @@ from prunesampler.selection.registry import register_method
 from prunesampler.selection.select import Selection, select
 from prunesampler.selection.superfluous import superfluous
 from prunesampler.tables.merge import merge
+from prunesampler.tables.schedule import Schedule
 from prunesampler.tables.score_table import Coreset, ScoreTable
 from prunesampler.tracking.eval_pass import score
 from prunesampler.tracking.tracker import ScoreTracker
@@ -38,6 +39,7 @@ from prunesampler.training.policies.policy import Policy, Probabilities
 from prunesampler.training.policies.proxy_filter import ProxyFilter
 from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.policies.random_subset import RandomSubset
+from prunesampler.training.policies.scheduled import Scheduled
 from prunesampler.training.policies.seta import SeTa
 from prunesampler.training.tiny_proxy import tiny_proxy
 
@@ -62,6 +64,8 @@ __all__ = [
     "Pruning",
     "RandomSubset",
     "RankError",
+    "Schedule",
+    "Scheduled",
     "ScoreTable",
     "ScoreTracker",
     "SeTa",

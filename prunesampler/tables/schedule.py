@@ -65,4 +65,7 @@ class Schedule(Stored):
         count = int(epochs[-1]) + 1 if len(epochs) else 0
         if count > len(rows):
             raise ArgumentError("epoch", "must leave no epoch out", count)
-        return cls(np.split(rows, np.searchsorted(epochs, np.arange(1, count))), **metadata)
+        return cls(
+            np.split(rows, np.searchsorted(epochs, np.arange(1, count))),
+            **{name: metadata[name] for name in cls._provenance},
+        )

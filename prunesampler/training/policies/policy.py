@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from prunesampler._random import mix
-from prunesampler.errors import ArgumentError, check_choice, check_int
+from prunesampler.errors import ArgumentError, MismatchError, check_choice, check_int
 from prunesampler.sampling.systematic import inclusion_probabilities, systematic_sample
 from prunesampler.tables.columns import row_numbers
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.fingerprint import matches
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.proxy import ProxyTraining
 
@@ -134,6 +135,7 @@ def coreset_of(
 
     Raises:
         ArgumentError: rows that may not be drawn, or that are repeated; probabilities that break their rule.
+        MismatchError: a coreset of another dataset.
 
     >>> drawn = coreset_of(
     ...     Probabilities([1.0, 0.5, 0.5], 2), np.array([3, 5, 7]), num_rows=9, fingerprint=None, seed=0, epoch=0
@@ -142,6 +144,11 @@ def coreset_of(
     (2, 1.0)
     """
     if isinstance(answer, Coreset):
+        if answer.num_rows != num_rows or not matches(answer.fingerprint, fingerprint):
+            raise MismatchError(
+                f"the policy draws from a dataset of {answer.num_rows} rows with fingerprint {answer.fingerprint}, and "
+                f"this one has {num_rows} and {fingerprint}"
+            )
         _check_eligible(answer.rows, rows)
         return answer
     if isinstance(answer, Probabilities):
