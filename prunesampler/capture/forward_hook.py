@@ -1,4 +1,4 @@
-"""Finding logits and targets, and hooking a module's forward."""
+"""Hooking a module's forward, and the tensors in what it is given."""
 
 from __future__ import annotations
 
@@ -8,41 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from prunesampler.errors import UnsupportedError
-
-TARGET_KEYS = ("labels", "label", "targets", "target", "y")
-
-
-def find_logits(output: Any) -> Tensor:
-    """The logits in what a model returned: a tensor, one under ``logits``, or the first of a tuple."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        if isinstance(logits := output.get("logits"), Tensor):
-            return logits
-    elif isinstance(logits := getattr(output, "logits", None), Tensor):
-        return logits
-    elif isinstance(output, (tuple, list)) and output:
-        return find_logits(output[0])
-    raise UnsupportedError(
-        f"no logits in the model's output of type {type(output).__name__}: expected a tensor, .logits, ['logits'] "
-        "or a tuple that starts with one; give logits_fn=, a function from the output to the logits"
-    )
-
-
-def find_targets(batch: Any) -> Any:
-    """The targets in a batch: the second of a tuple, or under ``labels`` or the like."""
-    if isinstance(batch, Mapping):
-        for key in TARGET_KEYS:
-            if key in batch:
-                return batch[key]
-    elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        return batch[1]
-    raise UnsupportedError(
-        f"no targets in a batch of type {type(batch).__name__}: expected them second in a tuple, or under one of "
-        f"{', '.join(TARGET_KEYS)} in a dict; give target_fn=, a function from the batch to the targets"
-    )
 
 
 def tensor_leaves(value: Any) -> Iterator[Tensor]:

@@ -20,17 +20,43 @@ _FEW_CLASSES = 32  # up to here a CPU reduces columns of classes faster than row
 def check_logits(logits: Tensor, targets: Tensor) -> None:
     """Refuse all but (B, C) float logits, C >= 2, and (B,) integer targets. Looks at shapes and dtypes only."""
     if logits.dim() != 2 or not logits.is_floating_point() or logits.shape[1] < 2:
+        one = logits.is_floating_point() and logits.shape in (targets.shape[:1], (*targets.shape[:1], 1))
+        cure = "a binary classifier's one logit becomes two by logits_fn=lambda output: torch.nn.functional.pad("
+        cure += "output.reshape(-1, 1), (1, 0)), and for another task give" if one else "give"
         raise UnsupportedError(
             f"logits must be floats of shape (batch, classes) with two classes or more, got {logits.dtype} "
-            f"{tuple(logits.shape)}: give score_fn=, a function from logits and targets to scores"
+            f"{tuple(logits.shape)}: {cure} score_fn=, a function from logits and targets to scores; if they are not "
+            "the logits, logits_fn=, a function from the model's output to them"
         )
     if targets.dim() != 1 or targets.dtype not in _INTEGERS:
         raise UnsupportedError(
-            f"targets must be class indices of shape (batch,), got {targets.dtype} {tuple(targets.shape)}: soft or "
-            "multi-dimensional targets need score_fn=, a function from logits and targets to scores"
+            f"targets must be class indices of shape (batch,), got {targets.dtype} {tuple(targets.shape)}: "
+            f"{_cure(targets, logits.shape[1])}"
         )
     if targets.shape[0] != logits.shape[0]:
         raise ArgumentError("targets", f"must be {len(logits)}, one per row of logits", len(targets))
+
+
+def _cure(targets: Tensor, classes: int) -> str:
+    """What makes class indices of such targets, in the words of attach and score."""
+    from_batch = "give targets.{0}, in attach and score by target_fn=lambda batch: batch[1].{0}".format
+    others = "if the labels are elsewhere in the batch, give target_fn=, a function from the batch to them"
+    whole = not targets.is_floating_point() or bool((targets == targets.round()).all())
+    if whole and not targets.is_complex() and targets.dim() == 2 and targets.shape[1] == 1:
+        return from_batch("squeeze(1)" if targets.dtype in _INTEGERS else "squeeze(1).long()")
+    if targets.dim() == 1 and whole and not targets.is_complex():
+        return from_batch("long()")
+    if targets.dim() == 1:
+        return f"for numbers to be predicted give score_fn=, a function from logits and targets to scores; {others}"
+    if targets.dim() == 2 and targets.shape[1] == classes:
+        if whole and bool(((targets != 0).sum(1) == 1).all()):
+            return from_batch("argmax(1)") + ", if each is one class as one-hot"
+        return (
+            "if the batch is mixed (mixup, CutMix), score in a separate pass with attach(..., rescore=plain_loader); "
+            "for labels of several classes, or soft ones of the dataset's own, give score_fn=, a function from logits "
+            f"and targets to scores; {others}"
+        )
+    return f"give score_fn=, a function from logits and targets to scores of each row; {others}"
 
 
 class Prediction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from prunesampler.capture.forward_hook import find_logits, find_targets, to_device
+from prunesampler.capture.find import Finder
+from prunesampler.capture.forward_hook import to_device
+from prunesampler.capture.plausibility import check_no_probabilities, many_columns
 from prunesampler.capture.row_loader import with_rows
 from prunesampler.capture.rows import RowSource, check_followed, row_stream
-from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, UnsupportedError
 from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.scores.registry import SCORES
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
@@ -78,7 +81,8 @@ def score(
         StateError: the loader handed nothing out, or two labels for one row.
 
     Warns:
-        PruneSamplerWarning: a score is not finite.
+        PruneSamplerWarning: a score is not finite, or what is taken for logits has far more columns than there are
+            classes.
 
     >>> from torch.utils.data import TensorDataset
     >>> model = nn.Linear(2, 2, bias=False)
@@ -153,13 +157,17 @@ def score_all(
     place = tensor.device if device is None else torch_device(device)
     logits_score = score_fn if scores or score_fn else lambda logits, targets: {}
     tracker = ScoreTracker(num_rows, scores=scores, device=place, score_fn=logits_score, group=Group())
+    finder, columns = Finder(logits_fn, target_fn, own_scores=score_fn is not None), 0
     with _as_before(model, loader), torch.no_grad():
         model.eval()
         for rows, batch in _shown(with_rows(loader), loader, progress):
-            targets = (target_fn or find_targets)(batch)
+            targets = finder.targets(batch, rows)
             inputs = model_inputs(model, batch, targets) if input_fn is None else input_fn(batch)
             inputs = to_device(inputs, place)
-            logits = (logits_fn or find_logits)(called(model, inputs))
+            logits = finder.logits(called(model, inputs))
+            if score_fn is None and not columns:
+                check_no_probabilities(logits)
+                columns = logits.shape[-1]
             # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
             tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             for name, entry in others.items():
@@ -170,7 +178,11 @@ def score_all(
     tracker.end_epoch()
     if fingerprint is None and dataset is not None:
         fingerprint = fingerprint_of(dataset)
-    return tracker.table(kind="rescored", keys=keys, fingerprint=fingerprint)
+    table = tracker.table(kind="rescored", keys=keys, fingerprint=fingerprint)
+    classes = 0 if table.labels is None else int(table.labels.max()) + 1
+    if logits_fn is None and classes and (doubt := many_columns(columns, classes)):
+        warnings.warn(doubt, PruneSamplerWarning, stacklevel=2)
+    return table
 
 
 def _length(dataset: Any) -> int:

@@ -39,6 +39,52 @@ def check_range(argument: str, values: Tensor, end: int) -> None:
         raise ArgumentError(argument, f"must be in [0, {end})", f"{int(values.min())} … {int(values.max())}")
 
 
+def check_classes(targets: Tensor, classes: int) -> None:
+    """Refuse (B,) targets outside [0, classes), where they lie on the CPU."""
+    try:
+        check_range("targets", targets, classes)
+    except ArgumentError as error:
+        low, high = int(targets.min()), int(targets.max())
+        if low >= 1 and high == classes:
+            cure = "number them from 0, target_fn=lambda batch: batch[1] - 1"
+        elif low == -1 and high == 1 and not bool((targets == 0).any()):
+            cure = "of -1 and 1 make 0 and 1, target_fn=lambda batch: (batch[1] > 0).long()"
+        elif low < 0:
+            cure = (
+                "map them to classes by target_fn=, a function from the batch to them; rows without a label (-1, -100) "
+                "have no score: leave them out of the loader, with torch.utils.data.Subset"
+            )
+        else:
+            cure = (
+                "map them to the model's classes by target_fn=, a function from the batch to them, or if these are not "
+                "its logits give logits_fn=, a function from its output to them"
+            )
+        raise ArgumentError("targets", f"{error.rule}: {cure}", error.value) from None
+
+
+def target_tensor(targets: Any) -> Tensor:
+    """Targets as a tensor. ArgumentError: they are text, or labels of a mixed batch, or of another kind."""
+    try:
+        return as_tensor("targets", targets)
+    except ArgumentError as error:
+        kinds = [type(part) for part in targets] if isinstance(targets, (tuple, list)) else []
+        if kinds and all(issubclass(kind, str) for kind in kinds):
+            rule = (
+                "must be class indices, not text: with names, a list of the classes, give "
+                "target_fn=lambda batch: torch.tensor([names.index(name) for name in batch[1]])"
+            )
+            raise ArgumentError("targets", rule, targets) from None
+        if sum(issubclass(kind, Tensor) for kind in kinds) >= 2:
+            rule = (
+                "must be one tensor: if the batch is mixed (mixup, CutMix in the collate function), score in a "
+                "separate pass with attach(..., rescore=plain_loader); otherwise give target_fn=, a function from the "
+                "batch to the class indices"
+            )
+            raise ArgumentError("targets", rule, [kind.__name__ for kind in kinds]) from None
+        rule = f"{error.rule}; give target_fn=, a function from the batch to them, or score_fn= for another task"
+        raise ArgumentError("targets", rule, targets) from None
+
+
 def row_tensor(rows: Any, length: int | None, num_rows: int) -> Tensor:
     """Rows as int64, (length,), each in [0, num_rows) as far as they lie on the CPU."""
     # Floats are refused: float32 turns row 20,000,001 into 20,000,000.

@@ -73,7 +73,8 @@ class Totals:
         if row >= 0:
             raise ArgumentError("rows", f"must be in [0, {self._num_rows})", "other ones on the device")
         if target >= 0:
-            raise ArgumentError("targets", "must be class indices in [0, classes)", f"another one at row {target}")
+            rule = "must be class indices in [0, classes): give target_fn=, a function from the batch to them"
+            raise ArgumentError("targets", rule, f"another one at row {target}")
         if label >= 0:
             raise StateError(
                 f"row {label} came with two different labels: the dataset changed during scoring, or a row is not the "

@@ -16,11 +16,12 @@ from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.epoch_buffers import BatchQueue, EpochBuffers, ScoredBatch, moved
 from prunesampler.tracking.inputs import (
     as_tensor,
-    check_range,
+    check_classes,
     column_tensor,
     own_columns,
     row_tensor,
     score_names,
+    target_tensor,
     torch_device,
 )
 from prunesampler.tracking.ranks import Group
@@ -126,11 +127,11 @@ class ScoreTracker:
         if self._score_fn is not None:
             self._update_with(self._score_fn, rows, logits, targets)
             return
-        targets = self._checkable(as_tensor("targets", targets))
+        targets = self._checkable(target_tensor(targets))
         check_logits(logits, targets)
         size = logits.shape[0]
         rows = self._rows(rows, size)
-        check_range("targets", targets, logits.shape[1])
+        check_classes(targets, logits.shape[1])
         if not size:
             return
         if self._queued:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prunesampler.capture.binder import Binder
+from prunesampler.capture.find import Finder
 from prunesampler.capture.row_loader import RowLoader, RowPipeline, row_loader_class
 from prunesampler.capture.rows import check_followed, row_stream
 from prunesampler.capture.timm import Prefetched, followed_prefetcher, is_prefetcher
@@ -230,6 +231,7 @@ def attach(
             score_fn=score_fn,
             group=group,
         )
+    finder = Finder(logits_fn, target_fn, own_scores=score_fn is not None)
     given = _given(coreset, swap, fingerprint)
     check_ranks_agree(group, config, swap, fingerprint=fingerprint, coreset=given)
     if save_dir is not None and (given is not None or (tracker is None and rescore is None)):
@@ -243,7 +245,7 @@ def attach(
             cast(Any, rescore),
             scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
             input_fn=input_fn,
-            logits_fn=logits_fn,
+            logits_fn=logits_fn or finder.settled,
             target_fn=target_fn,
             score_fn=score_fn,
             keys=keys,
@@ -265,14 +267,14 @@ def attach(
             seen=Seen(group, swap, tracked=tracker is not None),
             keys=keys,
             fingerprint=fingerprint,
+            finder=finder,
         ),
         pruned=pruned,
         swap=swap,
         binder=binder,
         folder=folder,
         group=group,
-        logits_fn=logits_fn,
-        target_fn=target_fn,
+        finder=finder,
         input_fn=input_fn,
         train_on_all=on_error == "train_on_all",
     )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn.functional import cross_entropy
 
-from prunesampler.capture.forward_hook import find_logits, to_device
+from prunesampler.capture.find import find_logits
+from prunesampler.capture.forward_hook import to_device
 from prunesampler.errors import StateError, UnsupportedError
 from prunesampler.tracking.eval_pass import called
 

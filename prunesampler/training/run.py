@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from prunesampler.capture.batch_slice import batch_slice
 from prunesampler.capture.binder import Binder, Pass, Token
-from prunesampler.capture.forward_hook import ForwardHook, find_logits, find_targets
+from prunesampler.capture.find import Finder
+from prunesampler.capture.forward_hook import ForwardHook
 from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class
 from prunesampler.errors import (
     BindingError,
@@ -64,15 +65,14 @@ class Run:
         binder: Binder,
         folder: RunFolder,
         group: Group,
-        logits_fn: Callable[[Any], Tensor] | None,
-        target_fn: Callable[[Any], Any] | None,
+        finder: Finder,
         input_fn: Callable[[Any], Any] | None,
         train_on_all: bool,
     ) -> None:
         self._loader_ref = weakref.ref(loader)  # so that a loader, and its workers, end with the last name for it
         self.config, self.scoring, self.pruned = config, scoring, pruned
         self.swap, self.folder, self._binder = swap, folder, binder
-        self._find_logits, self._find_targets = logits_fn or find_logits, target_fn or find_targets
+        self._finder = finder
         self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
         self._filter = config.policy.batch_filter()
         self._group, self._train_on_all = group, train_on_all
@@ -132,13 +132,14 @@ class Run:
             in_training = torch.is_grad_enabled() if self._hook is None else self._hook.in_training
             if self._filter is not None and in_training and self.pruned.draws_every_epoch:
                 rows, batch = self._filtered(self._filter, rows, batch)
-            targets = self._find_targets(batch) if self._is_scored else None
-            self._binder.fetched(token, torch.from_numpy(rows), batch, targets, in_training)
+            positions = torch.from_numpy(rows)
+            targets = self._finder.targets(batch, positions) if self._is_scored else None
+            self._binder.fetched(token, positions, batch, targets, in_training)
         return batch
 
     def _filtered(self, proxy: ProxyTraining, rows: NDArray[np.int64], batch: Any) -> tuple[NDArray[np.int64], Any]:
         """The part of a batch that the proxy finds hard."""
-        targets = self._find_targets(batch)
+        targets = self._finder.targets(batch, torch.from_numpy(rows))
         inputs = self._find_inputs(proxy.module, batch, targets)
         count = self.swap.handed_out(len(rows), self.pruned.batch_share)
         chosen, losses = proxy.hardest(inputs, targets, count)
@@ -165,7 +166,9 @@ class Run:
                 )
             token = self._binder.match(inputs)
             if token is not None:
-                self._bind(token, lambda: self._find_logits(output))
+                if self.config.rescored:
+                    self._finder.look(output)  # what the pass at the end will be given too
+                self._bind(token, lambda: self._finder.logits(output))
 
     # -- what a user asks for ----------------------------------------------------------------------------------
 

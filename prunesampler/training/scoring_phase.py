@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from prunesampler.capture.binder import Binder, Token
-from prunesampler.errors import ArgumentError, StateError
+from prunesampler.capture.find import Finder
+from prunesampler.capture.plausibility import FirstBatches
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
 from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.inputs import check_classes
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_layout
 from prunesampler.tracking.tracker import ScoreTracker
@@ -167,12 +171,15 @@ class ScoringPhase:
         seen: Seen,
         keys: Any,
         fingerprint: str | None,
+        finder: Finder | None = None,
     ) -> None:
         self.progress, self.tracker, self.failed = progress, tracker, False
         self.abandoned = False
         self._config, self._rescore, self._group = config, rescore, group
         self._seen, self._keys, self._fingerprint = seen, keys, fingerprint
         self._agreed = self._starts_again = False
+        self._finder = finder or Finder(None, None, own_scores=config.own_scores)
+        self._first = None if config.own_scores else FirstBatches(given=self._finder.logits_fn is not None)
 
     @property
     def online(self) -> bool:
@@ -199,8 +206,28 @@ class ScoringPhase:
                 targets = tree_map_only(Tensor, lambda column: column[:real] if column.dim() else column, targets)
             if len(rows):
                 self.tracker.update(rows, values, targets)
+                self._look(values, targets)
         self._seen.add(token.rows)
         self.progress.train(len(token.rows))
+
+    def _look(self, logits: Any, targets: Any) -> None:
+        if self._first is None:
+            return
+        if self._first.over:
+            if self._first.answered:
+                self._judge()
+        elif isinstance(logits, Tensor):
+            targets = torch.as_tensor(targets)
+            check_classes(targets.cpu(), logits.shape[1])  # of a GPU's the tracker says so at the end of the epoch
+            if doubt := self._first.look(logits, targets):
+                warnings.warn(doubt, PruneSamplerWarning, stacklevel=6)
+
+    def _judge(self) -> None:
+        """Warn of what the gradients of the first batches said."""
+        first, self._first = self._first, None
+        verdict = None if first is None else first.verdict(several_heads=self._finder.several_heads)
+        if verdict is not None:
+            warnings.warn(verdict, PruneSamplerWarning, stacklevel=7)
 
     def end_epoch(self, binder: Binder) -> bool:
         """Merge what was seen since the last epoch, over all ranks; whether to select at once.
@@ -208,6 +235,7 @@ class ScoringPhase:
         Several ranks do it here, in a training forward, where all of them are; in ``iter`` they need not be.
         """
         self.progress.end_epoch()
+        self._judge()
         self.abandoned = self._group.any(self.failed)
         if self.abandoned:
             raise StateError("scoring failed on one of the ranks")

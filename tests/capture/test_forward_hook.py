@@ -1,51 +1,16 @@
-"""Finding logits and targets, and the forward hook."""
+"""The forward hook, and the tensors in what it hears."""
 
 from __future__ import annotations
 
 import copy
 import gc
 import pickle
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
-from prunesampler.capture.forward_hook import ForwardHook, find_logits, find_targets, tensor_leaves, to_device
-from prunesampler.errors import UnsupportedError
-
-LOGITS = torch.zeros(2, 3)
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        LOGITS,
-        (LOGITS, "aux"),
-        [LOGITS],
-        {"logits": LOGITS, "loss": torch.tensor(1.0)},
-        SimpleNamespace(logits=LOGITS, aux_logits=None),
-        ({"logits": LOGITS},),
-    ],
-)
-def test_logits_are_found(output: Any) -> None:
-    assert find_logits(output) is LOGITS
-
-
-@pytest.mark.parametrize("output", ["text", {"scores": LOGITS}, (), None, {"logits": "text"}])
-def test_outputs_without_logits_name_the_cure(output: Any) -> None:
-    with pytest.raises(UnsupportedError, match="logits_fn="):
-        find_logits(output)
-
-
-def test_targets_are_found() -> None:
-    y = torch.tensor([1])
-    for batch in [(LOGITS, y), [LOGITS, y, "path"], {"x": LOGITS, "labels": y}, {"image": LOGITS, "y": y}]:
-        assert find_targets(batch) is y
-    for batch in [LOGITS, (LOGITS,), {"x": LOGITS}, None]:
-        with pytest.raises(UnsupportedError, match="target_fn="):
-            find_targets(batch)
+from prunesampler.capture.forward_hook import ForwardHook, tensor_leaves, to_device
 
 
 def test_leaves_come_in_order_and_move_together() -> None:
