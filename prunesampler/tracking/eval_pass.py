@@ -165,11 +165,11 @@ def score_all(
             inputs = model_inputs(model, batch, targets) if input_fn is None else input_fn(batch)
             inputs = to_device(inputs, place)
             logits = finder.logits(called(model, inputs))
+            # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
+            tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             if score_fn is None and not columns:
                 check_no_probabilities(logits)
                 columns = logits.shape[-1]
-            # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
-            tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             for name, entry in others.items():
                 given = (inputs, to_device(targets, place))
                 with torch.enable_grad():
