@@ -8,18 +8,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+_DEPTH = 3  # objects in objects that are looked into
 
 
-def tensor_leaves(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings, in order."""
+def tensor_leaves(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings, and objects that hold a batch, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from tensor_leaves(item)
+            yield from tensor_leaves(item, depth)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from tensor_leaves(item)
+            yield from tensor_leaves(item, depth)
+    elif depth and not callable(value) and not isinstance(value, Dataset):
+        for item in _attributes(value):
+            yield from tensor_leaves(item, depth - 1)
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    yield from getattr(value, "__dict__", {}).values()
+    slots = getattr(type(value), "__slots__", ())
+    for name in (slots,) if isinstance(slots, str) else slots:
+        if hasattr(value, name):
+            yield getattr(value, name)
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -32,7 +46,8 @@ def to_device(value: Any, device: torch.device) -> Any:
         return type(value)(*(to_device(item, device) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(to_device(item, device) for item in value)
-    return value
+    move = getattr(value, "to", None)  # of an object that holds a batch
+    return move(device) if callable(move) else value
 
 
 def _no_hook(*args: Any) -> None:

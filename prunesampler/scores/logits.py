@@ -50,7 +50,9 @@ def _cure(targets: Tensor, classes: int) -> str:
         return f"for numbers to be predicted give score_fn=, a function from logits and targets to scores; {others}"
     if targets.dim() == 2 and targets.shape[1] == classes:
         if whole and bool(((targets != 0).sum(1) == 1).all()):
-            return from_batch("argmax(1)") + ", if each is one class as one-hot; if there may be several, give score_fn="
+            return (
+                from_batch("argmax(1)") + ", if each is one class as one-hot; if there may be several, give score_fn="
+            )
         return (
             "if the batch is mixed (mixup, CutMix), score in a separate pass with attach(..., rescore=plain_loader); "
             "for labels of several classes, or soft ones of the dataset's own, give score_fn=, a function from logits "

@@ -36,6 +36,7 @@ from prunesampler.training.checkpoint import coreset_state, load_coreset
 from prunesampler.training.config import RunConfig
 from prunesampler.training.proxy import ProxyTraining
 from prunesampler.training.pruned_phase import PrunedPhase
+from prunesampler.training.rescore_inputs import inputs_check
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.scoring_phase import ScoringPhase
 
@@ -73,6 +74,7 @@ class Run:
         self.config, self.scoring, self.pruned = config, scoring, pruned
         self.swap, self.folder, self._binder = swap, folder, binder
         self._finder = finder
+        self._rescore_inputs = inputs_check(config.rescored, model, finder, input_fn)
         self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
         self._filter = config.policy.batch_filter()
         self._group, self._train_on_all = group, train_on_all
@@ -134,6 +136,8 @@ class Run:
                 rows, batch = self._filtered(self._filter, rows, batch)
             positions = torch.from_numpy(rows)
             targets = self._finder.targets(batch, positions) if self._is_scored else None
+            if self._rescore_inputs is not None and in_training:
+                self._rescore_inputs.fetched(batch)
             self._binder.fetched(token, positions, batch, targets, in_training)
         return batch
 
@@ -166,9 +170,16 @@ class Run:
                 )
             token = self._binder.match(inputs)
             if token is not None:
-                if self.config.rescored:
-                    self._finder.look(output)  # what the pass at the end will be given too
+                self._look_ahead(inputs, output)
                 self._bind(token, lambda: self._finder.logits(output))
+
+    def _look_ahead(self, inputs: tuple[Any, ...], output: Any) -> None:
+        """Refuse now what the pass over ``rescore`` would refuse, or score wrongly, when the epochs are trained."""
+        if self.config.rescored and self.phase == "scoring":
+            self._finder.look(output)
+            if self._rescore_inputs is not None:
+                self._rescore_inputs.forwarded(inputs)
+                self._rescore_inputs = None
 
     # -- what a user asks for ----------------------------------------------------------------------------------
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -69,3 +72,46 @@ def test_copies_and_pickles_of_the_model_are_deaf() -> None:
     assert ear.heard == []
     model(torch.zeros(1, 2))
     assert len(ear.heard) == 1
+
+
+class Store(dict[str, Any]):
+    pass
+
+
+class Graph:
+    """As a batch of torch_geometric is made: the tensors are in a mapping of its own."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        self._store = Store(tensors)
+        self.loop = self
+
+    def to(self, device: torch.device) -> Graph:
+        return Graph(**{name: tensor.to(device) for name, tensor in self._store.items()})
+
+
+@dataclass(slots=True)
+class Slots:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@dataclass
+class Fields:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@pytest.mark.parametrize("kind", [SimpleNamespace, Graph, Slots, Fields])
+def test_tensors_of_a_batch_that_is_an_object_are_seen(kind: Any) -> None:
+    x, y = torch.zeros(2, 3), torch.tensor([1, 0])
+    leaves = list(tensor_leaves([kind(x=x, y=y)]))
+    assert leaves[0] is x
+    assert leaves[1] is y
+
+
+def test_objects_that_are_no_batch_are_left_alone() -> None:
+    model = nn.Linear(2, 2)
+    dataset = torch.utils.data.TensorDataset(torch.zeros(2))
+    assert list(tensor_leaves([model, nn.Linear, "text", 3, None, dataset, len, torch.float32])) == []
+    moved = to_device({"graph": Graph(x=torch.zeros(2)), "name": "text"}, torch.device("meta"))
+    assert next(tensor_leaves(moved)).device.type == "meta"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -366,3 +367,30 @@ def test_a_tuple_that_training_has_cleared_is_rescored() -> None:
     check(table, TwoOutputs(16)(X)[1])
     with pytest.raises(ps.UnsupportedError, match=r"logits_fn=lambda output: output\[1\]"):
         scored(lambda i: (X[i], Y[i]), lambda net, batch: net(batch[0])[1], model=TwoOutputs(16), rescore=plain)
+
+
+def test_a_batch_that_is_an_object() -> None:
+    def collate(samples: list[Any]) -> Any:
+        x, y = default_collate(samples)
+        return SimpleNamespace(x=x, y=y)
+
+    def run(**options: Any) -> Any:
+        return scored(
+            lambda i: (X[i], Y[i]),
+            lambda net, batch: net(batch.x),
+            lambda batch: batch.y,
+            collate,
+            target_fn=lambda batch: batch.y,
+            **options,
+        )
+
+    check(run())
+    check(
+        ps.score(
+            new_model(),
+            loader_of(lambda i: (X[i], Y[i]), collate),
+            progress=False,
+            target_fn=lambda batch: batch.y,
+            input_fn=lambda batch: batch.x,
+        )
+    )
