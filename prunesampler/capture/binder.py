@@ -23,7 +23,14 @@ _VERIFIED = 8  # first batches whose inputs are compared at the price of a host 
 _HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation
 _UNBOUND = 64  # training batches without a training forward that are an error
 
-_OBSERVE = "call loader.pruning.observe(logits) after the forward"
+_OBSERVE = (
+    "attach(loader, None, ...), and after each forward call loader.pruning.observe(logits, inputs) with the inputs as "
+    "the loader gave them"
+)
+_PART = (
+    "where the model is given more than the batch at once (FixMatch), attach(loader, None, ...), and after each "
+    "forward call loader.pruning.observe(logits, inputs) with the batch's inputs and their part of the logits"
+)
 
 
 @dataclass(eq=False)
@@ -75,16 +82,30 @@ class Token:
 
     def check_counts(self, logits: Tensor) -> None:
         """Refuse another number of logits or targets than of rows."""
-        counts = {"rows": len(self.rows), "logits": len(logits)}
-        if isinstance(self.targets, Tensor) and self.targets.dim():
-            counts["targets"] = len(self.targets)
-        if len(set(counts.values())) > 1:
-            found = ", ".join(f"{count} {name}" for name, count in counts.items())
-            raise BindingError(
-                f"one batch has {found}, so logits cannot be attributed to rows: does a collate function drop or "
-                "repeat samples, or the loop split or mix batches, or take several crops per sample? Score in a "
-                "separate pass with attach(..., rescore=plain_loader)"
-            )
+        check_counts(self.rows, logits, self.targets)
+
+
+def check_counts(rows: Tensor, logits: Tensor, targets: Any) -> None:
+    """Refuse another number of logits or targets than of rows."""
+    counts = {"rows": len(rows), "logits": len(logits) if logits.dim() else 0}
+    if isinstance(targets, Tensor) and targets.dim():
+        counts["targets"] = len(targets)
+    if len(set(counts.values())) == 1:
+        return
+    found = ", ".join(f"{count} {name}" for name, count in counts.items())
+    if counts["rows"] == counts["logits"]:
+        cure = "what is taken for targets is something else, so give target_fn=, a function from the batch to them"
+    elif counts["logits"] == counts.get("targets"):
+        cure = (
+            "the collate function drops or repeats samples, so give row_fn=, a function from the batch to its rows "
+            "(of a dataset that returns its index), or a collate function that keeps each sample once"
+        )
+    else:
+        cure = (
+            "the loop splits or mixes batches, or takes several crops of a sample, so score in a separate pass with "
+            f"attach(..., rescore=plain_loader); or {_PART}"
+        )
+    raise BindingError(f"one batch has {found}, so logits cannot be attributed to rows: {cure}")
 
 
 class Binder:
@@ -162,9 +183,18 @@ class Binder:
 
     def take_waiting(self) -> Token:
         """Take the only waiting token, for logits given by hand. BindingError: none waits, or several do."""
-        index = self._only() if self._following else self._by_depth()
+        waiting = self._in_training
+        index = (waiting[0] if len(waiting) == 1 else None) if self._following else self._by_depth()
+        if waiting and index is None:
+            raise BindingError(
+                f"{len(waiting)} batches wait for their logits, and which of them these belong to is not known: call "
+                "observe(logits, inputs) with the inputs as the loader gave them"
+            )
         if index is None:
-            raise BindingError("observe(logits) found no batch that waits for logits: call it once per batch")
+            raise BindingError(
+                "observe(logits) found no batch that waits for logits: call it once per batch; where the forward of "
+                "the attached model was seen it is not needed, or attach(loader, None, ...)"
+            )
         return self._take(index, [])
 
     def expect_skips(self, batches: int) -> None:
@@ -177,7 +207,8 @@ class Binder:
         if suspects is not None and int(suspects):
             raise BindingError(
                 f"the inputs of {int(suspects)} training forwards of this epoch were not the expected batches (used "
-                f"out of order, or changed on the way): {_OBSERVE}, or score in a separate pass with rescore="
+                f"out of order, or changed on the way): {_OBSERVE}, or score in a separate pass with "
+                "rescore=plain_loader"
             )
 
     def check_seen(self) -> None:
@@ -230,25 +261,50 @@ class Binder:
                 'batch: if the model is also trained on other data, give attach(..., forwards="matching"); if an '
                 "earlier attach() to this model is finished (a notebook cell run twice), detach() that loader.pruning"
             )
-        raise BindingError(
-            "a training forward was given inputs that are not a batch of the loader. If they were changed on the way "
-            'and labels still hold (augmentation on the GPU), give attach(..., inputs_changed="augmented"). With '
-            "mixup, CutMix or micro-batches score in a separate pass, attach(..., rescore=plain_loader). If the model "
-            'is also trained on other data, give attach(..., forwards="matching")'
+        raise BindingError(self._not_of_the_loader(leaves))
+
+    def _not_of_the_loader(self, leaves: list[Tensor]) -> str:
+        text = "a training forward was given inputs that are not a batch of the loader. "
+        if not any(token.probes for token in self._queue):
+            return text + (
+                "No tensors were found in its batches to compare them with: give attach(..., "
+                'inputs_changed="augmented")'
+            )
+        given = [(leaf.numel(), sample(leaf)) for leaf in leaves]
+        targets = [
+            token.targets for token in self._queue if isinstance(token.targets, Tensor) and token.targets.numel()
+        ]
+        if any(Probe(target.numel(), sample(target)).equals(*one) for target in targets for one in given):
+            return text + (
+                "They are what is taken for the targets: give target_fn=, a function from the batch to its labels"
+            )
+        ahead = len(self._in_training) > 1
+        changed = _OBSERVE if ahead else 'give attach(..., inputs_changed="augmented")'
+        return text + (
+            "If they were changed on the way and labels still hold (normalisation, augmentation on the GPU), "
+            f"{changed}. With mixup, CutMix or micro-batches score in a separate pass with attach(..., "
+            'rescore=plain_loader). If the model is also trained on other data, give attach(..., forwards="matching"); '
+            f"{_PART}"
         )
 
+    @property
+    def _in_training(self) -> list[int]:
+        """The batches that wait, in the queue; without those of evaluations where there are others."""
+        return [i for i, token in enumerate(self._queue) if token.in_training] or list(range(len(self._queue)))
+
     def _only(self) -> int | None:
-        waiting = [i for i, token in enumerate(self._queue) if token.in_training] or list(range(len(self._queue)))
+        waiting = self._in_training
         if len(waiting) == 1:
             return waiting[0]
         if not waiting:
             raise BindingError(
                 "a training forward came while no batch of the loader was waiting: with inputs_changed= each batch "
-                f"may have one training forward; {_OBSERVE} instead, or give rescore="
+                f"may have one training forward; leave inputs_changed= out, {_OBSERVE}, or give rescore=plain_loader"
             )
         raise BindingError(
             f"{len(waiting)} batches wait for their logits, and with inputs_changed= it cannot be told which of them "
-            f"this forward belongs to (a skipped batch, or a framework that looks ahead): {_OBSERVE}, or give rescore="
+            f"this forward belongs to (a skipped batch, or a framework that looks ahead): leave it out, {_OBSERVE}, or "
+            "give rescore=plain_loader"
         )
 
     def _suspect(self, leaves: list[Tensor]) -> None:

@@ -288,7 +288,14 @@ def shard_and_row(sample: Any, index: ShardIndex) -> tuple[int, int]:
             "stage directly behind the one that reads the tars"
         )
     shard = index.shard_number(sample["__url__"])
-    return shard, index.row(shard, sample["__key__"])
+    try:
+        return shard, index.row(shard, sample["__key__"])
+    except ArgumentError as error:
+        rule = (
+            f"{error.rule} (where rename_files= renames keys, leave it out and rename fields by .rename or .map behind "
+            "the tars; where the shard has changed, build the index anew)"
+        )
+        raise ArgumentError("key", rule, error.value) from None
 
 
 def _worker_of(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int, int, int]:

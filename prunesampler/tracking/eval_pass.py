@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from prunesampler.capture.binder import check_counts
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import to_device
 from prunesampler.capture.plausibility import check_no_probabilities, many_columns
@@ -165,6 +166,8 @@ def score_all(
             inputs = model_inputs(model, batch, targets) if input_fn is None else input_fn(batch)
             inputs = to_device(inputs, place)
             logits = finder.logits(called(model, inputs))
+            if isinstance(logits, Tensor):
+                check_counts(rows, logits, targets)
             # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
             tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             if score_fn is None and not columns:

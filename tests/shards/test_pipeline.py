@@ -496,3 +496,12 @@ def test_a_fresh_subset_every_pass_and_a_run_that_resumes(urls: list[str], index
     for _ in range(2):
         other.epoch(again)
     assert [sorted(rows) for rows in other.journal.epochs[:2]] == epochs[4:6]
+
+
+def test_files_that_are_renamed_as_they_are_read(urls: list[str], index: ShardIndex) -> None:
+    renamed = shards(urls, rename_files=lambda name: name.replace("s", "t", 1)).decode().to_tuple("x.bin", "cls")
+    with pytest.raises(ArgumentError, match=r"^key must be one of shard .*rename_files= .*\.rename or \.map behind"):
+        next(with_rows(track(renamed.map(tensors).batched(5), index)))
+    later = shards(urls).decode().rename(x="x.bin", y="cls").to_tuple("x", "y").map(tensors).batched(5)
+    rows, (x, _) = next(with_rows(track(later, index)))
+    assert torch.equal(x, DATA.x[rows])

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset, default_collate
 
 import prunesampler as ps
+from tests.helpers.training import lookahead
 
 N, BATCH, CLASSES = 48, 8, 3
 _GENERATOR = torch.Generator().manual_seed(0)
@@ -367,6 +368,165 @@ def test_a_tuple_that_training_has_cleared_is_rescored() -> None:
     check(table, TwoOutputs(16)(X)[1])
     with pytest.raises(ps.UnsupportedError, match=r"logits_fn=lambda output: output\[1\]"):
         scored(lambda i: (X[i], Y[i]), lambda net, batch: net(batch[0])[1], model=TwoOutputs(16), rescore=plain)
+
+
+def normalised(net: nn.Module, x: Tensor) -> Tensor:
+    return net((x - 0.5) / 0.25)
+
+
+def trained(loader: Any, batches: Any, step: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    for x, y in batches:
+        cross_entropy(step(x, y), y).backward()
+    loader.pruning.finish()
+    return loader.pruning.table
+
+
+@pytest.mark.parametrize("framework", ["a plain loop", "one batch ahead", "Accelerate"])
+def test_inputs_that_are_normalised_in_the_loop(framework: str) -> None:
+    expected = normalised(new_model(), X)
+
+    def run(observe: Any = None, **options: Any) -> Any:
+        net = new_model()
+        loader = DataLoader([(X[i], Y[i]) for i in range(N)], batch_size=BATCH, shuffle=True)  # type: ignore[arg-type]
+        if framework == "Accelerate":
+            loader = pytest.importorskip("accelerate").Accelerator(cpu=True).prepare(loader)
+        loader = ps.attach(loader, None if observe else net, score_epochs=1, epoch_length="full", **options)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            logits = normalised(net, x)
+            if observe:
+                observe(loader.pruning, logits, x)
+            return logits
+
+        return trained(loader, lookahead(loader) if framework == "one batch ahead" else loader, step)
+
+    with pytest.raises(ps.BindingError) as caught:
+        run()
+    if framework == "a plain loop":
+        assert 'labels still hold (normalisation, augmentation on the GPU), give attach(..., inputs_changed="augm' in (
+            str(caught.value)
+        )
+        check(run(inputs_changed="augmented"), expected)
+        check(run(lambda pruning, logits, x: pruning.observe(logits)), expected)
+    else:
+        assert "augmented" not in str(caught.value)
+        with pytest.raises(
+            ps.BindingError, match=r"leave it out, attach\(loader, None, \.\.\.\), .*observe\(logits, inputs\)"
+        ):
+            run(inputs_changed="augmented")
+        with pytest.raises(
+            ps.BindingError, match=r"call observe\(logits, inputs\) with the inputs as the loader gave them"
+        ):
+            run(lambda pruning, logits, x: pruning.observe(logits))
+    assert "observe(logits, inputs)" in str(caught.value)
+    check(run(lambda pruning, logits, x: pruning.observe(logits, x)), expected)
+    plain = DataLoader([((X[i] - 0.5) / 0.25, Y[i]) for i in range(N)], batch_size=BATCH)  # type: ignore[arg-type]
+    check(run(rescore=plain, input_fn=lambda batch: batch[0]), expected)
+
+
+def test_a_batch_beside_unlabelled_inputs() -> None:
+    def run(observe: bool, **options: Any) -> Any:
+        net = new_model()
+        loader = ps.attach(
+            loader_of(lambda i: (X[i], Y[i])), None if observe else net, score_epochs=1, epoch_length="full", **options
+        )
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            logits = net(torch.cat([x, torch.randn(2 * BATCH, 5)]))[: len(x)]
+            if observe:
+                loader.pruning.observe(logits, x)
+            return logits
+
+        return trained(loader, loader, step)
+
+    for options in ({}, {"inputs_changed": "augmented"}):
+        with pytest.raises(
+            ps.BindingError, match=r"FixMatch\), attach\(loader, None, \.\.\.\), .*observe\(logits, inputs\)"
+        ):
+            run(False, **options)
+    check(run(True))
+
+
+def test_a_forward_on_what_is_taken_for_the_targets() -> None:
+    def run(**options: Any) -> Any:
+        return scored(
+            lambda i: (f"path/{i}", X[i], {"label": Y[i]}), second, lambda batch: batch[2]["label"], **options
+        )
+
+    with pytest.raises(ps.BindingError, match=r"target_fn=, a function from the batch to its labels"):
+        run()
+    check(run(target_fn=lambda batch: batch[2]["label"]))
+
+
+def test_a_batch_without_any_tensor_to_compare() -> None:
+    def run(**options: Any) -> Any:
+        return scored(
+            lambda i: (X[i].numpy(), Y[i]),
+            lambda net, batch: net(torch.as_tensor(batch[0])),
+            collate=lambda samples: (np.stack([x for x, _ in samples]), torch.stack([y for _, y in samples])),
+            **options,
+        )
+
+    with pytest.raises(ps.BindingError, match=r'No tensors were found .*inputs_changed="augmented"'):
+        run()
+    check(run(inputs_changed="augmented"))
+
+
+def test_targets_that_are_not_one_for_each_row() -> None:
+    def run(**options: Any) -> Any:
+        return scored(
+            lambda i: {"x": X[i], "target": X[i, :1].long(), "class": Y[i]},
+            lambda net, batch: net(batch["x"]),
+            lambda batch: batch["class"],
+            lambda samples: {
+                name: (torch.cat if name == "target" else torch.stack)(
+                    [
+                        part
+                        for sample in samples
+                        for part in ([sample[name], sample[name]] if name == "target" else [sample[name]])
+                    ]
+                )
+                for name in samples[0]
+            },
+            **options,
+        )
+
+    with pytest.raises(ps.BindingError, match=r"8 rows, 8 logits, 16 targets.*target_fn=, a function from the batch"):
+        run()
+    check(run(target_fn=lambda batch: batch["class"]))
+
+
+def cutmix(samples: list[Any]) -> Any:
+    x, y = default_collate(samples)
+    return 0.7 * x + 0.3 * x.flip(0), (y, y.flip(0), 0.7)
+
+
+def mixed(samples: list[Any]) -> Any:
+    x, y = default_collate(samples)
+    return 0.7 * x + 0.3 * x.flip(0), y, y.flip(0), 0.7
+
+
+def softened(samples: list[Any]) -> Any:
+    x, y = default_collate(samples)
+    soft = torch.eye(CLASSES)[y]
+    return 0.7 * x + 0.3 * x.flip(0), 0.7 * soft + 0.3 * soft.flip(0)
+
+
+@pytest.mark.parametrize("collate", [cutmix, mixed, softened])
+def test_batches_that_the_collate_function_mixes(collate: Any) -> None:
+    def run(**options: Any) -> Any:
+        return scored(
+            lambda i: (X[i], Y[i]),
+            labels=lambda batch: batch[1][0] if collate is cutmix else batch[1],
+            collate=collate,
+            **options,
+        )
+
+    with pytest.raises(ps.PruneSamplerError, match=r"rescore=plain_loader") as caught:
+        run()
+    assert len(str(caught.value)) < 700
+    plain_loader = DataLoader([(X[i], Y[i]) for i in range(N)], batch_size=BATCH)  # type: ignore[arg-type]
+    check(run(rescore=plain_loader))
 
 
 def test_a_batch_that_is_an_object() -> None:
