@@ -136,7 +136,7 @@ class Run:
                 rows, batch = self._filtered(self._filter, rows, batch)
             positions = torch.from_numpy(rows)
             targets = self._finder.targets(batch, positions) if self._is_scored else None
-            if self._rescore_inputs is not None and in_training:
+            if self._rescore_inputs is not None:
                 self._rescore_inputs.fetched(batch)
             self._binder.fetched(token, positions, batch, targets, in_training)
         return batch
@@ -177,8 +177,7 @@ class Run:
         """Refuse now what the pass over ``rescore`` would refuse, or score wrongly, when the epochs are trained."""
         if self.config.rescored and self.phase == "scoring":
             self._finder.look(output)
-            if self._rescore_inputs is not None:
-                self._rescore_inputs.forwarded(inputs)
+            if self._rescore_inputs is not None and self._rescore_inputs.forwarded(inputs):
                 self._rescore_inputs = None
 
     # -- what a user asks for ----------------------------------------------------------------------------------
