@@ -36,8 +36,11 @@ class RescoreInputs:
                 targets = None
             self._waiting.append(_leaves(model_inputs(self._model, batch, targets)))
 
-    def forwarded(self, inputs: tuple[Any, ...]) -> None:
-        """The model was given positional ``inputs`` and, last, its keywords. UnsupportedError: others than a pass."""
+    def forwarded(self, inputs: tuple[Any, ...]) -> bool:
+        """The model was given positional ``inputs`` and, last, its keywords; whether there was a batch to compare.
+
+        UnsupportedError: a pass would give it others.
+        """
         *given, keywords = inputs
         keywords = {name: value for name, value in keywords.items() if name not in TARGET_KEYS}
         differences = [_difference(expected, _leaves((given, keywords))) for expected in self._waiting]
@@ -47,6 +50,7 @@ class RescoreInputs:
                 "input_fn=, a function from a batch of rescore to what the model is called with, which normalises, "
                 "converts and moves axes as the loop does"
             )
+        return bool(differences)
 
 
 def _leaves(inputs: Any) -> list[Tensor]:
