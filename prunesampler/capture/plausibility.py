@@ -11,7 +11,6 @@ from prunesampler.errors import UnsupportedError
 
 _BATCHES = 8  # that are looked at, at the price of waiting for a GPU
 _LABELS = 32  # so many labels tell how many classes there are
-_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of a sum of probabilities
 _ELSEWHERE = (
     "give logits_fn=, a function from the model's output to the logits, and where the model that is attached does not "
     "make them, attach(loader, None, ...) and loader.pruning.observe(logits, inputs) after each forward"
@@ -23,12 +22,25 @@ def check_no_probabilities(logits: Tensor) -> None:
     if logits.dim() != 2 or not logits.is_floating_point() or not len(logits):
         return
     values = logits.detach()
-    sums = values.double().sum(1)
-    if bool((values >= 0).all()) and bool(((sums - 1).abs() < _TOLERANCE.get(logits.dtype, 1e-4)).all()):
+    # Probabilities of half precision, which a framework may have made float32, sum up to 1 only roughly.
+    tolerance = 1e-4 if len(values) == 1 else 5e-2 if logits.dtype == torch.bfloat16 else 1e-2
+    if bool((values >= 0).all()) and bool(((values.double().sum(1) - 1).abs() < tolerance).all()):
         raise UnsupportedError(
             "the model returned probabilities (all >= 0, and each row sums to 1) where scores are made of logits: give "
             "logits_fn=lambda output: output.clamp_min(1e-9).log() (their softmax is the probabilities again)"
         )
+
+
+def all_in_unit_interval(logits: Tensor) -> str | None:
+    """The text of a warning if all logits of a batch are between 0 and 1, as those of a sigmoid are."""
+    values = logits.detach()
+    low, high = float(values.min()), float(values.max())
+    if values.numel() < 16 or not 0 <= low < high <= 1:
+        return None
+    return (
+        "all that the model returned is between 0 and 1: if it ends in a sigmoid, give logits_fn=lambda output: "
+        "torch.logit(output, 1e-6), and if these are logits, logits_fn=lambda output: output"
+    )
 
 
 class FirstBatches:
@@ -66,6 +78,8 @@ class FirstBatches:
         self._follow(logits, targets)
         self._labels += len(targets)
         self._classes = max(self._classes, int(targets.max()) + 1)
+        if self._looked == 1 and not self._given and (doubt := all_in_unit_interval(logits)):
+            return doubt
         if self._given or self._labels < _LABELS or self._columns:
             return None
         self._columns = logits.shape[1]

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from prunesampler.capture.binder import check_counts
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import to_device
-from prunesampler.capture.plausibility import check_no_probabilities, many_columns
+from prunesampler.capture.plausibility import all_in_unit_interval, check_no_probabilities, many_columns
 from prunesampler.capture.row_loader import with_rows
 from prunesampler.capture.rows import RowSource, check_followed, row_stream
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, UnsupportedError
@@ -78,7 +78,8 @@ def score(
 
     Raises:
         ArgumentError: an argument breaks its rule, or a target is not a class.
-        UnsupportedError: rows, inputs, logits or targets cannot be found.
+        UnsupportedError: rows, inputs, logits or targets cannot be found, or not without doubt.
+        BindingError: there are not as many logits or targets as rows.
         StateError: the loader handed nothing out, or two labels for one row.
 
     Warns:
@@ -172,6 +173,8 @@ def score_all(
             tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             if score_fn is None and not columns:
                 check_no_probabilities(logits)
+                if logits_fn is None and (doubt := all_in_unit_interval(logits)):
+                    warnings.warn(doubt, PruneSamplerWarning, stacklevel=3)
                 columns = logits.shape[-1]
             for name, entry in others.items():
                 given = (inputs, to_device(targets, place))

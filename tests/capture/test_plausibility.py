@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from prunesampler.capture.plausibility import FirstBatches, check_no_probabilities, many_columns
+from prunesampler.capture.plausibility import FirstBatches, all_in_unit_interval, check_no_probabilities, many_columns
 from prunesampler.errors import UnsupportedError
 
 
@@ -25,6 +25,8 @@ def test_probabilities_are_refused_and_their_logarithms_are_not(dtype: torch.dty
     probabilities = logits.softmax(1).to(dtype)
     with pytest.raises(UnsupportedError, match=r"logits_fn=lambda output: output\.clamp_min\(1e-9\)\.log\(\)"):
         check_no_probabilities(probabilities)
+    with pytest.raises(UnsupportedError):
+        check_no_probabilities(probabilities.float())  # as a framework makes them
     cured = probabilities.float().clamp_min(1e-9).log()
     check_no_probabilities(cured)
     assert (cured.softmax(1) - logits.softmax(1)).abs().max() < 0.01
@@ -45,6 +47,17 @@ def test_probabilities_are_refused_and_their_logarithms_are_not(dtype: torch.dty
 )
 def test_logits_are_no_probabilities(logits: Tensor) -> None:
     check_no_probabilities(logits)
+
+
+def test_outputs_of_a_sigmoid_are_told_of() -> None:
+    logits, targets = some()
+    text = str(all_in_unit_interval(logits.sigmoid()))
+    assert "logits_fn=lambda output: torch.logit(output, 1e-6)" in text
+    torch.testing.assert_close(torch.logit(logits.sigmoid(), 1e-6), logits, rtol=0, atol=1e-5)
+    assert FirstBatches(given=False).look(logits.sigmoid(), targets) == text
+    assert FirstBatches(given=True).look(logits.sigmoid(), targets) is None
+    for other in (logits, torch.zeros(40, 4), torch.ones(40, 4), logits.sigmoid()[:3], 2 * logits.sigmoid()):
+        assert all_in_unit_interval(other) is None
 
 
 LOSSES: dict[str, Any] = {
