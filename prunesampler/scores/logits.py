@@ -93,6 +93,8 @@ class Prediction:
         numbers["label"] = others.gather(along, index).squeeze(along)
         others.scatter_(along, index, torch.full_like(index, -torch.inf, dtype=others.dtype))
         numbers["best_other"] = best = others.amax(along)
+        if "correct" in names:
+            numbers["correct"] = _is_argmax(others, along, numbers["label"], best, targets)
         if "el2n" in names or "loss" in names:
             odds = others.sub_(best.unsqueeze(along)).mul_(_BITS_PER_NAT).exp2_()
             numbers["odds_sum"] = odds.sum(along)
@@ -124,7 +126,7 @@ class Prediction:
     def score(self, name: str) -> Tensor:
         """(B,) float32, a built-in score, NaN for targets outside of the classes; or bools for ``"correct"``."""
         if name == "correct":
-            return (self.numbers["label"] > self.numbers["best_other"]) & self.valid
+            return self.numbers["correct"] & self.valid
         if name == "el2n":
             norm = self._odds_sum.square().add_(self.numbers["odds_squares"]).sqrt_()
             values = norm.div_(self._lead.neg().exp_().add_(self._odds_sum))
@@ -139,6 +141,15 @@ class Prediction:
     def masked(self, values: Tensor) -> Tensor:
         """``values`` as float32, NaN for targets outside of the classes."""
         return torch.where(self.valid, values, torch.nan).float()
+
+
+def _is_argmax(others: Tensor, along: int, label: Tensor, best: Tensor, targets: Tensor) -> Tensor:
+    """(B,) bool, whether argmax gives the label; of equal logits it gives the first."""
+    right, tied = label > best, label == best
+    if not tied.is_cpu or tied.any():  # ties are rare, and a CPU need not look for the first one
+        first = (others == best.unsqueeze(along)).byte().argmax(along)
+        right |= tied & (targets < first)
+    return right
 
 
 def _entropies(logits: Tensor) -> Tensor:
@@ -200,5 +211,9 @@ def entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B,) bool, whether the label's logit is the strict maximum; False for a target outside [0, C) and for NaN."""
+    """(B,) bool, ``logits.argmax(1) == targets``: of equal logits the first one wins. False for NaN.
+
+    >>> correct(torch.tensor([[2.0, 2.0], [2.0, 2.0]]), torch.tensor([0, 1]))
+    tensor([ True, False])
+    """
     return _alone("correct", logits, targets)

@@ -17,7 +17,7 @@ Direction = Literal["higher", "lower"]
 Needs = Literal["logits", "inputs", "model"]
 
 # What other columns of a score table are called, and an argument of ScoreTracker.record.
-_COUNTED = ("forgetting", "forgetting_events", "learned", "correct", "presentations")
+_COUNTED = ("forgetting", "forgetting_events", "learned", "correct", "presentations", "last_epoch")
 _RESERVED = ("row", "rows", "key", "shard", "weight", "label", *_COUNTED)
 
 

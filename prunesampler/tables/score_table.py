@@ -26,7 +26,12 @@ from prunesampler.tables.parquet import Stored
 
 __all__ = ["Coreset", "ScoreTable"]
 
-_COUNTS = {"forgetting_events": -1, "learned": False, "presentations": 0}  # and what a row without them has
+_COUNTS = {
+    "forgetting_events": -1,
+    "learned": False,
+    "presentations": 0,
+    "last_epoch": -1,
+}  # and what a row without them has
 _RESERVED = ("row", "key", "shard", "label", "weight", "forgetting", *_COUNTS)
 
 
@@ -41,6 +46,7 @@ class ScoreTable(Stored):
         forgetting_events: (N,) counts, −1 where a row has none.
         learned: (N,) bools: was classified correctly at least once.
         presentations: (N,) counts; a row that was never presented has no forgetting score.
+        last_epoch: (N,) the epoch, from 0, that a row's scores are of, −1 where it has none.
         keys: (N,) str or int that name the samples outside of this dataset (paths, ids).
         shards: (N,) names of the tar shards that the samples lie in.
         fingerprint: what the dataset is recognised by.
@@ -52,12 +58,12 @@ class ScoreTable(Stored):
         ArgumentError: a column has a wrong length, type or range, a row repeats, or there is no score at all.
 
     The arrays ``rows`` (int64, ascending), ``scores[name]`` (float32), ``labels``, ``forgetting_events``,
-    ``presentations`` (int32) and ``learned`` (bool) are copies, read-only, in the order of ``rows``, and None
-    where they were not given. ``directions`` names every column that can be selected by.
+    ``presentations``, ``last_epoch`` (int32) and ``learned`` (bool) are copies, read-only, in the order of ``rows``,
+    and None where they were not given. ``directions`` names every column that can be selected by.
 
     The file that :meth:`save` writes has the columns ``row`` int64, ``label`` int32, one float32 per score,
-    ``forgetting_events`` int32, ``learned`` bool, ``presentations`` int32, ``shard``, ``key``: those that were given.
-    Null means no value.
+    ``forgetting_events`` int32, ``learned`` bool, ``presentations`` and ``last_epoch`` int32, ``shard``, ``key``:
+    those that were given. Null means no value.
 
     >>> import tempfile
     >>> table = ScoreTable({"el2n": [0.1, 1.2, float("nan")]}, labels=[0, 1, 1])
@@ -84,6 +90,7 @@ class ScoreTable(Stored):
         forgetting_events: npt.ArrayLike | None = None,
         learned: npt.ArrayLike | None = None,
         presentations: npt.ArrayLike | None = None,
+        last_epoch: npt.ArrayLike | None = None,
         keys: Any = None,
         shards: Any = None,
         fingerprint: str | None = None,
@@ -117,6 +124,7 @@ class ScoreTable(Stored):
         )
         self.learned: npt.NDArray[np.bool_] | None = column("learned", learned, flags)
         self.presentations: npt.NDArray[np.int32] | None = column("presentations", presentations, integers, lowest=0)
+        self.last_epoch: npt.NDArray[np.int32] | None = column("last_epoch", last_epoch, integers, lowest=-1)
         self.key_column = column("keys", keys, identities)
         self.shard_column = column("shards", shards, identities)
         self.directions = self._directions(json_object("directions", directions))
@@ -268,5 +276,5 @@ class ScoreTable(Stored):
         table.rows = columns["row"]
         table.scores = {name: column for name, column in columns.items() if name not in _RESERVED}
         table.labels, table.key_column, table.shard_column = map(columns.get, ("label", "key", "shard"))
-        table.forgetting_events, table.learned, table.presentations = map(columns.get, _COUNTS)
+        table.forgetting_events, table.learned, table.presentations, table.last_epoch = map(columns.get, _COUNTS)
         return table

@@ -12,6 +12,7 @@ from prunesampler.scores.logits import Prediction
 from prunesampler.tracking.state import copied
 
 BAD_ROW, BAD_CLASS, CHANGED_LABEL = range(3)
+SCORED = "presentations"  # where non-finite values of the scores themselves are counted, beside recorded columns
 
 _TOGETHER = 64  # batches
 _CPU_LOGITS = 1 << 17  # what stays in a processor's cache
@@ -109,7 +110,9 @@ class EpochBuffers:
     Attributes:
         device: where the buffers lie.
         sums: (N,) float32 by score.
-        counts: (N,) int32 by recorded column: those that are not counted by presentations.
+        counts: (N,) int32 by recorded column, of its finite values: those that are not counted by presentations.
+        non_finite: (N,) int32 by recorded column, and :data:`SCORED` for the scores, of presentations that gave an
+            infinite or NaN value and are left out of the sums; on a CPU only where there are any.
         presentations: (N,) int32.
         packed: (N,) int32, forgetting events << 2 | learned << 1 | correct at the last presentation; the two flags
             outlive the epoch. None where forgetting is not followed.
@@ -122,6 +125,7 @@ class EpochBuffers:
         self.num_rows, self.device, self.followed = num_rows, torch.device("cpu"), False
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
+        self.non_finite: dict[str, Tensor] = {}
         self._scores, self._forgetting = tuple(scores), forgetting
         self._arrange(torch.zeros(num_rows, 2 + forgetting + len(self._scores), dtype=torch.int32))
         self.labels.fill_(-1)
@@ -138,7 +142,7 @@ class EpochBuffers:
     @property
     def empty(self) -> bool:
         """Whether nothing was added since the last merge. Waits for the device."""
-        counts = (self.presentations, *self.counts.values())
+        counts = (self.presentations, *self.counts.values(), *self.non_finite.values())
         return not any(bool(count.any()) for count in counts) and bool((self.problems < 0).all())
 
     def move(self, device: torch.device) -> None:
@@ -146,6 +150,7 @@ class EpochBuffers:
         with torch.inference_mode(False):
             for recorded in (self.sums, self.counts):
                 recorded.update({name: moved(recorded[name], device) for name in self.counts})
+            self.non_finite = {name: moved(count, device) for name, count in self.non_finite.items()}
             self.problems = moved(self.problems, device)
             self._arrange(moved(self._columns, device))
         self.device = device
@@ -164,8 +169,10 @@ class EpochBuffers:
         self.presentations.index_add_(0, rows, torch.ones_like(before))
         # Only the CPU can say without waiting that all rows are distinct.
         distinct = before.is_cpu and torch.equal(self.presentations.index_select(0, rows), before.add_(1))
+        scores, bad = _finite({name: values.float() for name, values in scores.items()})
         for name, values in scores.items():
-            self.sums[name].index_add_(0, rows, values.float())
+            self.sums[name].index_add_(0, rows, values)
+        self._count_bad(SCORED, rows, bad)
         if targets is not None:
             if classes is not None:
                 self._note(BAD_CLASS, (targets < 0) | (targets >= classes), rows)
@@ -196,8 +203,21 @@ class EpochBuffers:
         """Values of a column that presentations do not count: (B,) each, on the device, B >= 1."""
         rows = self._checked(rows)
         self._allow(name)
-        self.sums[name].index_add_(0, rows, values.float())
-        self.counts[name].index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
+        finite, bad = _finite({name: values.float()})
+        self.sums[name].index_add_(0, rows, finite[name])
+        ones = torch.ones_like(rows, dtype=torch.int32)
+        self.counts[name].index_add_(0, rows, ones if bad is None else (~bad).int())
+        self._count_bad(name, rows, bad)
+
+    def _count_bad(self, name: str, rows: Tensor, bad: Tensor | None) -> None:
+        if bad is not None:
+            self._allow_bad(name)
+            self.non_finite[name].index_add_(0, rows, bad.int())
+
+    def _allow_bad(self, name: str) -> None:
+        if name not in self.non_finite:
+            with torch.inference_mode(False):
+                self.non_finite[name] = torch.zeros(self.num_rows, dtype=torch.int32, device=self.device)
 
     def _allow(self, name: str) -> None:
         if name not in self.counts:
@@ -224,6 +244,7 @@ class EpochBuffers:
         for name in self.counts:
             del self.sums[name]
         self.counts.clear()
+        self.non_finite.clear()
         for tensor in (*self.sums.values(), self.presentations):
             tensor.zero_()
         if self.packed is not None and flags is not None:
@@ -234,19 +255,21 @@ class EpochBuffers:
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all buffers, on the CPU."""
-        names = ("sums", "counts", "presentations", "packed", "labels", "problems", "followed")
+        names = ("sums", "counts", "non_finite", "presentations", "packed", "labels", "problems", "followed")
         return {name: copied(getattr(self, name)) for name in names}
 
-    def layout(self, recorded: Iterable[str]) -> dict[str, Any]:
+    def layout(self, recorded: Iterable[str], non_finite: Iterable[str]) -> dict[str, Any]:
         """What a state with these recorded columns looks like, as :func:`check_layout` wants it."""
-        recorded, count = list(recorded), (torch.int32, self.num_rows)
+        recorded, n = list(recorded), self.num_rows
+        count = (torch.int32, n, 0)
         return {
-            "sums": dict.fromkeys((*self._scores, *recorded), (torch.float32, self.num_rows)),
+            "sums": dict.fromkeys((*self._scores, *recorded), (torch.float32, n)),
             "counts": dict.fromkeys(recorded, count),
+            "non_finite": dict.fromkeys(non_finite, count),
             "presentations": count,
             "packed": count if self._forgetting else None,
-            "labels": count,
-            "problems": (torch.int64, 3),
+            "labels": (torch.int32, n, -1),
+            "problems": (torch.int64, 3, -1, n - 1),
             "followed": bool,
         }
 
@@ -255,6 +278,9 @@ class EpochBuffers:
         for name, count in state["counts"].items():
             self._allow(name)
             self.counts[name].copy_(count)
+        for name, count in state["non_finite"].items():
+            self._allow_bad(name)
+            self.non_finite[name].copy_(count)
         for name, total in state["sums"].items():
             self.sums[name].copy_(total)
         for name in ("presentations", "labels", "problems"):
@@ -262,3 +288,14 @@ class EpochBuffers:
         if self.packed is not None:
             self.packed.copy_(state["packed"])
         self.followed = state["followed"]
+
+
+def _finite(columns: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The columns with 0 where any of them is infinite or NaN, and where that is; None where it surely is nowhere."""
+    bad = None
+    for values in columns.values():
+        wrong = values.isfinite().logical_not_()
+        bad = wrong if bad is None else bad.logical_or_(wrong)
+    if bad is None or (bad.is_cpu and not bad.any()):
+        return dict(columns), None
+    return {name: values.masked_fill(bad, 0.0) for name, values in columns.items()}, bad

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prunesampler.errors import StateError
 
 
 def check_layout(found: Any, expected: Any, where: str = "state") -> None:
-    """Refuse nested dicts but those of ``expected``, which has (dtype, length) for a tensor, else a type or None."""
+    """Refuse nested dicts but those of ``expected``, which has a tuple for a tensor, else a type or None.
+
+    The tuple is (dtype, length), with the lowest value where there is one, and the highest. Floats must be finite.
+    """
     if isinstance(expected, Mapping):
         if not isinstance(found, Mapping) or set(found) != set(expected):
             names = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
@@ -19,13 +23,29 @@ def check_layout(found: Any, expected: Any, where: str = "state") -> None:
         for key, value in expected.items():
             check_layout(found[key], value, f"{where}[{key!r}]")
     elif isinstance(expected, tuple):
-        dtype, length = expected
-        if not isinstance(found, Tensor) or found.dtype != dtype or found.shape != (length,):
-            got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise StateError(f"{where} must be a tensor of {dtype} ({length},), got {got}")
+        _check_tensor(found, *expected, where=where)
     elif (expected is None) != (found is None) or (expected is not None and type(found) is not expected):
         wanted = "None" if expected is None else f"of type {expected.__name__}"
         raise StateError(f"{where} must be {wanted}, got {type(found).__name__}")
+
+
+def _check_tensor(
+    found: Any, dtype: torch.dtype, length: int, low: int | None = None, high: int | None = None, *, where: str
+) -> None:
+    dense = isinstance(found, Tensor) and found.layout is torch.strided and not found.is_meta
+    if not dense or found.dtype != dtype or found.shape != (length,):
+        got = type(found).__name__
+        if isinstance(found, Tensor):
+            kind = "" if found.layout is torch.strided else f", {found.layout}"
+            got = f"{found.dtype} {tuple(found.shape)} on {found.device}{kind}"
+        raise StateError(f"{where} must be a dense tensor of {dtype} ({length},), got {got}")
+    if dtype.is_floating_point and not bool(found.isfinite().all()):
+        raise StateError(f"{where} must be finite, got {int((~found.isfinite()).sum())} infinite or NaN values")
+    if length and low is not None:
+        found_low, found_high = int(found.amin()), int(found.amax())
+        if found_low < low or (high is not None and found_high > high):
+            rule = f"at least {low}" if high is None else f"in [{low}, {high}]"
+            raise StateError(f"{where} must be {rule}, got {found_low} to {found_high}")
 
 
 def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -13,14 +13,18 @@ from prunesampler.errors import ArgumentError, StateError
 from prunesampler.scores.registry import SCORES
 from prunesampler.tables.agreement import spearman
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.epoch_buffers import CHANGED_LABEL, EpochBuffers
+from prunesampler.tracking.epoch_buffers import CHANGED_LABEL, SCORED, EpochBuffers
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import copied
 
-Reduction = Literal["mean", "last"]
+Reduction = Literal["mean", "last", "running"]
 
 _EVERYONES = ("epochs", "followed", "flags", "labels")
-_HELD = ("sums", "counts", "odd_sums", "odd_presentations", "presentations", "forgetting_events")
+_HELD = (
+    *("sums", "counts", "non_finite", "odd_sums", "odd_presentations"),
+    *("presentations", "last_epoch", "forgetting_events", "earlier_events"),
+)
+_NEW = 0.3  # share of the newest epoch in a running mean
 
 
 class Totals:
@@ -33,24 +37,40 @@ class Totals:
         epochs: merges that brought presentations; counted by rank 0.
         followed: whether forgetting was followed.
         presentations: (N,) int32.
+        non_finite: (N,) int32 by recorded column, and ``SCORED`` for the scores: presentations left out of the sums.
+        last_epoch: (N,) int32, the last epoch in which a row was presented, −1 for none.
         forgetting_events: (N,) int32, or None.
+        earlier_events: (N,) int32, those before the present window of ``forgetting_window`` epochs; None without one.
+        nothing_finite: whether the last merge brought presentations, none of them with a finite score.
+        torn: whether a merge was broken off in the middle, so that sums and counts do not belong together.
         flags: (N,) uint8, learned << 1 | correct at the last presentation, or None.
         labels: (N,) int32, −1 for none.
     """
 
     def __init__(
-        self, num_rows: int, scores: Iterable[str], reduction: Reduction, *, forgetting: bool, first: bool = True
+        self,
+        num_rows: int,
+        scores: Iterable[str],
+        reduction: Reduction,
+        *,
+        forgetting: bool,
+        forgetting_window: int | None = None,
+        first: bool = True,
     ) -> None:
-        self.epochs, self.followed = 0, False
+        self.epochs, self.followed, self.torn, self.nothing_finite = 0, False, False, False
+        self._window = forgetting_window
         self._num_rows, self._reduction, self._first = num_rows, reduction, first
         self._scores = tuple(scores)
         self._halved = self._scores if reduction == "mean" else ()
         self.sums = {name: self._zeros(torch.float64) for name in self._scores}
         self.counts: dict[str, Tensor] = {}
+        self.non_finite: dict[str, Tensor] = {}
         self.odd_sums = {name: self._zeros(torch.float64) for name in self._halved}
         self.odd_presentations = self._zeros(torch.int32) if self._halved else None
         self.presentations = self._zeros(torch.int32)
+        self.last_epoch = self._zeros(torch.int32) - 1
         self.forgetting_events = self._zeros(torch.int32) if forgetting else None
+        self.earlier_events = self._zeros(torch.int32) if forgetting and forgetting_window else None
         self.flags = torch.zeros(num_rows, dtype=torch.uint8) if forgetting else None
         self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
 
@@ -80,8 +100,10 @@ class Totals:
                 f"row {label} came with two different labels: the dataset changed during scoring, or a row is not the "
                 "same sample in every epoch"
             )
+        self.torn = True
         self.labels = merged
         self._merge_columns(buffers, group)
+        self.torn = False
 
     def _merge_columns(self, buffers: EpochBuffers, group: Group) -> None:
         def summed(mine: Tensor) -> Tensor:
@@ -89,10 +111,12 @@ class Totals:
 
         seen = buffers.presentations.cpu()
         nothing = torch.zeros_like(seen)
-        recorded = sorted(set().union(*group.exchange(set(buffers.counts))))
+        named = group.exchange((set(buffers.counts), set(buffers.non_finite)))
+        recorded, bad = (sorted(set().union(*names)) for names in zip(*named, strict=True))
         others = ~group.owners(seen)
         presented = summed(seen)
         sums = {name: summed(buffers.sums[name]) for name in self._scores}
+        non_finite = {SCORED: summed(buffers.non_finite.get(SCORED, nothing))} if SCORED in bad else {}
         events = None
         if buffers.packed is not None:
             self.followed = group.any(buffers.followed) or self.followed
@@ -105,15 +129,35 @@ class Totals:
             mine = buffers.counts.get(name, nothing).cpu()
             others = ~group.owners(mine)
             sums[name], counts[name] = summed(buffers.sums.get(name, nothing.float())), summed(mine)
-        if group.rank > 0:
-            return
+            if name in bad:
+                others = torch.zeros_like(others)
+                non_finite[name] = summed(buffers.non_finite.get(name, nothing))
+        if group.rank == 0:
+            self._add(presented, sums, counts, non_finite, events)
+
+    def _add(
+        self,
+        presented: Tensor,
+        sums: dict[str, Tensor],
+        counts: dict[str, Tensor],
+        non_finite: dict[str, Tensor],
+        events: Tensor | None,
+    ) -> None:
         self.epochs += bool(presented.any())
+        seen_before = {name: self._scored(name) > 0 for name in self.sums}
+        for name, count in non_finite.items():
+            self.non_finite[name] = self.non_finite.get(name, 0) + count
         self.presentations += presented
+        self.last_epoch[presented > 0] = self.epochs - 1
+        scored = presented - non_finite.get(SCORED, 0)
+        self.nothing_finite = SCORED in non_finite and not bool(scored.any())
         if self.epochs % 2 and self.odd_presentations is not None:
-            self.odd_presentations += presented
+            self.odd_presentations += scored
             for name, odd in self.odd_sums.items():
                 odd += sums[name]
         if events is not None and self.forgetting_events is not None:
+            if self._window and (self.epochs - 1) % self._window == 0:
+                self.earlier_events = self.forgetting_events.clone()
             self.forgetting_events += events
         for name, total in sums.items():
             if name in counts:
@@ -121,23 +165,39 @@ class Totals:
                 self.counts[name] = self.counts.get(name, 0) + counts[name]
             if self._reduction == "mean":
                 self.sums[name] += total
-            else:
-                count = counts.get(name, presented)
-                self.sums[name] = torch.where(count > 0, total / count.double(), self.sums[name])
+                continue
+            count = counts.get(name, scored)
+            newest = total / count.double()
+            if self._reduction == "running" and name in seen_before:
+                newest = torch.where(seen_before[name], torch.lerp(self.sums[name], newest, _NEW), newest)
+            self.sums[name] = torch.where(count > 0, newest, self.sums[name])
 
-    def _seen(self, name: str) -> Tensor:
-        return self.counts.get(name, self.presentations)
+    def _scored(self, name: str) -> Tensor:
+        """(N,) of how many values a column's mean is."""
+        if name in self.counts:
+            return self.counts[name]
+        return self.presentations - self.non_finite.get(SCORED, 0)
 
     def value(self, name: str) -> Tensor:
         """(N,) float32, a column's mean, or that of the last epoch in which the row was seen; NaN for no value."""
-        seen = self._seen(name)
-        value = self.sums[name] / seen if self._reduction == "mean" else self.sums[name]
-        return torch.where(seen > 0, _finite(value), torch.nan)
+        scored = self._scored(name)
+        value = self.sums[name] / scored if self._reduction == "mean" else self.sums[name]
+        return torch.where(scored > 0, _finite(value), torch.nan)
 
-    def non_finite(self) -> dict[str, int]:
+    def without_value(self) -> dict[str, int]:
         """By column, how many rows were seen and have no value all the same; columns without such rows left out."""
-        counts = {name: int((self.value(name).isnan() & (self._seen(name) > 0)).sum()) for name in self.sums}
+        counts = {}
+        for name in self.sums:
+            seen = self.non_finite.get(name, 0) + self.counts[name] if name in self.counts else self.presentations
+            counts[name] = int((self.value(name).isnan() & (seen > 0)).sum())
         return {name: count for name, count in counts.items() if count}
+
+    def left_out(self) -> tuple[int, int]:
+        """How many presentations gave an infinite or NaN score, which is in no mean; and how many there were."""
+        bad = sum(int(count.sum()) for count in self.non_finite.values())
+        recorded = sum(int(count.sum()) for count in self.counts.values())
+        recorded += sum(int(count.sum()) for name, count in self.non_finite.items() if name != SCORED)
+        return bad, (int(self.presentations.sum()) if self._scores else 0) + recorded
 
     def table(self, *, kind: Literal["online", "rescored"], **identity: Any) -> ScoreTable:
         """All of it as :meth:`ScoreTracker.table` describes it; ``identity``: keys, fingerprint, provenance."""
@@ -152,16 +212,23 @@ class Totals:
         for name in self._halved if self.epochs > 1 else ():
             assert self.odd_presentations is not None
             odd, even = self.odd_sums[name], self.sums[name] - self.odd_sums[name]
-            odd, even = odd / self.odd_presentations, even / (self.presentations - self.odd_presentations)
+            odd, even = odd / self.odd_presentations, even / (self._scored(name) - self.odd_presentations)
             agreement = spearman(_finite(odd).numpy(), _finite(even).numpy())
             protocols[name] = protocol if math.isnan(agreement) else {**protocol, "split_half": agreement}
             scores[f"{name}_spread"] = _finite((odd - even).abs()).numpy()
             protocols[f"{name}_spread"] = {**protocols[name], "spread_of": name}
         columns: dict[str, Any] = {}
+        if self._reduction != "mean":  # then some rows' values may be older than others'
+            columns["last_epoch"] = self.last_epoch.numpy()
         if self.followed and self.forgetting_events is not None and self.flags is not None:
             protocols["forgetting"] = protocol
             learned = (self.flags & 2).bool().numpy()
-            columns = {"forgetting_events": self.forgetting_events.numpy(), "learned": learned}
+            columns |= {"forgetting_events": self.forgetting_events.numpy(), "learned": learned}
+            if self.earlier_events is not None and self._window:
+                recent = (self.forgetting_events - self.earlier_events).double()
+                recent[~self.flags.bitwise_and(2).bool()] += self._window
+                scores["recent_forgetting"] = torch.where(self.presentations > 0, recent, torch.nan).float().numpy()
+                protocols["recent_forgetting"] = {**protocol, "window": self._window}
         return ScoreTable(
             scores,
             num_rows=self._num_rows,
@@ -178,22 +245,26 @@ class Totals:
         held = {name: getattr(self, name) for name in _HELD} if self._first else None
         return copied({**{name: getattr(self, name) for name in _EVERYONES}, "held": held})  # type: ignore[no-any-return]
 
-    def layout(self, recorded: Iterable[str], *, held: bool) -> dict[str, Any]:
+    def layout(self, recorded: Iterable[str], non_finite: Iterable[str], *, held: bool) -> dict[str, Any]:
         """What a state with these recorded columns looks like."""
         n, recorded = self._num_rows, list(recorded)
+        count = (torch.int32, n, 0)
         columns = {
             "sums": dict.fromkeys((*self._scores, *recorded), (torch.float64, n)),
-            "counts": dict.fromkeys(recorded, (torch.int32, n)),
+            "counts": dict.fromkeys(recorded, count),
+            "non_finite": dict.fromkeys(non_finite, count),
             "odd_sums": dict.fromkeys(self._halved, (torch.float64, n)),
-            "odd_presentations": (torch.int32, n) if self._halved else None,
-            "presentations": (torch.int32, n),
-            "forgetting_events": None if self.flags is None else (torch.int32, n),
+            "odd_presentations": count if self._halved else None,
+            "presentations": count,
+            "last_epoch": (torch.int32, n, -1),
+            "forgetting_events": None if self.flags is None else count,
+            "earlier_events": None if self.flags is None or not self._window else count,
         }
         return {
             "epochs": int,
             "followed": bool,
-            "flags": None if self.flags is None else (torch.uint8, n),
-            "labels": (torch.int32, n),
+            "flags": None if self.flags is None else (torch.uint8, n, 0, 3),
+            "labels": (torch.int32, n, -1),
             "held": columns if held else None,
         }
 
@@ -204,6 +275,7 @@ class Totals:
             setattr(self, name, state[name])
         for name in _HELD if self._first else ():
             setattr(self, name, state["held"][name])
+        self.torn = False
 
 
 def _finite(values: Tensor) -> Tensor:

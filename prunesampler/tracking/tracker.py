@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -30,7 +32,8 @@ from prunesampler.tracking.totals import Reduction, Totals
 
 ScoreFunction = Callable[[Tensor, Any], Mapping[str, Tensor]]
 
-_VERSION = 2
+_VERSION = 3
+_RECORDED = ("counts", "non_finite")
 _DEFAULT = ("el2n", "forgetting")
 
 
@@ -47,13 +50,18 @@ class ScoreTracker:
         scores: columns, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"`` and those of
             :func:`prunesampler.register_score` that need only logits; by default EL2N and forgetting. With
             ``score_fn``, names that it must return.
-        reduction: a row's score is the ``"mean"`` over its presentations, or over those of the ``"last"`` epoch in
-            which it had any. Means over two epochs or more come with a column ``<score>_spread``, see :meth:`table`.
+        reduction: a row's score is the ``"mean"`` over its presentations; or over those of the ``"last"`` epoch in
+            which it had any; or a ``"running"`` mean over such epochs, in which the newest has weight 0.3. Means over
+            two epochs or more come with a column ``<score>_spread``, see :meth:`table`.
         device: where the buffers are; by default that of the first logits. With ``"cpu"``, logits of a GPU are copied
             to the host, which waits for the GPU.
         score_fn: (logits, targets) → (B,) tensors by column name, instead of the scores above: for soft or
             multi-dimensional targets. A bool column ``"correct"`` is followed for forgetting.
         group: the ranks that score together; by default all of ``torch.distributed``: every rank makes a tracker.
+        forgetting_window: an int >= 1: the table then has a column ``recent_forgetting``, the forgetting events since
+            the last so many epochs began, counted in steps of as many; a row that was never learned has as many more.
+
+    A value that is infinite or NaN is left out of its row's mean, and counted: :meth:`table` says how many were.
 
     Raises:
         ArgumentError: an argument breaks its rule.
@@ -77,6 +85,7 @@ class ScoreTracker:
         device: torch.device | str | int | None = None,
         score_fn: ScoreFunction | None = None,
         group: Group | None = None,
+        forgetting_window: int | None = None,
     ) -> None:
         self.num_rows = check_int("num_rows", num_rows, 1)
         if scores is None:
@@ -98,10 +107,20 @@ class ScoreTracker:
         self._wanted = (*computed, "correct") if forgetting else computed
         # A user's function is called at once, so that its errors come from the batch that caused them.
         self._queued = all(SCORES[name].built_in for name in computed)
+        if forgetting_window is not None:
+            check_int("forgetting_window", forgetting_window, 1)
         first = self._group.rank == 0
+        self._torn = False
         with torch.inference_mode(False):  # tensors created in inference mode cannot be updated outside of it
             self._buffers = EpochBuffers(self.num_rows, computed, forgetting=forgetting)
-            self._totals = Totals(self.num_rows, computed, reduction, forgetting=forgetting, first=first)
+            self._totals = Totals(
+                self.num_rows,
+                computed,
+                reduction,
+                forgetting=forgetting,
+                forgetting_window=forgetting_window,
+                first=first,
+            )
         if device is not None:
             self._buffers.move(torch_device(device))
         self._queue = BatchQueue(self._wanted)
@@ -135,11 +154,30 @@ class ScoreTracker:
         if not size:
             return
         if self._queued:
-            for batch in self._queue.add(rows, logits, targets):
-                self._credit(batch)
+            with self._changing():
+                for batch in self._queue.add(rows, logits, targets):
+                    self._credit(batch)
         else:
             targets = moved(targets, logits.device)
-            self._credit(ScoredBatch(rows, compute(self._wanted, logits, targets), targets.long(), logits.shape[1]))
+            batch = ScoredBatch(rows, compute(self._wanted, logits, targets), targets.long(), logits.shape[1])
+            with self._changing():
+                self._credit(batch)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around what changes buffers: where it is broken off (Ctrl-C, no memory left), they are torn from then on."""
+        self._check_whole()
+        self._torn = True
+        yield
+        self._torn = False
+
+    def _check_whole(self) -> None:
+        if self._torn or self._totals.torn:
+            cure = "load_state_dict() a state of before" if self._totals.torn else "reset_epoch() to drop this epoch"
+            raise StateError(
+                "the tracker was interrupted in the middle of a change, so its sums and counts do not belong together: "
+                f"{cure}, or make a new tracker"
+            )
 
     @torch.no_grad()
     def _credit(self, batch: ScoredBatch) -> None:
@@ -148,8 +186,9 @@ class ScoreTracker:
         self._buffers.add(rows, values, values.pop("correct", None), targets, batch.classes)
 
     def _credit_waiting(self) -> None:
-        for batch in self._queue.take():
-            self._credit(batch)
+        with self._changing():
+            for batch in self._queue.take():
+                self._credit(batch)
 
     @torch.no_grad()
     def _update_with(self, score_fn: ScoreFunction, rows: Any, logits: Tensor, targets: Any) -> None:
@@ -157,12 +196,14 @@ class ScoreTracker:
         if not len(rows):
             return
         columns, correct = own_columns(score_fn(logits, targets), self.scores, len(rows))
+        self._check_columns(columns)
         labels = None
         if isinstance(targets, Tensor) and targets.shape == rows.shape and not targets.is_floating_point():
             labels = self._here(targets.detach()).long()
         rows = self._here(rows)
-        self._record(rows, columns)
-        self._buffers.add(rows, {}, None if correct is None else self._here(correct), labels)
+        with self._changing():
+            self._record(rows, columns)
+            self._buffers.add(rows, {}, None if correct is None else self._here(correct), labels)
 
     @torch.no_grad()
     def record(self, rows: Any, **values: Any) -> None:
@@ -177,8 +218,11 @@ class ScoreTracker:
         """
         rows = self._rows(rows, None)
         columns = {name: column_tensor(name, column, len(rows)) for name, column in values.items()}
+        self._check_columns(columns)
         if len(rows):
-            self._record(self._here(rows), columns)
+            rows = self._here(rows)
+            with self._changing():
+                self._record(rows, columns)
 
     def end_epoch(self) -> None:
         """Merge what was seen since the last call. With several ranks a collective, and all of them raise together.
@@ -194,12 +238,23 @@ class ScoreTracker:
         self._credit_waiting()
         with torch.inference_mode(False):
             self._totals.merge(self._buffers, self._group)
-        self.reset_epoch()
+            if self._totals.nothing_finite:
+                text = "every score of this epoch is infinite or NaN: look at what the model gives"
+                warnings.warn(text, PruneSamplerWarning, stacklevel=2)
+            self._torn = True  # until what was merged is cleared, lest it be merged again
+            self._clear()
 
     def reset_epoch(self) -> None:
         """Forget what was seen since the last :meth:`end_epoch`."""
+        if self._totals.torn:
+            self._check_whole()
+        self._torn = True
+        self._clear()
+
+    def _clear(self) -> None:
         self._queue.clear()
         self._buffers.clear(self._totals.flags, self._totals.labels)
+        self._torn = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -213,8 +268,8 @@ class ScoreTracker:
 
     @property
     def non_finite(self) -> dict[str, int]:
-        """By column, how many rows were seen but have no score, because a value was infinite or NaN."""
-        return self._totals.non_finite()
+        """By column, how many rows were seen but have no score, because all their values were infinite or NaN."""
+        return self._totals.without_value()
 
     @property
     def merged(self) -> list[str]:
@@ -259,12 +314,15 @@ class ScoreTracker:
         """
         if (rank := self._group.rank) > 0:
             raise StateError(f"table() must be called on rank 0, which holds the merged scores; this is rank {rank}")
-        for name, count in self.non_finite.items():
-            warnings.warn(
-                f"{name} has no value for {count} of {self.num_rows} rows, where it was infinite or NaN",
-                PruneSamplerWarning,
-                stacklevel=2,
-            )
+        self._check_whole()
+        bad, presented = self._totals.left_out()
+        if bad:
+            rows = [
+                f"{name} has no value for {count} of {self.num_rows} rows" for name, count in self.non_finite.items()
+            ]
+            every = "every one of them: look at what the model gives" if bad == presented else "left out of the means"
+            text = f"{bad} of {presented} presentations ({bad / presented:.2%}) gave an infinite or NaN score, {every}"
+            warnings.warn("; ".join([text, *rows]), PruneSamplerWarning, stacklevel=2)
         return self._totals.table(kind=kind, keys=keys, fingerprint=fingerprint, provenance=provenance)
 
     def state_dict(self) -> dict[str, Any]:
@@ -293,15 +351,19 @@ class ScoreTracker:
             StateError: another version, configuration or rank, or a state that is incomplete or has unknown parts.
                 The tracker is then as before.
         """
+        state = _upgraded(state)
         held = isinstance(state, Mapping) and bool(names_in(state, "totals", "held"))
         share = state.get("share") if isinstance(state, Mapping) else None
         identity = self._identity()
+        recorded, non_finite = (names_in(state, "totals", "held", name) for name in _RECORDED)
         layout = {
             **{key: type(value) for key, value in identity.items()},
             "rank": int,
             "world_size": int,
-            "share": None if share is None else self._buffers.layout(names_in(share, "counts")),
-            "totals": self._totals.layout(names_in(state, "totals", "held", "counts"), held=held),
+            "share": None
+            if share is None
+            else self._buffers.layout(names_in(share, "counts"), names_in(share, "non_finite")),
+            "totals": self._totals.layout(recorded, non_finite, held=held),
         }
         check_layout(state, layout)
         check_identity(state, identity)
@@ -338,11 +400,28 @@ class ScoreTracker:
     def _here(self, tensor: Tensor) -> Tensor:
         return moved(tensor, self._buffers.device)
 
-    def _record(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
+    def _check_columns(self, columns: Mapping[str, Tensor]) -> None:
         for name in columns:
             if name.removesuffix("_spread") in self._wanted:
                 raise ArgumentError("name", "must not be a tracked score or its spread", name)
             if name not in self._buffers.counts:
                 ScoreTable({name: [0.0]})  # refuses a name that a column cannot have
+
+    def _record(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
         for name, values in columns.items():
             self._buffers.record(rows, name, self._here(values))
+
+
+def _upgraded(state: Any) -> Any:
+    """A state of version 2, which did not tell non-finite presentations and ages, as one of today."""
+    if not isinstance(state, Mapping) or state.get("version") != 2:
+        return state
+    state = copy.deepcopy(dict(state))
+    share, held = state.get("share"), state.get("totals", {}).get("held")
+    if isinstance(share, dict):
+        share["non_finite"] = {}
+    if isinstance(held, dict) and isinstance(held.get("presentations"), Tensor):
+        seen = held["presentations"] > 0
+        held |= {"non_finite": {}, "earlier_events": None}
+        held["last_epoch"] = torch.where(seen, state["totals"].get("epochs", 0) - 1, -1).int()
+    return state | {"version": _VERSION}

@@ -89,7 +89,7 @@ class Journal:
             exponentials = [np.exp(value - shift) for value in z]
             p = [value / sum(exponentials) for value in exponentials]
             error = sum((value - (k == label)) ** 2 for k, value in enumerate(p)) ** 0.5
-            right = all(z[label] > value for k, value in enumerate(z) if k != label)
+            right = z.index(shift) == label
             self.seen[row].append((float(error), right))
 
     def end_epoch(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -85,14 +86,17 @@ def test_scores_follow_their_definitions(name: str, batch: list[tuple[list[float
 
 @given(LOGITS)
 @settings(max_examples=60, deadline=None)
-def test_correct_is_the_strict_maximum(batch: list[tuple[list[float], int]]) -> None:
+def test_correct_is_what_argmax_says(batch: list[tuple[list[float], int]]) -> None:
     found = scores.correct(torch.tensor([z for z, _ in batch]), torch.tensor([y for _, y in batch]))
-    assert found.tolist() == [all(z[y] > other for j, other in enumerate(z) if j != y) for z, y in batch]
+    assert found.tolist() == [z.index(max(z)) == y for z, y in batch]
 
 
-def test_a_tie_is_not_correct() -> None:
-    logits = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    assert scores.correct(logits, torch.tensor([0, 1, 2])).tolist() == [False] * 3
+def test_of_equal_logits_the_first_one_is_the_prediction() -> None:
+    for logits in itertools.product([0.0, 1.0, -math.inf], repeat=4):
+        if max(logits) == -math.inf:
+            continue  # no prediction
+        row = torch.tensor([logits] * 4)
+        assert scores.correct(row, torch.arange(4)).tolist() == (row.argmax(1) == torch.arange(4)).tolist()
 
 
 @pytest.mark.parametrize("gap", [10.0, 17.0, 40.0, 60.0, 80.0])
@@ -156,7 +160,7 @@ def test_logits_that_are_not_finite_have_no_score(bad: float, at: int) -> None:
     for name in ("el2n", "loss", "entropy"):
         assert compute((name,), logits, torch.tensor([0, 0]))[name].isfinite().tolist() == [False, True]
     if math.isnan(bad):
-        assert not scores.correct(logits, torch.tensor([0, 0])).any()
+        assert not scores.correct(logits, torch.tensor([0, 1])).any()
 
 
 def test_masked_classes_have_no_part() -> None:

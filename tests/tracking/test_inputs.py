@@ -82,7 +82,10 @@ def good() -> dict[str, Any]:
         ({"version": True}, r"state\['version'\] must be of type int, got bool"),
         ({"version": None}, r"state\['version'\] must be of type int, got NoneType"),
         ({"share": {}}, r"state\['share'\] must be None, got dict"),
-        ({"labels": torch.zeros(3)}, r"state\['labels'\] must be a tensor of torch.int32 \(3,\), got torch.float32"),
+        (
+            {"labels": torch.zeros(3)},
+            r"state\['labels'\] must be a dense tensor of torch.int32 \(3,\), got torch.float32",
+        ),
         ({"labels": torch.zeros(3, 1, dtype=torch.int32)}, r"\(3, 1\)"),
         ({"labels": [0, 0, 0]}, "got list"),
         ({"more": 1}, "state must hold .*'more'"),

@@ -52,7 +52,7 @@ def test_a_half_that_is_not_finite_has_no_spread() -> None:
 def test_an_overflowing_mean_is_no_value() -> None:
     totals = merged([{0: [3e38, 3e38], 1: [1.0]}], "mean")
     assert math.isnan(totals.value("el2n")[0])
-    assert totals.non_finite() == {"el2n": 1}
+    assert totals.without_value() == {"el2n": 1}
 
 
 @pytest.mark.parametrize(

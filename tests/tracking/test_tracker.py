@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import defaultdict
@@ -20,6 +21,8 @@ from torch import Tensor
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
 from prunesampler.scores import logits as scores
 from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.epoch_buffers import BatchQueue, EpochBuffers
+from prunesampler.tracking.totals import Totals
 from prunesampler.tracking.tracker import ScoreTracker
 from tests.helpers.ranks import run_ranks
 from tests.helpers.resume import check_resume, through_a_file
@@ -52,7 +55,7 @@ class Oracle:
             for row, value in zip(rows, getattr(scores, name)(logits, targets).tolist(), strict=True):
                 self.see(name, row, value)
         for row, z, y in zip(*batch, strict=True):
-            self.correct[row].append(bool(z[y] > torch.cat([z[:y], z[y + 1 :]]).max()))
+            self.correct[row].append(z.tolist().index(max(z.tolist())) == int(y))
             self.labels[row] = int(y)
 
     def end_epoch(self) -> None:
@@ -212,24 +215,152 @@ def test_buffers_take_sixteen_bytes_a_row() -> None:
     assert sum(tensor.nbytes for tensor in tensors) == 16 * 1000
 
 
+@pytest.mark.parametrize("reduction", ["mean", "last", "running"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_value_that_is_not_finite_is_null_and_said(bad: float) -> None:
-    tracker, oracle = ScoreTracker(N, scores=["el2n", "loss", "forgetting"]), Oracle()
-    for seed in range(3):
-        batch = batch_of([0, 1, 2], seed)
-        oracle.update(batch)
+def test_a_value_that_is_not_finite_is_left_out_of_its_mean_and_counted(bad: float, reduction: Any) -> None:
+    tracker = ScoreTracker(N, scores=["el2n", "forgetting"], reduction=reduction)
+    finite = {row: [] for row in range(3)}
+    for seed in range(4):
+        rows, logits, targets = batch_of([0, 1, 2], seed)
         if seed == 1:
-            batch[1][1] = bad
-        tracker.update(*batch)
-    tracker.end_epoch()
-    oracle.end_epoch()
-    assert tracker.non_finite == {"el2n": 1, "loss": 1}
-    with pytest.warns(PruneSamplerWarning, match=r"(el2n|loss) has no value for 1 of 12 rows") as warned:
+            logits[1] = bad
+        logits[2, 0] = bad
+        for row in range(3):
+            if row == 0 or (row == 1 and seed != 1):
+                finite[row].append(float(scores.el2n(logits, targets)[row]))
+        tracker.update(rows, logits, targets)
+        tracker.record([5, 6], mine=[1.0 + seed, bad if seed else 2.0])
+        tracker.end_epoch()
+        if seed == 2:
+            state = through_a_file(tracker.state_dict())
+            tracker = ScoreTracker(N, scores=["el2n", "forgetting"], reduction=reduction)
+            tracker.load_state_dict(state)
+    assert tracker.non_finite == {"el2n": 1}
+    with pytest.warns(
+        PruneSamplerWarning, match=r"8 of 20 presentations \(40.00%\).*el2n has no value for 1 of 12 rows"
+    ):
         table = tracker.table()
-    assert len(warned) == 2
-    expected = oracle.column("el2n", "mean")
-    expected[1] = math.nan
-    np.testing.assert_allclose(table.scores["el2n"], expected, rtol=1e-6)
+
+    def reduced(values: list[float]) -> float:
+        if reduction == "mean":
+            return math.fsum(values) / len(values)
+        if reduction == "last":
+            return values[-1]
+        return functools.reduce(lambda mean, value: 0.7 * mean + 0.3 * value, values)
+
+    expected = [reduced(finite[0]), reduced(finite[1]), math.nan]
+    np.testing.assert_allclose(table.scores["el2n"][:3], expected, rtol=1e-6)
+    np.testing.assert_allclose(table.scores["mine"][5:7], [reduced([1, 2, 3, 4]), 2.0], rtol=1e-6)
+    assert table.presentations.tolist()[:3] == [4, 4, 4]
+
+
+def test_a_run_of_nothing_but_nan_says_so() -> None:
+    tracker = ScoreTracker(N)
+    tracker.update([0, 1], torch.full((2, C), math.nan), [0, 1])
+    with pytest.warns(PruneSamplerWarning, match="every score of this epoch is infinite or NaN"):
+        tracker.end_epoch()
+    with pytest.warns(PruneSamplerWarning, match=r"2 of 2 presentations \(100.00%\).*every one of them"):
+        assert np.isnan(tracker.table().scores["el2n"]).all()
+
+
+def test_a_row_tells_the_epoch_that_its_score_is_of() -> None:
+    tracker = ScoreTracker(4, scores=["loss"], reduction="last")
+    for rows in ([0, 1, 2], [1], [1, 2]):
+        tracker.update(rows, torch.zeros(len(rows), C), [0] * len(rows))
+        tracker.end_epoch()
+    assert tracker.table().last_epoch.tolist() == [0, 2, 2, -1]
+    mean = ScoreTracker(4)
+    mean.update([0], torch.zeros(1, C), [0])
+    mean.end_epoch()
+    assert mean.table().last_epoch is None
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=11), st.integers(1, 4))
+def test_recent_forgetting_counts_from_where_the_present_window_began(answers: Any, window: int) -> None:
+    tracker = ScoreTracker(4, forgetting_window=window)
+    for right in answers:
+        logits = torch.tensor([[2.0, 0.0, 0.0] if each else [0.0, 2.0, 0.0] for each in right])
+        tracker.update([0, 1, 2], logits, [0, 0, 0])
+        tracker.end_epoch()
+    begin = (len(answers) - 1) // window * window
+    expected = []
+    for row in range(3):
+        past = [right[row] for right in answers]
+        events = [a and not b for a, b in itertools.pairwise(past)]
+        expected.append(sum(events[max(0, begin - 1) :]) + window * (not any(past)))
+    found = tracker.table().scores["recent_forgetting"]
+    assert found[:3].tolist() == expected
+    assert np.isnan(found[3])
+
+
+@pytest.mark.parametrize("place", ["queue", "credit", "merge", "clear"])
+def test_what_was_broken_off_in_the_middle_does_not_go_on_as_if_whole(place: str, monkeypatch: Any) -> None:
+    owner, name = {
+        "queue": (BatchQueue, "_copy"),
+        "credit": (EpochBuffers, "_follow"),
+        "merge": (Totals, "_add"),
+        "clear": (EpochBuffers, "clear"),
+    }[place]
+    whole = ScoreTracker(N)
+    whole.update(*batch_of([0, 1, 2], 0))
+    whole.end_epoch()
+    before = through_a_file(whole.state_dict())
+    tracker = ScoreTracker(N)
+    tracker.load_state_dict(before)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def interrupted(*args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(owner, name, interrupted)
+        tracker.update(*batch_of([3, 4], 1))
+        tracker.end_epoch()
+    for step in (lambda: tracker.update(*batch_of([3, 4], 1)), tracker.end_epoch, tracker.state_dict, tracker.table):
+        with pytest.raises(StateError, match="interrupted in the middle of a change"):
+            step()
+    if place == "merge":
+        with pytest.raises(StateError, match=r"load_state_dict\(\)"):
+            tracker.reset_epoch()
+        tracker.load_state_dict(before)
+    else:
+        tracker.reset_epoch()
+    merged = place == "clear"  # what had been merged stays
+    if not merged:
+        tracker.update(*batch_of([3, 4], 1))
+        tracker.end_epoch()
+    whole.update(*batch_of([3, 4], 1))
+    whole.end_epoch()
+    assert tracker.table() == whole.table()
+
+
+DAMAGE = {
+    "on no device": lambda tensor: tensor.to("meta"),
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "negative": lambda tensor: tensor * 0 - 2,
+    "NaN": lambda tensor: tensor * math.nan,
+    "too long": lambda tensor: torch.cat([tensor, tensor]),
+}
+HELD = [("sums", "el2n"), ("odd_sums", "el2n"), ("odd_presentations",), ("presentations",), ("forgetting_events",)]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("path", [*HELD, ("last_epoch",), ("non_finite", "presentations")], ids=str)
+def test_values_that_no_tracker_has_are_refused(damage: str, path: tuple[str, ...]) -> None:
+    tracker = seen_tracker()
+    tracker.update([0], torch.full((1, C), math.nan), [0])
+    tracker.end_epoch()
+    state = tracker.state_dict()
+    place = state["totals"]["held"]
+    for name in path[:-1]:
+        place = place[name]
+    if damage == "negative" and path[0] in ("sums", "odd_sums"):
+        return  # sums of margins may be
+    place[path[-1]] = DAMAGE[damage](place[path[-1]])
+    fresh = ScoreTracker(N)
+    before = plain(fresh.state_dict())
+    with pytest.raises(StateError, match=rf"state\['totals'\]\['held'\]\['{path[0]}'\]"):
+        fresh.load_state_dict(state)
+    assert plain(fresh.state_dict()) == before
 
 
 @pytest.mark.parametrize("apart", ["in a batch", "in an epoch", "in two epochs"])
