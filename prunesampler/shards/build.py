@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +33,11 @@ from prunesampler.errors import (
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.index_file import SCHEMA, Shard, key_digest, row_digest
 from prunesampler.shards.sources import Source, open_source
-from prunesampler.shards.tar import Members, split_name, split_names, tar_members
+from prunesampler.shards.tar import Members, is_reserved, split_name, split_names, tar_members
 from prunesampler.shards.urls import absolute_path, check_commands, expand_urls, local_path
 
 _WORTH_FORKING = 0.2  # seconds of work left
+_HELD_BYTES, _COPIED_BYTES = 16 << 20, 1 << 20  # of a sample in memory, before it goes to disk, and at once
 
 LabelFunction = Callable[[str, Mapping[str, bytes]], int | None]
 Label = str | LabelFunction | None
@@ -63,7 +66,8 @@ def build_index(
             a mapping from extension in lower case to bytes (read on access) that returns the class index, or None;
             or None for no labels. A sample without such a file, or with −1, has no label.
         index: an older index to add shards to: its rows keep their numbers, those of new shards follow, and only new
-            shards are read. A known shard with a newer modification time is read again and must be unchanged.
+            shards are read. A known shard with a newer modification time is read again and must be unchanged, its
+            labels too unless ``label`` is None.
         repeated_keys: allow a key in several shards; samples are then identified by shard and key.
         allow_commands: accept ``pipe:`` URLs among ``urls``, and run them.
         workers: shards read at once, each in a process; by default 2 per processor, at most 32.
@@ -100,9 +104,14 @@ def build_index(
     new = [url for url in given if absolute_path(url) not in known]
     newer = [url for url in given if absolute_path(url) in known and _is_newer(url, known[absolute_path(url)])]
     scanned = scan_shards([*newer, *new], label, workers, progress)
-    for url, (shard, _) in zip(newer, scanned, strict=False):
+    for url, (shard, table) in zip(newer, scanned, strict=False):
         if shard.digest != known[absolute_path(url)].digest:
             raise _changed(url)
+        if index is not None and label is not None and not table["label"].equals(index.table(url)["label"]):
+            raise MismatchError(
+                f"{url} has other labels than when it was indexed: start a new index (index=None, --rebuild), or leave "
+                "its labels as they are (label=None, --label '')"
+            )
     fresh = scanned[len(newer) :]
     built = ShardIndex.from_tables([shard for shard, _ in fresh], [table for _, table in fresh], index)
     if not len(built):
@@ -261,6 +270,9 @@ def _check_samples(
         raise UnsupportedError(
             f"{url}: the files of sample {key!r} are not neighbours, so webdataset would take them for several samples"
         )
+    for name in extensions.dictionary.to_pylist():
+        if is_reserved(name):
+            raise UnsupportedError(f"{url}: a file has the extension {name!r}, which webdataset uses itself: rename it")
     lower, kinds = np.unique([name.lower() for name in extensions.dictionary.to_pylist()], return_inverse=True)
     files = samples * len(lower) + kinds[extensions.indices.to_numpy()]
     found, counts = np.unique(files, return_counts=True)
@@ -290,16 +302,32 @@ def _class_indices(url: str, keys: pa.LargeStringArray, values: Sequence[object]
 def _call_for_labels(function: LabelFunction, source: Source, runs: list[Members]) -> list[int | None]:
     """What the function says of each sample, while the shard is read, into ``runs``."""
 
-    def files() -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-        for run in tar_members(source):
-            runs.append(run)
-            for name, offset, size in zip(run.names, run.offsets.tolist(), run.sizes.tolist(), strict=True):
-                if parts := split_name(name):
-                    read = partial(source.take, offset, size)
-                    yield parts[0], parts[1].lower(), partial(bytes, read()) if source.streamed else read
+    called: list[int | None] = []
+    for key, group in itertools.groupby(_named_files(source, runs), lambda file: file[0]):
+        with tempfile.SpooledTemporaryFile(_HELD_BYTES) as passed:  # a stream does not give its bytes again
+            readers: dict[str, Callable[[], bytes]] = {}
+            for _, extension, offset, size in group:
+                readers[extension] = partial(source.take, offset, size)
+                if source.streamed:
+                    readers[extension] = partial(_read_back, passed, passed.seek(0, os.SEEK_END), size)
+                    for first in range(0, size, _COPIED_BYTES):
+                        passed.write(source.take(offset + first, min(_COPIED_BYTES, size - first)))
+            called.append(function(key, _Files(readers)))
+    return called
 
-    samples = itertools.groupby(files(), lambda file: file[0])
-    return [function(key, _Files({extension: read for _, extension, read in group})) for key, group in samples]
+
+def _named_files(source: Source, runs: list[Members]) -> Iterator[tuple[str, str, int, int]]:
+    """Key, extension in lower case, offset and size of each file, none of which was read yet."""
+    for run in tar_members(source):
+        runs.append(run)
+        for name, offset, size in zip(run.names, run.offsets.tolist(), run.sizes.tolist(), strict=True):
+            if parts := split_name(name):
+                yield parts[0], parts[1].lower(), offset, size
+
+
+def _read_back(file: IO[bytes], offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 class _Files(Mapping[str, bytes]):

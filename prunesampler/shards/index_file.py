@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunesampler.errors import CorruptFileError, MismatchError
+from prunesampler.shards.tar import BLOCK, is_reserved, padded
 from prunesampler.tables.atomic import atomic_write
-from prunesampler.tables.parquet import content_digest, seal, unseal
+from prunesampler.tables.parquet import bounded_batches, content_digest, open_parquet, reading, seal, unseal
 
 _MEMBER = pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 SCHEMA = pa.schema({"key": pa.large_string(), "members": pa.list_(_MEMBER), "label": pa.int32()})
@@ -27,6 +29,8 @@ SCHEMA = pa.schema({"key": pa.large_string(), "members": pa.list_(_MEMBER), "lab
 
 _GROUP_ROWS = 16_384  # at least, in one row group
 _CACHED_GROUPS = 8
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MOST = 1 << 60  # bytes, and below it rows
 
 
 class Shard(NamedTuple):
@@ -89,25 +93,19 @@ class FileRows:
 
     def __init__(self, path: str | os.PathLike[str], checksum: str | None = None) -> None:
         self._path = os.path.abspath(path)
-        with open(path, "rb"):
-            pass  # a missing or unreadable file is the system's error, not a damaged one
-        try:
-            self._file = pq.ParquetFile(pa.memory_map(self._path), page_checksum_verification=True)
+        with reading(path):
+            self._file, self._size = open_parquet(self._path), os.path.getsize(self._path)
             metadata = unseal(path, self._file.metadata.metadata, "shards")
             groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-            columns = map(metadata["shards"].get, Shard._fields)
-            self.shards: Sequence[Shard] = [Shard(*shard) for shard in zip(*columns, strict=True)]
-        except (CorruptFileError, MismatchError):
-            raise
-        except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
-            raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
-        self._checksum, self._label_digest = metadata["checksum"], metadata["labels"]
+            columns = (metadata["shards"][name] for name in Shard._fields)
+            self.shards: Sequence[Shard] = [_checked(Shard(*shard)) for shard in zip(*columns, strict=True)]
+            self._checksum, self._label_digest = metadata["checksum"], metadata["labels"]
+            if sum(groups) != sum(shard.rows for shard in self.shards):
+                raise ValueError("its rows are not those of its shards")
         if checksum not in (None, self._checksum):
             raise MismatchError(f"{path} was written anew since this index was opened: open it again")
         self._first_rows = np.cumsum([0, *(shard.rows for shard in self.shards)])
         self._group_rows = np.cumsum([0, *groups])
-        if self._group_rows[-1] != self._first_rows[-1]:
-            raise CorruptFileError(f"{path} is damaged: its rows are not those of its shards")
         self._group = functools.lru_cache(_CACHED_GROUPS)(self._read_group)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -123,10 +121,10 @@ class FileRows:
         """The labels of all rows; CorruptFileError if they are damaged."""
         if self._label_digest is None:
             return None
-        try:
+        with reading(self._path):
             labels = _labels(self._file.read(["label"], use_threads=False)["label"])
-        except Exception as error:
-            raise CorruptFileError(f"{self._path} is damaged: {error}") from error
+            if labels.dtype != np.int32 or (labels < -1).any():
+                raise ValueError("labels are not class indices")
         if content_digest({}, {"label": labels}) != self._label_digest:
             raise CorruptFileError(f"{self._path} was damaged or edited: its labels are not what was written")
         labels.flags.writeable = False
@@ -135,16 +133,16 @@ class FileRows:
     def _read_group(self, group: int) -> dict[int, pa.Table]:
         start, end = self._group_rows[group : group + 2].tolist()
         numbers = range(*np.searchsorted(self._first_rows, [start, end]).tolist())
-        try:
-            table = self._file.read_row_group(group, list(SCHEMA.names), use_threads=False)
-            table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        with reading(self._path):
+            parts = bounded_batches(self._path, self._file, self._size, group, SCHEMA.names)
+            table = pa.concat_tables(parts).select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+            table.validate(full=True)
             found = {n: table.slice(int(self._first_rows[n]) - start, self.shards[n].rows) for n in numbers}
-            digests = {n: row_digest(rows) for n, rows in found.items()}
-        except Exception as error:
-            raise CorruptFileError(f"{self._path} is damaged: {error}") from error
-        for n, shard in zip(numbers, self.shards[numbers.start : numbers.stop], strict=True):
-            if len(found[n]) != shard.rows or digests[n] != shard.digest:
-                raise CorruptFileError(f"{self._path} was damaged or edited: shard {shard.url} is not what was written")
+            for n, rows in found.items():
+                shard = self.shards[n]
+                if len(rows) != shard.rows or (row_digest(rows), key_digest(rows)) != (shard.digest, shard.keys):
+                    raise ValueError(f"shard {shard.url} is not what was written, or was edited")
+                _check_members(rows, shard)
         return found
 
 
@@ -171,6 +169,34 @@ def write_index(
     ):
         for table in _groups(rows):
             writer.write_table(table.cast(schema), row_group_size=len(table))
+
+
+def _checked(shard: Shard) -> Shard:
+    """What a file says of a shard, refused where it is not of the kind that was written."""
+    texts = isinstance(shard.url, str) and isinstance(shard.seekable, bool)
+    texts = texts and all(isinstance(each, str) and _DIGEST.fullmatch(each) for each in (shard.keys, shard.digest))
+    numbers = all(type(each) is int and abs(each) < 1 << 63 for each in (shard.rows, shard.size, shard.modified))
+    if not texts or not numbers or not 0 <= shard.rows < _MOST or not -1 <= shard.size <= _MOST:
+        raise ValueError(f"it says of a shard: {shard!r:.400}")
+    return shard
+
+
+def _check_members(table: pa.Table, shard: Shard) -> None:
+    """Refuse files of samples that cannot lie in a tar like this, one after the other."""
+    members = table["members"].combine_chunks()
+    inside = members.flatten()
+    extension, offset, size = (inside.field(name) for name in ("extension", "offset", "size"))
+    if table["key"].null_count + members.null_count + extension.null_count + offset.null_count + size.null_count:
+        raise ValueError(f"a sample of {shard.url} lacks a key, its files, or where they are")
+    first, length = offset.to_numpy(), size.to_numpy()
+    most = shard.size if shard.seekable and shard.size >= 0 else _MOST
+    if not (pc.list_value_length(members).to_numpy() > 0).all() or any(
+        map(is_reserved, extension.unique().to_pylist())
+    ):
+        raise ValueError(f"a sample of {shard.url} has no files, or one under a name of webdataset's own")
+    sound = (first >= BLOCK) & (first <= most) & (length >= 0) & (length <= most - first)
+    if not sound.all() or (first[1:] - BLOCK < first[:-1] + padded(length[:-1])).any():
+        raise ValueError(f"files of {shard.url} do not lie in it one after the other")
 
 
 def _groups(rows: Rows) -> Iterator[pa.Table]:

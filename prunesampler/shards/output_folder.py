@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 from prunesampler.errors import CorruptFileError, StateError
-from prunesampler.shards.urls import local_path
+from prunesampler.shards.urls import local_path, remote_file_system, url_kind
+from prunesampler.tables.atomic import OutputFile, naming, sync_folder
 
 _BUFFER = 1 << 20
 
@@ -18,11 +20,10 @@ class OutputFolder:
     """A folder, made if it is not there; ``path`` is None where it is not local. Names are of files directly in it."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         self.url, self.path = url, local_path(url)
-        self._system, self._root = fsspec.core.url_to_fs(url if self.path is None else os.path.abspath(self.path))
-        self._system.makedirs(self._root, exist_ok=True)
+        self._system, self._root = remote_file_system(url if self.path is None else os.path.abspath(self.path))
+        with naming(url):
+            self._system.makedirs(self._root, exist_ok=True)
 
     def sizes(self) -> dict[str, int]:
         """The files in it, name → bytes."""
@@ -39,6 +40,29 @@ class OutputFolder:
         content: bytes = self._system.cat_file(self._at(name))
         return content
 
+    def holds(self, url: str) -> bool:
+        """Whether a file, by whatever name it goes, lies directly in this folder."""
+        path = local_path(url)
+        if path is not None:
+            folders = {os.path.dirname(os.path.abspath(path)), os.path.dirname(os.path.realpath(path))}
+            return self.path is not None and any(map(self._is_root, folders))
+        if self.path is not None or url_kind(url) == "pipe":
+            return False
+        system, place = remote_file_system(url)
+        return bool(system == self._system) and posixpath.dirname(posixpath.normpath(place)) == self._root.rstrip("/")
+
+    def links_to(self, urls: Iterable[str]) -> str | None:
+        """A local file in this folder that is also one of ``urls``, under another name; None where none is."""
+        if self.path is None:
+            return None
+        read = {(status.st_dev, status.st_ino) for url in urls if (status := _status(local_path(url)))}
+        here = ((name, _status(self._at(name))) for name in self.sizes())
+        return next((name for name, each in here if each and (each.st_dev, each.st_ino) in read), None)
+
+    def _is_root(self, folder: str) -> bool:
+        here, there = _status(self._root), _status(folder)
+        return here is not None and there is not None and os.path.samestat(here, there)
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         with suppress(FileNotFoundError):
@@ -46,17 +70,24 @@ class OutputFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write, called ``.name.part`` until it is complete and on disk; it replaces an older one."""
-        part = f".{name}.part"
+        """A file to write, called ``.name.part`` until it is complete and on disk; it replaces an older one.
+
+        WriteError, which names the file, where the disk or the store fails.
+        """
+        part, whole = f".{name}.part", f"{self.url.rstrip('/')}/{name}"
         self.remove(part)
         try:
-            with self._create(part) as file:
-                yield file
+            with naming(whole):
+                output = OutputFile(self._create(part), whole)
+            with output as file:
+                yield file  # type: ignore[misc]
                 size = file.tell()
                 if self.path is not None:
                     file.flush()
-                    os.fsync(file.fileno())
-            self._rename(part, name, size)
+                    with naming(whole):
+                        os.fsync(file.fileno())
+            with naming(whole):
+                self._rename(part, name, size)
         except BaseException:
             self.remove(part)
             raise
@@ -99,8 +130,13 @@ class OutputFolder:
             self._system.mv(self._at(part), self._at(name))
             return
         os.replace(self._at(part), self._at(name))
-        folder = os.open(self._root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._root)
+
+
+def _status(path: str | None) -> os.stat_result | None:
+    if path is None:
+        return None
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunesampler.errors import ArgumentError, CorruptFileError
+from prunesampler.shards.http_file import check_size
 from prunesampler.shards.index import ShardIndex
-from prunesampler.shards.sources import check_size, read_at, read_range
+from prunesampler.shards.sources import read_at, read_range
 from prunesampler.shards.tar import BLOCK, check_header
 from prunesampler.shards.urls import local_path
+from prunesampler.tables.atomic import check_regular_file
 from prunesampler.tables.columns import Int64s
 
 _LOCAL_GAP, _REMOTE_GAP = 16 << 10, 1 << 20
@@ -146,6 +148,8 @@ class RangeReader:
             for code, offset, size in zip(*(column[start:end].tolist() for column in files), strict=True):
                 extension, at = locations.extensions[code], offset - first
                 check_header(url, bytes(data[at - BLOCK : at]), f"{key}.{extension}", size)
+                if extension.lower() in sample:
+                    raise CorruptFileError(f"{url}: sample {key!r} has two files {extension.lower()!r}")
                 sample[extension.lower()] = bytes(data[at : at + size])
             samples.append(sample)
         return samples
@@ -157,6 +161,7 @@ class RangeReader:
     def _read_file(self, part: ByteRange, path: str) -> bytes:
         if part.shard not in self._files:
             record = self._index.records[part.shard]
+            check_regular_file(path)
             check_size(record.url, record.size, os.stat(path).st_size)
             while len(self._files) >= self._limit:
                 os.close(self._files.popitem(last=False)[1])

@@ -112,13 +112,15 @@ def repack(
     folder_url, name = split_pattern(os.fspath(out))
     index_path = None if isinstance(index, ShardIndex) else os.fspath(index)
     index = index if isinstance(index, ShardIndex) else ShardIndex.load(index, allow_commands=allow_commands)
+    coreset_path = os.fspath(coreset) if isinstance(coreset, str | os.PathLike) else None
     coreset = None if coreset is None else load_coreset(coreset, index)
-    _check_other_folder(folder_url, [*index.shards, *([] if index_path is None else [index_path])], out)
+    read = [*index.shards, *([] if index_path is None else [index_path])]
     for url in index.shards if engine == "ray" else ():
         if not os.path.isabs(local_path(url) or "/"):  # other processes would look for it elsewhere
             raise ArgumentError("index", 'must name shards by absolute paths or URLs with engine="ray"', url)
     plan = RepackPlan(index, coreset, name, maxsize=maxsize, shuffle=shuffle, seed=seed, rename=rename)
     folder = OutputFolder(folder_url)
+    _check_apart(folder, read, [] if coreset_path is None else [coreset_path], out)
     with folder.locked():
         done = _begin(folder, plan, overwrite)
         missing = [number for number in range(len(plan)) if number not in done]
@@ -129,17 +131,17 @@ def repack(
         return _finish(folder, plan, done, workers)
 
 
-def _check_other_folder(folder: str, read: list[str], out: str | os.PathLike[str]) -> None:
-    """Refuse to write to a folder that is read from."""
+def _check_apart(folder: OutputFolder, read: list[str], beside: list[str], out: str | os.PathLike[str]) -> None:
+    """Refuse to write to a folder that is read from, under whatever name, or that has a link to what is read.
 
-    def place(path: str | None, url: str) -> str:
-        return url.rstrip("/") if path is None else os.path.realpath(path)
-
-    target = place(local_path(folder), folder)
+    The files ``beside`` may lie in it, if no file that is written would replace them.
+    """
     for url in read:
-        path = local_path(url)
-        if target == place(None if path is None else os.path.dirname(os.path.realpath(path)), url.rpartition("/")[0]):
+        if folder.holds(url):
             raise ArgumentError("out", f"must be another folder than that of {url}, which is read", os.fspath(out))
+    linked = folder.links_to([*read, *beside])
+    if linked is not None and (linked in (_PLAN, _ROWS, _INDEX) or linked.endswith(".tar")):
+        raise ArgumentError("out", f"must be a folder without {linked}, which is read", os.fspath(out))
 
 
 def _begin(folder: OutputFolder, plan: RepackPlan, overwrite: bool) -> set[int]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import http.client
 import io
 import lzma
 import os
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -17,11 +14,13 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
+from prunesampler.errors import CorruptFileError
+from prunesampler.shards.http_file import HttpFile
 from prunesampler.shards.urls import local_path, remote_file_system, url_kind
+from prunesampler.tables.atomic import check_regular_file
 
 _SHORT_HOP, _LONG_HOP, _BLOCK = 2048, 4096, 1 << 20
-_ATTEMPTS = 5
+_MOST_AFTER = 1 << 28  # bytes after the end of an archive
 _DECODERS: dict[bytes, Callable[[Any], Any]] = {  # by the first bytes of gzip, zstd, bz2, xz
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"\x28\xb5\x2f\xfd": lambda stream: pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd"),
@@ -95,9 +94,12 @@ class StreamSource(Source):
         self._stream, self._codec = stream, codec
 
     def drain(self) -> None:
-        """Read to the end."""
-        while self._read():
-            pass
+        """Read to the end, which must be near."""
+        left = _MOST_AFTER
+        while block := self._read():
+            left -= len(block)
+            if left < 0:
+                raise CorruptFileError(f"{self.url} goes on for {_MOST_AFTER:,} bytes after the end of its archive")
 
     def fill(self, offset: int, count: int) -> None:
         """Read on to there; ValueError if the stream is past it."""
@@ -115,6 +117,8 @@ class StreamSource(Source):
     def _read(self) -> bytes:
         try:
             return cast(bytes, self._stream.read(_BLOCK))
+        except pa.ArrowMemoryError:
+            raise
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
             raise CorruptFileError(f"{self.url} is damaged or cut short: {error}") from error
         except OSError as error:  # codecs raise it without a number
@@ -129,6 +133,7 @@ def open_source(url: str) -> Iterator[Source]:
     with ExitStack() as stack:
         path, size, modified = local_path(url), -1, -1
         if path is not None:
+            check_regular_file(path)
             raw: Any = stack.enter_context(open(path, "rb", buffering=0))
             if _decoder(os.pread(raw.fileno(), 6, 0)) is None:
                 yield FileSource(url, raw)
@@ -136,7 +141,7 @@ def open_source(url: str) -> Iterator[Source]:
             status = os.fstat(raw.fileno())
             size, modified = status.st_size, status.st_mtime_ns
         elif url_kind(url) == "http":
-            raw = stack.enter_context(_HttpFile(url))
+            raw = stack.enter_context(HttpFile(url))
             size = raw.size
         elif url_kind(url) == "pipe":
             from webdataset import gopen
@@ -155,6 +160,7 @@ def open_source(url: str) -> Iterator[Source]:
 
 def read_at(file: int, offset: int, count: int) -> bytes:
     """Bytes of an open file, fewer where it ends. One call of the system gives 2 GiB at most."""
+    count = min(count, max(0, os.fstat(file).st_size - offset))  # room is made for all of them
     data = os.pread(file, count, offset)
     while 0 < len(data) < count and (block := os.pread(file, count - len(data), offset + len(data))):
         data += block
@@ -166,83 +172,11 @@ def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
     if url_kind(url) != "http":
         system, place = remote_file_system(url)
         return cast(bytes, system.cat_file(place, first, end))
-    buffer, position = bytearray(end - first), 0
-    with _HttpFile(url, first, end, size) as file:
-        while count := file.readinto(memoryview(buffer)[position:]):
-            position += count
-    return bytes(buffer[:position])
-
-
-def check_size(url: str, size: int, found: int) -> None:
-    """Refuse a shard of another size than the one that was indexed; ``size`` is −1 where that is unknown."""
-    if size not in (-1, found):
-        raise MismatchError(f"{url} has changed since it was indexed, from {size} to {found} bytes: index it anew")
-
-
-class _HttpFile(io.RawIOBase):
-    """The body of a URL, or a range of it. A transfer that breaks off is resumed where it broke."""
-
-    def __init__(self, url: str, first: int = 0, end: int | None = None, size: int = -1) -> None:
-        self._url, self._position, self._end, self.size = url, first, end, size
-        self._response: Any = None
-        if end is None:
-            self._retry(self._open)
-            self._end = None if self.size < 0 else self.size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        def read() -> int:
-            if self._response is None:
-                self._open()
-            count: int = self._response.readinto(buffer)
-            if not count and len(buffer) and self._end is not None:
-                raise ConnectionError(f"it broke off at byte {self._position} of {self._end}")
-            return count
-
-        if self._position == self._end:
-            return 0
-        count: int = self._retry(read)
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._disconnect()
-        super().close()
-
-    def _disconnect(self) -> None:
-        if self._response is not None:
-            self._response.close()
-        self._response = None
-
-    def _retry(self, action: Callable[[], Any]) -> Any:
-        for attempt in range(1, _ATTEMPTS + 1):
-            if attempt > 1:
-                self._disconnect()
-            try:
-                return action()
-            except urllib.error.HTTPError:
-                raise  # the server's answer
-            except (http.client.HTTPException, OSError) as error:
-                if attempt == _ATTEMPTS:
-                    raise ConnectionError(f"{self._url} cannot be read, in {attempt} attempts: {error}") from error
-
-    def _open(self) -> None:
-        request = urllib.request.Request(self._url, headers={"Accept-Encoding": "identity"})
-        part = bool(self._position) or self._end not in (None, self.size)
-        if part:
-            request.add_header("Range", f"bytes={self._position}-{'' if self._end is None else self._end - 1}")
-        self._response = urllib.request.urlopen(request, timeout=60)
-        if part and self._response.status != http.client.PARTIAL_CONTENT:
-            raise UnsupportedError(f"{self._url}: the server sends whole files only: stream the shards, or repack them")
-        span, _, total = self._response.headers.get("Content-Range", "").partition("/")
-        if part and not span.startswith(f"bytes {self._position}-"):
-            raise CorruptFileError(f"{self._url}: expected the bytes from {self._position}, got {span!r}")
-        total = total if part else self._response.headers.get("Content-Length", "")
-        if total.isdigit():
-            check_size(self._url, self.size, int(total))
-            self.size = int(total)
+    found, buffer = bytearray(), memoryview(bytearray(min(end - first, _BLOCK)))
+    with HttpFile(url, first, end, size) as file:
+        while count := file.readinto(buffer):  # a range is only as long as what comes
+            found += buffer[:count]
+    return bytes(found)
 
 
 class _Pipe(io.RawIOBase):

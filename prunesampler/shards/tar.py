@@ -211,6 +211,11 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+def is_reserved(extension: str) -> bool:
+    """Whether a file's extension, as ``__key__``, is what webdataset calls something of its own in a sample."""
+    return extension.startswith("__") and extension.endswith("__")
+
+
 def split_names(names: pa.LargeStringArray) -> tuple[Int64s, pa.LargeStringArray, pa.DictionaryArray]:
     """:func:`split_name` of many names: the positions of those in samples, their keys, their extensions."""
     halves = pc.split_pattern(names, ".", max_splits=1).flatten()

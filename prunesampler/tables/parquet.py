@@ -7,6 +7,7 @@ of every value. The encodings are those that were smallest on real scores.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import itertools
@@ -24,8 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunesampler._version import __version__
-from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
-from prunesampler.tables.atomic import atomic_write
+from prunesampler.errors import ArgumentError, CorruptFileError, FileError, MismatchError, UnsupportedError
+from prunesampler.tables.atomic import atomic_write, check_regular_file
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.fingerprint import matches
 
@@ -47,6 +48,9 @@ _ENCODINGS = {
     pa.large_string(): "DELTA_BYTE_ARRAY",
     pa.bool_(): "PLAIN",
 }
+_OF_CONTENT = (None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)  # numbers of errors that come of reading nonsense
+_TEXT = 64 << 20  # bytes of text that any file may have
+_BATCH_BYTES, _BATCH_ROWS, _BATCHES = 16 << 20, 65_536, 4096  # that are decoded at once, and of a row group
 
 
 class Parts(NamedTuple):
@@ -102,7 +106,7 @@ def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None,
     """What :func:`seal` was given and what it added; refused if damaged, not of ours, newer, or of another kind."""
     try:
         sealed = json.loads((metadata or {}).get(_KEY, b"null"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} {_NOT_INTACT}") from error
     if not isinstance(sealed, dict):
         raise CorruptFileError(f"{path} was not written by prunesampler")
@@ -122,17 +126,20 @@ def verify(header: Header, check: Callable[[str, Column], None] | None = None) -
 
     ``check`` is called with the name and the values of each such part; what it raises makes the file corrupt.
     """
-
-    def parts(file: pq.ParquetFile, name: str) -> Iterator[Column]:
-        for number in range(header.groups):
-            part = from_arrow(file.read_row_group(number, columns=[name], use_threads=False)[name])
-            if check is not None:
-                check(name, part)
-            yield part
-
     with _opened(header.path) as file:
-        columns = {name: Parts(header.length, functools.partial(parts, file, name)) for name in header.types}
-        _compare_digest(header, columns)
+        _verify(header, file, check)
+
+
+def _verify(header: Header, file: pq.ParquetFile, check: Callable[[str, Column], None] | None = None) -> None:
+    def parts(name: str) -> Iterator[Column]:
+        for number in range(header.groups):
+            for part in _parts_of(header, file, number, name):
+                if check is not None:
+                    check(name, part)
+                yield part
+
+    columns = {name: Parts(header.length, functools.partial(parts, name)) for name in header.types}
+    _compare_digest(header, columns)
 
 
 def _compare_digest(header: Header, columns: Mapping[str, Column | Parts]) -> None:
@@ -209,7 +216,10 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
     """Metadata and columns as :func:`write_columns` was given them; refused unless every value is as it was."""
     with _opened(path) as file:
         header = _header(path, file, kind)
-        columns = _columns(file.read())
+        numbers = header.length * sum(map(_width, header.types.values()))
+        if numbers > max(_TEXT, 50 * os.path.getsize(path)):
+            _verify(header, file)  # a part at a time, before so little is trusted to be so much
+        columns = _read(header, file, range(header.groups), list(header.types))
         _compare_digest(header, columns)
     return header.metadata, columns
 
@@ -222,20 +232,20 @@ def read_header(path: str | os.PathLike[str], kind: str) -> Header:
 
 def read_group(header: Header, number: int, names: Sequence[str]) -> dict[str, Column]:
     """Read some columns of one row group. Page checksums are verified, the digest is not: see :func:`verify`."""
-    with _opened(header.path, _footer(header.path)) as file:
-        return _columns(file.read_row_group(number, columns=list(names), use_threads=False))
+    with _opened(header.path, _footer(header)) as file:
+        return _read(header, file, [number], names)
 
 
 def group_starts(header: Header) -> list[int]:
     """Where each row group begins, counted in rows of the file, and where the last one ends."""
-    footer = _footer(header.path)
+    footer = _footer(header)
     lengths = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
     return [0, *itertools.accumulate(lengths)]
 
 
 def group_spans(header: Header, name: str) -> list[tuple[int, int]]:
     """The lowest and the highest value of an integer column in each row group."""
-    at, footer = list(header.types).index(name), _footer(header.path)
+    at, footer = list(header.types).index(name), _footer(header)
     found = (footer.row_group(number).column(at).statistics for number in range(footer.num_row_groups))
     return [(each.min, each.max) for each in found]
 
@@ -245,6 +255,7 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         if column.null_count:
             raise ValueError("null among strings")
+        column.validate(full=True)  # that it is UTF-8
         return pa.concat_arrays(column.cast(pa.large_string()).chunks or [pa.array([], pa.large_string())])
     if column.type not in _ENCODINGS:
         raise ValueError(f"unexpected type {column.type}")
@@ -254,39 +265,128 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
     return column.to_numpy()
 
 
-def _columns(table: pa.Table) -> dict[str, Column]:
-    return {name: from_arrow(table[name]) for name in table.column_names}
+def _read(header: Header, file: pq.ParquetFile, groups: Sequence[int], names: Sequence[str]) -> dict[str, Column]:
+    plain = [name for name in names if not _is_text(header, name)]
+    try:
+        numbers = file.read_row_groups(groups, columns=plain)
+    except pa.ArrowException:  # also where no thread can be started; what is damaged fails again
+        numbers = file.read_row_groups(groups, columns=plain, use_threads=False)
+    columns: dict[str, Column] = {}
+    for name in names:
+        if _is_text(header, name):
+            parts = [part for number in groups for part in _parts_of(header, file, number, name)]
+            columns[name] = pa.concat_arrays(parts or [pa.array([], pa.large_string())])
+        else:
+            columns[name] = from_arrow(numbers[name])
+    return columns
+
+
+def _parts_of(header: Header, file: pq.ParquetFile, group: int, name: str) -> Iterator[Column]:
+    """A column of a row group, text in parts."""
+    if _is_text(header, name):
+        for part in bounded_batches(header.path, file, os.path.getsize(header.path), group, [name]):
+            yield from_arrow(part[name])
+    else:
+        yield from_arrow(file.read_row_group(group, columns=[name], use_threads=False)[name])
+
+
+def bounded_batches(
+    path: str | os.PathLike[str], file: pq.ParquetFile, size: int, group: int, names: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Columns of a row group, so many rows at a time that long text that is stored once cannot fill the memory.
+
+    Refused is what takes more than 64 MiB, and a KiB a row, and a thousand times the ``size`` of the file.
+    """
+    about = file.metadata.row_group(group)  # a look at its columns would crash where the footer is damaged
+    longest = max(1, about.total_byte_size)  # of a text
+    rows = min(max(_BATCH_BYTES // longest, about.num_rows // _BATCHES, 1), _BATCH_ROWS)
+    pending: list[pa.RecordBatch] = []
+    found, given, most = 0, 0, max(_TEXT, 1024 * about.num_rows, 1000 * size)
+    for batch in file.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False):
+        found += batch.nbytes
+        if found > most:
+            raise CorruptFileError(f"{path} is damaged: its text would take more than {most:,} bytes")
+        pending.append(batch)
+        if found > given + _BATCH_BYTES:
+            yield pa.Table.from_batches(pending).combine_chunks()
+            pending, given = [], found
+    if pending:
+        yield pa.Table.from_batches(pending).combine_chunks()
+
+
+def _is_text(header: Header, name: str) -> bool:
+    return header.types[name] in ("string", "large_string")
+
+
+def _width(kind: str) -> int:
+    return {"int64": 8, "bool": 1}.get(kind, 4)
 
 
 def _header(path: str | os.PathLike[str], file: pq.ParquetFile, kind: str) -> Header:
     metadata = unseal(path, file.metadata.metadata, kind)
     added = {name: metadata.pop(name, None) for name in ("format", "library", "digest", "checksum")}
     types = {field.name: str(field.type) for field in file.schema_arrow}
-    return Header(os.fspath(path), str(added["digest"]), file.metadata.num_rows, file.num_row_groups, types, metadata)
+    length, known = file.metadata.num_rows, {"string", *map(str, _ENCODINGS)}
+    for name, found in types.items():
+        if found not in known:
+            raise CorruptFileError(f"{path} is damaged: {name!r:.100} is of type {found:.100}")
+    rows = metadata.get("num_rows", length)
+    if type(rows) is not int or rows < length:
+        raise CorruptFileError(f"{path} is damaged: it has {length} rows, of a dataset of {rows!r:.40}")
+    groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    if sum(groups) != length or not all(0 <= rows <= ROW_GROUP for rows in groups):
+        raise CorruptFileError(f"{path} is damaged: its row groups have other rows than it says")
+    return Header(os.fspath(path), str(added["digest"]), length, len(groups), types, metadata)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell a damaged file, a CorruptFileError, from a want of memory or of handles, which says nothing of the file.
+
+    A flipped bit may surface as any of Arrow's errors.
+    """
+    try:
+        yield
+    except (FileError, UnsupportedError):
+        raise
+    except MemoryError as error:
+        raise MemoryError(f"{path} cannot be read, as memory is short: {error}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in _OF_CONTENT:
+            raise
+        raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    with reading(path), open_parquet(path, footer) as file:
+        yield file
+
+
+def open_parquet(path: str | os.PathLike[str], footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a file, whose checksums are then verified; one that is missing or unreadable is the system's error.
+
+    It is read, never mapped: a process that maps a file is killed when another cuts that file short.
+    """
+    check_regular_file(path)
     with open(path, "rb"):
-        pass  # a missing or unreadable file is the system's error, not a damaged one
-    try:
-        with pq.ParquetFile(os.fspath(path), metadata=footer, page_checksum_verification=True) as file:
-            yield file
-    except (CorruptFileError, MismatchError):
-        raise
-    except Exception as error:  # a flipped bit may surface as any of Arrow's errors, or as a huge allocation
-        raise CorruptFileError(f"{path} is damaged or cut short: {error}") from error
+        pass
+    return pq.ParquetFile(os.fspath(path), metadata=footer, memory_map=False, page_checksum_verification=True)
 
 
-def _footer(path: str) -> pq.FileMetaData:
-    stat = os.stat(path)
-    return _read_footer(path, stat.st_size, stat.st_mtime_ns)
+def _footer(header: Header) -> pq.FileMetaData:
+    """The footer of a file that is read in parts; MismatchError once it is no longer the one that was opened."""
+    stat = os.stat(header.path)
+    digest, footer = _read_footer(header.path, stat.st_size, stat.st_mtime_ns)
+    if digest != header.digest:
+        raise MismatchError(f"{header.path} was written anew while it was read: start again")
+    return footer
 
 
 @functools.lru_cache(maxsize=4)
-def _read_footer(path: str, size: int, modified: int) -> pq.FileMetaData:
+def _read_footer(path: str, size: int, modified: int) -> tuple[str, pq.FileMetaData]:
     with _opened(path) as file:
-        return file.metadata
+        return json.loads(file.metadata.metadata.get(_KEY, b"{}")).get("digest"), file.metadata
 
 
 # -- what ScoreTable and Coreset share ----------------------------------------------------------------------------

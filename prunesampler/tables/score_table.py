@@ -272,7 +272,7 @@ class ScoreTable(Stored):
     def _view(cls, metadata: dict[str, Any], columns: dict[str, Any]) -> ScoreTable:
         """Some columns, neither copied nor checked, of what was checked when it was written."""
         table = cls.__new__(cls)
-        vars(table).update(metadata)
+        vars(table).update({name: metadata[name] for name in cls._provenance})
         table.rows = columns["row"]
         table.scores = {name: column for name, column in columns.items() if name not in _RESERVED}
         table.labels, table.key_column, table.shard_column = map(columns.get, ("label", "key", "shard"))

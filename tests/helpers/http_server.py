@@ -25,6 +25,9 @@ class Server:
         breaks_first: it breaks off before the body, at the first request for each range.
         added: bytes that it adds to the size that it states.
         shifted: bytes by which it is off when it states, and sends, a range.
+        tags: the headers that tell this version of a file from another.
+        later: what it serves from the second request on, and ``later_tags`` with it.
+        breaks_once: bytes of the first body after which it breaks off.
     """
 
     folder: Path
@@ -35,6 +38,10 @@ class Server:
     breaks_first: bool = False
     added: int = 0
     shifted: int = 0
+    tags: dict[str, str] = dataclasses.field(default_factory=lambda: {"ETag": '"1"'})
+    later: bytes | None = None
+    later_tags: dict[str, str] | None = None
+    breaks_once: int | None = None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -52,6 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         content = path.read_bytes()
+        if settings.later is not None and len(settings.requests) > 1:
+            content, settings.tags = settings.later, settings.later_tags or settings.tags
         total = len(content) + settings.added
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if settings.ranges else None
         if found is None:
@@ -63,8 +72,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{end - 1}/{total}")
             self.send_header("Content-Length", str(end - first))
             content = content[first:end]
+        for name, value in settings.tags.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content[: settings.breaks_after])
+        self.wfile.write(
+            content[
+                : settings.breaks_once
+                if settings.breaks_once and len(settings.requests) == 1
+                else settings.breaks_after
+            ]
+        )
 
     def log_message(self, *args: Any) -> None:
         pass

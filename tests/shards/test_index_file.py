@@ -16,13 +16,14 @@ from prunesampler.tables.parquet import write_columns
 
 def shard(url: str, count: int, first: int = 0) -> tuple[Shard, pa.Table]:
     rows = range(first, first + count)
-    members = [
-        [{"extension": "cls", "offset": 512, "size": 1}, {"extension": "Jpg", "offset": 1536 + i, "size": i}]
-        for i in rows
-    ]
+    members, end = [], 0
+    for i in rows:
+        files = ("cls", end + 512, 1), ("Jpg", end + 1536, i)
+        members.append([dict(zip(("extension", "offset", "size"), file, strict=True)) for file in files])
+        end += 1536 + -(-i // 512) * 512
     labels = [None if i % 7 == 0 else i % 5 for i in rows]
     table = pa.table({"key": [f"k{i}" for i in rows], "members": members, "label": labels}, SCHEMA)
-    return Shard(url, count, 1000 + count, 5, count % 2 == 0, key_digest(table), row_digest(table)), table
+    return Shard(url, count, end + 1024, 5, count % 2 == 0, key_digest(table), row_digest(table)), table
 
 
 def several(counts: list[int]) -> MemoryRows:
@@ -181,6 +182,11 @@ def test_a_file_that_was_replaced_is_refused(path: Path) -> None:
 
 
 def test_digests_are_those_of_older_versions() -> None:
-    _, table = shard("0.tar", 3)
+    members = [
+        [{"extension": "cls", "offset": 512, "size": 1}, {"extension": "Jpg", "offset": 1536 + i, "size": i}]
+        for i in range(3)
+    ]
+    columns = {"key": [f"k{i}" for i in range(3)], "members": members, "label": [None, 1, 2]}
+    table = pa.table(columns, SCHEMA)
     assert key_digest(table).startswith("sha256:ff95ea2e086bb")
     assert row_digest(table).startswith("sha256:4dbe72bdcbc0e")
