@@ -96,7 +96,8 @@ def _attached_epochs(provenance: Mapping[str, Any]) -> int | None:
     """The ``score_epochs`` of the attached run that a table, or the first of those merged into it, comes from."""
     merged = provenance.get("merged_from")
     if isinstance(merged, list) and merged and isinstance(merged[0], dict):
-        return _attached_epochs(merged[0].get("provenance") or {})
+        first = merged[0].get("provenance")
+        return _attached_epochs(first) if isinstance(first, dict) else None
     scoring = provenance.get("scoring")
     return _count(scoring.get("score_epochs")) if isinstance(scoring, dict) else None
 

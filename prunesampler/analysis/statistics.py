@@ -267,7 +267,7 @@ def _classes(labels: _Array) -> tuple[list[int | None], _Array, _Array]:
 def reliability_of(table: ScoreTable, name: str) -> Reliability | None:
     """What the table says about its score ``name``; None where it was measured once."""
     protocol, merged = protocol_of(table, name), table.provenance.get("merged_from")
-    if isinstance(merged, list) and isinstance(found := protocol.get("between_runs"), float):
+    if isinstance(merged, list) and len(merged) > 1 and isinstance(found := protocol.get("between_runs"), float):
         return Reliability("runs", found, spearman_brown(found, len(merged)))
     if isinstance(found := protocol.get("split_half"), float):
         return Reliability("halves", found, spearman_brown(found, 2))

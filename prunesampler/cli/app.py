@@ -33,6 +33,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _failed(error.format_message())
     except (PruneSamplerError, OSError) as error:
         return _failed(str(error))
+    except MemoryError as error:
+        return _failed(f"memory is short: {error}")
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     if code == _INTERRUPTED:  # typer returns it or raises, depending on its version

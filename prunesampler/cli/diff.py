@@ -71,7 +71,7 @@ def _protocols(first: ScoreTable, second: ScoreTable) -> Iterator[str]:
 
 
 def _selections(first: Coreset, second: Coreset) -> Iterator[str]:
-    options = [coreset.selection.get("options", {}) for coreset in (first, second)]
+    options = [coreset.options for coreset in (first, second)]
     yield _difference("selection options", *options)
     if first.scores_digest and second.scores_digest:
         yield f"selected from {'the same' if first.scores_digest == second.scores_digest else 'different'} scores"

@@ -23,7 +23,6 @@ class OutputFile(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, path: object) -> None:
         self._file, self._path = file, path
-        self.tell, self.seek, self.fileno = file.tell, file.seek, file.fileno  # type: ignore[method-assign]
 
     def writable(self) -> bool:
         """Always."""
@@ -32,6 +31,18 @@ class OutputFile(io.RawIOBase):
     def seekable(self) -> bool:
         """As the file is."""
         return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """As the file does."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """How many bytes there are before the next."""
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        """The file's."""
+        return self._file.fileno()
 
     def write(self, block: Any) -> int:
         """Write all of it; WriteError where the disk is full."""
@@ -62,7 +73,7 @@ def naming(path: object) -> Iterator[None]:
 
 def check_regular_file(path: str | os.PathLike[str]) -> None:
     """Refuse a pipe or a device, which a reader would wait for; OSError where there is no file."""
-    mode = os.stat(path).st_mode
+    mode = os.stat(os.fspath(path)).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):

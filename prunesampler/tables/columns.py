@@ -6,7 +6,7 @@ Every function raises ArgumentError with the name of the argument. ``length`` is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 from prunesampler.errors import ArgumentError
 
 Int64s = npt.NDArray[np.int64]
+_LEVELS = 100  # of nested JSON
 
 
 def _vector(argument: str, values: Any, length: int | None, kinds: str, rule: str) -> npt.NDArray[Any]:
@@ -112,6 +113,9 @@ def identities(argument: str, values: Any, length: int | None) -> Any:
         if chunks.null_count or not (text or pa.types.is_integer(chunks.type)):
             raise TypeError(f"{chunks.null_count} nulls, {chunks.type}")
         chunks = chunks.cast(pa.large_string() if text else pa.int64())
+        chunks.validate(full=True)  # that text is UTF-8
+    except MemoryError:
+        raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(argument, "must be all str or all int (64 bit)", values) from error
     _check_length(argument, chunks, length)
@@ -119,12 +123,25 @@ def identities(argument: str, values: Any, length: int | None) -> Any:
 
 
 def json_object(argument: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A deep copy as JSON would give it back: tuples become lists; NaN and infinities are refused."""
+    """A deep copy as JSON would give it back: tuples become lists; NaN and infinities are refused, and 100 levels."""
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ArgumentError(argument, "must be a mapping of JSON values", value) from error
+    except RecursionError:
+        copy = {}
+        level: list[Any] = [None]
+    else:
+        level = [copy]
+        for _ in range(_LEVELS):
+            level = [each for outer in level for each in _inside(outer)]
+    if level:
+        raise ArgumentError(argument, f"must be nested at most {_LEVELS} deep", type(value).__name__)
     return copy
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def optional_text(argument: str, value: object) -> str | None:

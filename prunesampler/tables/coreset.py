@@ -72,8 +72,13 @@ class Coreset(Stored):
         self.shard_column = column("shards", shards, identities)
 
     def __repr__(self) -> str:
-        method = self.selection.get("options", {}).get("method")
-        return f"Coreset(kept={len(self)}, of={self.num_rows}, method={method!r})"
+        return f"Coreset(kept={len(self)}, of={self.num_rows}, method={self.options.get('method')!r})"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that it was selected by; empty where ``selection`` does not say so in the library's form."""
+        options = self.selection.get("options")
+        return options if isinstance(options, dict) else {}
 
     @property
     def keep(self) -> float:

@@ -117,6 +117,8 @@ def _ask(question: Callable[..., Any], *about: object) -> Any:
     """The answer, or None if it raises: a property that fails, no ``__len__``, an array of no dimension."""
     try:
         return question(*about)
+    except MemoryError:
+        raise  # which says nothing of the dataset
     except Exception:
         return None
 

@@ -235,8 +235,12 @@ def _check_same(what: str, first: dict[str, Any], other: dict[str, Any], number:
 def _sources(digest: str, provenance: Mapping[str, Any]) -> Iterator[str]:
     """The digest of a table and, where it was merged, those of all that are in it."""
     yield digest
-    for source in provenance.get("merged_from", ()):
-        yield from _sources(source["digest"], source["provenance"])
+    merged = provenance.get("merged_from")
+    for source in merged if isinstance(merged, list) else ():
+        found = source if isinstance(source, dict) else {}  # it may be somebody else's, of another form
+        inner = found.get("digest"), found.get("provenance")
+        if isinstance(inner[0], str) and isinstance(inner[1], dict):
+            yield from _sources(inner[0], inner[1])
 
 
 def _columns(table: Any) -> dict[str, Any]:
@@ -250,15 +254,20 @@ def _kinds(table: Any) -> dict[str, Any]:
 
 
 def _protocol(table: Any, name: str) -> dict[str, Any]:
-    protocol = table.protocols.get(name)
-    return {"runs": 1, **(protocol if isinstance(protocol, dict) else {})}
+    found = table.protocols.get(name)
+    protocol = {"runs": 1, **(found if isinstance(found, dict) else {})}
+    if type(protocol["runs"]) is not int or not 1 <= protocol["runs"] < 2**31:
+        raise ArgumentError("tables", f"must say in protocols[{name!r}] how many runs, an int >= 1", protocol["runs"])
+    if not isinstance(protocol.get("spread_of", ""), str):
+        raise ArgumentError("tables", f"must name in protocols[{name!r}] a score as spread_of", protocol["spread_of"])
+    return protocol
 
 
 def _merged_protocol(protocols: list[dict[str, Any]], sample: list[_Array]) -> dict[str, Any]:
     first, *others = protocols
     merged = {key: value for key, value in first.items() if all(key in p and p[key] == value for p in others)}
     merged["runs"] = sum(protocol["runs"] for protocol in protocols)
-    halves = [protocol["split_half"] for protocol in protocols if "split_half" in protocol]
+    halves = [half for protocol in protocols if isinstance(half := protocol.get("split_half"), float)]
     correlations = (spearman(*pair) for pair in itertools.combinations(sample, 2))
     between = [value for value in correlations if value == value]
     for name, found in (("split_half", halves), ("between_runs", between)):

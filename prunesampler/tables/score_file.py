@@ -12,6 +12,7 @@ import pyarrow as pa
 
 import prunesampler.tables.parquet as parquet
 from prunesampler.errors import ArgumentError, CorruptFileError
+from prunesampler.tables.columns import json_object
 from prunesampler.tables.parquet import Header, Parts, content_digest, from_arrow, group_spans, group_starts, read_group
 from prunesampler.tables.score_table import ScoreTable
 
@@ -30,7 +31,8 @@ class ScoreFile:
             self.num_rows, self.fingerprint = int(said["num_rows"]), said["fingerprint"]
             names = [name for name in (*self.column_names, "forgetting") if name in said["directions"]]
             self.directions: dict[str, str] = {name: said["directions"][name] for name in names}  # in the file's order
-            self.protocols, self.provenance = dict(said["protocols"]), dict(said["provenance"])
+            self.protocols = json_object("protocols", said["protocols"])
+            self.provenance = json_object("provenance", said["provenance"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._unsound(error) from error
         self.complete = header.length == self.num_rows  # its rows are 0 to N − 1: they are distinct

@@ -446,7 +446,7 @@ class Run:
 
 
 def _how(coreset: Coreset) -> str:
-    options, spare = coreset.selection.get("options", {}), coreset.selection.get("superfluous")
+    options, spare = coreset.options, coreset.selection.get("superfluous")
     if spare is not None:
         return f"{spare} are superfluous by {options.get('by')}"
     return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"

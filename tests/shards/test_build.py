@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -350,3 +351,61 @@ def running(process: str) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("held", [10, 1 << 20])
+def test_a_label_function_gets_the_bytes_of_a_stream_when_it_asks_for_them(
+    tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_HELD_BYTES", held)
+    monkeypatch.setattr(build, "_COPIED_BYTES", 7)
+    plain = write_tar(tmp_path / "a.tar", [(f"{i}.{e}", e.encode() * (i + 3)) for i in range(5) for e in ("x", "yy")])
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(Path(plain).read_bytes()))
+    looked: list[tuple[str, bytes, bytes]] = []
+
+    def label(key: str, files: Mapping[str, bytes]) -> int:
+        looked.append((key, files["yy"], files["x"]))
+        return int(key)
+
+    assert build_quietly(str(path), label=label).labels.tolist() == list(range(5))
+    assert looked == [(str(i), b"yy" * (i + 3), b"x" * (i + 3)) for i in range(5)]
+
+
+def test_a_shard_that_was_relabelled_in_place_is_noticed(tmp_path: Path) -> None:
+    def written(first: int) -> str:
+        return write_tar(tmp_path / "a.tar", [(f"{i}.cls", b"%d" % (i + first)) for i in range(4)])
+
+    path = written(0)
+    old = build_quietly(path)
+    os.utime(written(0), ns=(1, 1))
+    assert build_quietly(path, index=old).labels.tolist() == [0, 1, 2, 3]
+    os.utime(written(3), ns=(2, 2))
+    for label in ("cls", lambda key, files: int(key) + 3):
+        with pytest.raises(MismatchError, match="other labels than when it was indexed: start a new index"):
+            build_quietly(path, index=old, label=label)
+    assert build_quietly(path, index=None).labels.tolist() == [3, 4, 5, 6]
+    assert build_quietly(path, index=old, label=None).labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("extension", ["__key__", "__url__", "__local_path__"])
+def test_a_file_under_a_name_of_webdatasets_own_is_refused(tmp_path: Path, extension: str) -> None:
+    path = write_tar(tmp_path / "a.tar", [("a.txt", b"x"), (f"b.{extension}", b"a")])
+    with pytest.raises(UnsupportedError, match=f"extension '{extension}', which webdataset uses itself: rename it"):
+        build_quietly(path)
+
+
+def test_a_pipe_in_place_of_a_shard_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.tar")
+    with pytest.raises(UnsupportedError, match=r"0\.tar is a pipe or a device, not a file"):
+        build_quietly(tmp_path / "0.tar")
+
+
+def test_a_pax_size_of_many_digits_is_refused(tmp_path: Path) -> None:
+    body = b"size=" + b"9" * 5000 + b"\n"
+    body = b"%d " % (len(body) + 5) + body
+    pax, file = tarfile.TarInfo("x"), tarfile.TarInfo("a.txt")
+    pax.type, pax.size = tarfile.XHDTYPE, len(body)
+    (tmp_path / "a.tar").write_bytes(pax.tobuf() + body + bytes(-len(body) % 512) + file.tobuf() + bytes(1024))
+    with pytest.raises(CorruptFileError):
+        build_quietly(tmp_path / "a.tar")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from prunesampler.errors import CorruptFileError, MismatchError
 from prunesampler.shards import index_file
 from prunesampler.shards.index_file import SCHEMA, FileRows, MemoryRows, Rows, Shard, key_digest, row_digest
-from prunesampler.tables.parquet import write_columns
+from prunesampler.tables.parquet import seal, write_columns
 
 
 def shard(url: str, count: int, first: int = 0) -> tuple[Shard, pa.Table]:
@@ -190,3 +191,64 @@ def test_digests_are_those_of_older_versions() -> None:
     table = pa.table(columns, SCHEMA)
     assert key_digest(table).startswith("sha256:ff95ea2e086bb")
     assert row_digest(table).startswith("sha256:4dbe72bdcbc0e")
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_refused(path: Path) -> None:
+    found = written(path, several([12, 3000]))
+    with open(path, "r+b") as file:
+        file.truncate(4)  # as another process does that copies a new one there
+    with pytest.raises(CorruptFileError, match="damaged or cut short"):
+        found.read(0)
+
+
+def forged(path: Path, member: dict[str, Any] | None = None, drop: str = "", **said: Any) -> None:
+    """A file with other content under digests that fit it."""
+    rows = several([4])
+    table = fits = rows.read(0)
+    if member:
+        members = table["members"].to_pylist()
+        members[1][0].update(member)
+        table = table.set_column(1, "members", pa.array(members, SCHEMA.field("members").type))
+        fits = fits if None in (member.get("offset", 0), member.get("size", 0)) else table  # those have no digest
+    record = rows.shards[0]._asdict() | {"keys": key_digest(fits), "digest": row_digest(fits)} | said
+    shards = {name: [value] for name, value in record.items() if name != drop}
+    metadata = {"kind": "shards", "fingerprint": "x", "shards": shards, "labels": None}
+    metadata.pop(drop, None)
+    pq.write_table(table.replace_schema_metadata(seal(metadata)), path)
+
+
+FORGERIES: list[dict[str, Any]] = [
+    *({"rows": rows} for rows in (2**70, "4", 4.0, -4, True, None, 5)),
+    *({"url": url} for url in (5, None, ["a"])),
+    *({"size": size} for size in (2**70, -2, "9", 9.0, 1000)),
+    *({"modified": modified} for modified in (None, "1", 2**64)),
+    *({"seekable": seekable} for seekable in (None, 1, "yes")),
+    *({name: digest} for name in ("keys", "digest") for digest in (None, "", "sha256:0", "sha256:" + "0" * 64)),
+    *({"drop": name} for name in ("labels", "shards", "url", "keys")),
+    *({"member": {"size": size}} for size in (2**40, 2**63 - 1, -1, None, 1024)),
+    *({"member": {"offset": offset}} for offset in (-512, 0, 2**63 - 1, None, 512)),
+    *({"member": {"extension": extension}} for extension in (None, "__key__", "__url__")),
+]
+
+
+@pytest.mark.parametrize("forgery", FORGERIES, ids=str)
+def test_what_a_file_says_is_checked_though_its_digests_fit(path: Path, forgery: dict[str, Any]) -> None:
+    forged(path)
+    assert FileRows(path).read(0).num_rows == 4
+    forged(path, **forgery)
+    with pytest.raises(CorruptFileError):
+        FileRows(path).read(0)
+
+
+@pytest.mark.parametrize("error", [pa.ArrowMemoryError("malloc failed"), OSError(24, "Too many open files")])
+def test_a_want_of_memory_is_not_damage(path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = written(path, several([4]))
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(index_file, "bounded_batches", fail)
+    monkeypatch.setattr(index_file, "_labels", fail)
+    for read in (lambda: found.read(0), found.labels):
+        with pytest.raises((MemoryError, OSError), match=r"malloc failed|Too many"):
+            read()

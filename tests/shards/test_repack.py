@@ -18,7 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError, UnsupportedError
+from prunesampler.errors import (
+    ArgumentError,
+    CorruptFileError,
+    MismatchError,
+    StateError,
+    UnsupportedError,
+    WriteError,
+)
 from prunesampler.shards import IndexedShards, ShardIndex, build_index, keep, repack
 from prunesampler.shards.output_folder import OutputFolder
 from prunesampler.tables.coreset import Coreset
@@ -413,3 +420,48 @@ def test_into_the_current_folder(index: ShardIndex, tmp_path: Path, monkeypatch:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert repack(index, kept(index), "{shard}.tar", progress=False).shards == ["0.tar"]
+
+
+def test_overwriting_deletes_nothing_that_is_read_under_another_name(tmp_path: Path) -> None:
+    for name in ("store", "links", "hard"):
+        (tmp_path / name).mkdir()
+    stored = write_tar(tmp_path / "store" / "x.tar", [(f"{i}.txt", b"x") for i in range(4)])
+    linked, hard = tmp_path / "links" / "0.tar", tmp_path / "hard" / "0.tar"
+    linked.symlink_to(stored)
+    hard.hardlink_to(stored)
+    of_links, of_store = (build_index(path, progress=False) for path in (str(linked), stored))
+    of_store.save(tmp_path / "i.parquet")
+    (tmp_path / "hard" / "index.parquet").hardlink_to(tmp_path / "i.parquet")
+    for index, folder in ((of_links, "links"), (of_links, "store"), (of_store, "links"), (of_store, "hard")):
+        for url in (f"{tmp_path}/{folder}", f"file://{tmp_path}/{folder}", f"local://{tmp_path}/{folder}"):
+            with pytest.raises(ArgumentError, match="which is read"):
+                repack(index, None, url + "/{shard}.tar", overwrite=True, progress=False)
+    hard.unlink()
+    with pytest.raises(ArgumentError, match=r"without index\.parquet, which is read"):
+        repack(tmp_path / "i.parquet", None, f"{tmp_path}/hard/{{shard}}.tar", overwrite=True, progress=False)
+    assert linked.is_symlink()
+    assert Path(stored).is_file()
+    coreset = tmp_path / "hard" / "coreset.parquet"
+    kept(of_store, [1]).save(coreset)
+    (tmp_path / "hard" / "index.parquet").unlink()
+    assert len(repack(of_store, coreset, f"{tmp_path}/hard/{{shard}}.tar", overwrite=True, progress=False)) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_named(index: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: OutputFolder, part: str) -> Any:
+        return open("/dev/full", "wb") if part.endswith(".tar.part") else created(folder, part)
+
+    created = OutputFolder._create
+    monkeypatch.setattr(OutputFolder, "_create", full)
+    with pytest.raises(WriteError, match=r"out/000000\.tar cannot be written: No space left on device"):
+        repack(index, None, out(tmp_path), progress=False)
+
+
+def test_a_source_that_is_gone_is_not_called_a_failure_to_write(
+    index: ShardIndex, paths: list[str], tmp_path: Path
+) -> None:
+    os.unlink(paths[1])
+    with pytest.raises(FileNotFoundError) as caught:
+        repack(index, None, out(tmp_path), progress=False)
+    assert not isinstance(caught.value, WriteError)

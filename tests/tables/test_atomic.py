@@ -165,3 +165,35 @@ def test_the_file_is_as_any_new_one_and_a_symbolic_link_is_followed(tmp_path: Pa
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "a").read_bytes() == b"x"
     assert (tmp_path / "real" / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_error_of_what_is_read_in_the_block_is_not_one_of_writing(tmp_path: Path) -> None:
+    def copied() -> None:
+        with atomic_write(tmp_path / "new") as file:
+            file.write((tmp_path / "missing").read_bytes())
+
+    with pytest.raises(FileNotFoundError, match="missing") as caught:
+        copied()
+    assert not isinstance(caught.value, WriteError)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_synced_holds_the_file_all_the_same(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with atomic_write(tmp_path / "new") as file:
+            file.write(b"whole")
+    assert (tmp_path / "new").read_bytes() == b"whole"
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(WriteError, match="fifo cannot be written: it is not a file"), atomic_write(tmp_path / "fifo"):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)

@@ -344,3 +344,29 @@ def test_rows_are_compared_by_their_numbers() -> None:
     first = ScoreTable({"el2n": [0.1, 0.2]}, rows=[0, 2], num_rows=4, keys=["a", "c"])
     second = ScoreTable({"el2n": [0.1, 0.2]}, rows=[2, 3], num_rows=4, keys=["c", "d"])
     assert common_dataset([first, second])["keys"].to_pylist() == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [{"merged_from": each} for each in ("a tool", 5, {"a": 1}, ["x", None], [{}], [{"digest": 1, "provenance": "b"}])],
+    ids=str,
+)
+def test_provenance_of_another_form_is_carried_along(provenance: dict[str, Any], tmp_path: Path) -> None:
+    tables = [ScoreTable({"el2n": [0.1, 0.2 + i]}, provenance=provenance) for i in range(2)]
+    merged = merge(tables)
+    assert merged.provenance["merged_from"][0]["provenance"] == provenance
+    merge_files(THREADS.map, saved(tmp_path, *tables), tmp_path / "out")
+    assert ScoreTable.load(tmp_path / "out") == merged
+
+
+@pytest.mark.parametrize("wrong", [{"runs": runs} for runs in ("three", 0, -1, 1.5, True, None, [2], 2**40)], ids=str)
+def test_protocols_that_cannot_be_merged_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+    for protocol in (wrong, {"spread_of": ["el2n"]}):
+        tables = [ScoreTable({"el2n": [0.1, 0.2 + i]}, protocols={"el2n": protocol}) for i in range(2)]
+        with pytest.raises(ArgumentError, match=r"tables must .* in protocols\['el2n'\]"):
+            merge(tables)
+        with pytest.raises(ArgumentError, match=r"tables must .* in protocols\['el2n'\]"):
+            merge_files(THREADS.map, saved(tmp_path, *tables), tmp_path / "out")
+    for other in ("by hand", 3, [1], {"split_half": "high"}, {"split_half": None}):
+        tables = [ScoreTable({"el2n": [0.1, 0.2 + i]}, protocols={"el2n": other}) for i in range(2)]
+        assert merge(tables).protocols["el2n"]["runs"] == 2

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import prunesampler
-from prunesampler.errors import ArgumentError, CorruptFileError, FileError, MismatchError, WriteError
+from prunesampler.errors import ArgumentError, CorruptFileError, FileError, MismatchError, UnsupportedError, WriteError
 from prunesampler.tables import parquet as files
 from prunesampler.tables.parquet import (
     FORMAT,
@@ -349,3 +351,115 @@ def test_verification_sees_every_part_and_refuses_what_reading_refuses(grouped: 
         with pytest.raises(CorruptFileError, match=r"(?i)crc|checksum"):
             refused()
     assert len(read_group(header, 0, ["el2n"])["el2n"]) == 200
+
+
+WANTS = [
+    MemoryError("no room"),
+    pa.ArrowMemoryError("malloc of size 8 failed"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EACCES, "Permission denied"),
+]
+
+
+@pytest.mark.parametrize("want", WANTS, ids=lambda want: type(want).__name__ + str(getattr(want, "errno", "")))
+@pytest.mark.parametrize("at", ["open", "read"])
+def test_a_want_of_memory_or_handles_is_never_called_damage(
+    path: Path, want: Exception, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise want
+
+    monkeypatch.setattr(*((pq, "ParquetFile") if at == "open" else (pq.ParquetFile, "read_row_groups")), fail)
+    with pytest.raises(MemoryError if isinstance(want, MemoryError) else OSError) as caught:
+        read_columns(path, "scores")
+    assert "damaged" not in str(caught.value)
+    assert not isinstance(caught.value, FileError)
+
+
+@pytest.mark.parametrize("error", [OSError("Corrupt page"), OSError(errno.EINVAL, "seek"), pa.ArrowInvalid("no")])
+def test_what_the_content_causes_is_called_damage(
+    path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", fail)
+    with pytest.raises(CorruptFileError, match="is damaged or cut short"):
+        read_columns(path, "scores")
+
+
+def test_a_file_is_read_where_no_thread_can_be_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, plain = read_columns(path, "scores"), pq.ParquetFile.read_row_groups
+
+    def without_threads(*args: Any, use_threads: bool = True, **options: Any) -> Any:
+        if use_threads:
+            raise pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily unavailable")
+        return plain(*args, use_threads=False, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", without_threads)
+    found = read_columns(path, "scores")
+    assert found[0] == expected[0]
+    assert same(found[1], expected[1])
+
+
+def sealed(path: Path, table: pa.Table, **metadata: Any) -> Path:
+    said = {"kind": "scores", "digest": "sha256:0", **metadata}
+    pq.write_table(table.replace_schema_metadata(files.seal(said)), path, compression="zstd")
+    return path
+
+
+BOMBS = {
+    "rows": (pa.table({"row": np.zeros(100_000, np.int64)}), {"num_rows": 3}, "100000 rows, of a dataset of 3"),
+    "no number of rows": (pa.table({"row": np.arange(3)}), {"num_rows": "3"}, "of a dataset of '3'"),
+    "a row group": (pa.table({"row": np.arange(1_000_001)}), {}, "row groups have other rows"),
+    "a type": (pa.table({"row": [[1, 2]]}), {}, "is of type list"),
+    "text": (pa.table({"key": pa.array(["a" * 10**6] * 200, pa.large_string())}), {}, "text would take more than"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_a_file_claims_is_bounded_before_it_is_read(path: Path, bomb: str) -> None:
+    table, metadata, message = BOMBS[bomb]
+    sealed(path, table, **metadata)
+    with pytest.raises(CorruptFileError, match=message):
+        read_columns(path, "scores")
+
+
+def test_much_from_little_is_verified_in_parts_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_TEXT", 1000)
+    sealed(path, pa.table({"row": np.zeros(100_000, np.int64)}))
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", lambda *args, **options: 1 / 0)
+    with pytest.raises(CorruptFileError, match="was damaged or edited"):
+        read_columns(path, "scores")
+
+
+def test_text_is_the_same_however_many_rows_are_decoded_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = strings(*(f"key {i % 7}" * (i % 5) for i in range(1000)))
+    write_columns(path, {"kind": "scores"}, {"key": keys})
+    for name, value in (("_BATCHES", 10**9), ("_BATCH_BYTES", 40), ("_BATCH_ROWS", 3)):
+        monkeypatch.setattr(files, name, value)
+        assert read_columns(path, "scores")[1]["key"].equals(keys)
+
+
+def test_text_that_is_not_utf8_is_refused(path: Path) -> None:
+    wrong = pa.LargeStringArray.from_buffers(1, *pa.array([b"\xff"], "large_binary").buffers()[1:])
+    write_columns(path, {"kind": "scores"}, {"key": wrong})
+    with pytest.raises(CorruptFileError, match="Invalid UTF8"):
+        read_columns(path, "scores")
+
+
+def test_a_file_that_is_written_anew_while_it_is_read_in_parts_is_refused(path: Path) -> None:
+    header = read_header(path, "scores")
+    write_columns(path, {"kind": "scores", "other": True}, columns(400))
+    with pytest.raises(MismatchError, match="was written anew while it was read"):
+        read_group(header, 0, ["row"])
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for each in (tmp_path / "fifo", "/dev/null"):
+        with pytest.raises(UnsupportedError, match="is a pipe or a device, not a file"):
+            read_columns(each, "scores")
+    with pytest.raises(IsADirectoryError):
+        read_columns(tmp_path, "scores")

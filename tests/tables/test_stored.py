@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
+from prunesampler.selection.select import Selection, select_file
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import Stored, read_header, verify, write_columns
 from prunesampler.tables.score_table import ScoreTable
@@ -364,3 +365,30 @@ def test_coresets_of_the_first_release_load() -> None:
         Coreset.load(DATA / "coreset.parquet", "sha256:01")
     loaded = Coreset.load(DATA / "coreset_int_keys.parquet")
     assert (loaded.rows.tolist(), loaded.keys) == ([1, 5, 9], [10, 50, 90])
+
+
+@pytest.mark.parametrize("options", ["by hand, see notes", 5, None, ["top"], {"method": "mine"}])
+def test_a_coreset_of_any_making_shows_itself(options: Any) -> None:
+    coreset = Coreset([0, 2], num_rows=4, selection={"options": options})
+    assert coreset.options == (options if isinstance(options, dict) else {})
+    assert repr(coreset).startswith("Coreset(kept=2, of=4, method=")
+
+
+@pytest.mark.parametrize("levels", [101, 900, 100_000])
+def test_json_is_nested_to_a_bound(levels: int) -> None:
+    inner: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        inner = {"a": inner}
+    with pytest.raises(ArgumentError, match="selection must be nested at most 100 deep"):
+        Coreset([0], num_rows=2, selection=inner)
+    for _ in range(levels - 100):
+        inner = inner["a"]
+    Coreset([0], num_rows=2, selection=inner)
+
+
+def test_a_file_whose_metadata_has_names_of_methods_is_a_table_all_the_same(tmp_path: Path) -> None:
+    table = ScoreTable({"el2n": [0.5, 0.25]}, labels=[0, 1])
+    metadata = {**table._metadata(), "column": "x", "scores": 5, "rows": []}
+    write_columns(tmp_path / "a", metadata, table._columns())
+    coreset = select_file(map, tmp_path / "a", tmp_path / "b", Selection(keep=0.5, method="top"))[0]
+    assert coreset["kept"] == 1
