@@ -41,6 +41,8 @@ from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.policies.random_subset import RandomSubset
 from prunesampler.training.policies.scheduled import Scheduled
 from prunesampler.training.policies.seta import SeTa
+from prunesampler.training.policies.small_loss import SmallLoss
+from prunesampler.training.policies.swap_forgotten import SwapForgotten
 from prunesampler.training.tiny_proxy import tiny_proxy
 
 __all__ = [
@@ -70,7 +72,9 @@ __all__ = [
     "ScoreTracker",
     "SeTa",
     "Selection",
+    "SmallLoss",
     "StateError",
+    "SwapForgotten",
     "UnsupportedError",
     "WriteError",
     "__version__",

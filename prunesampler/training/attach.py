@@ -75,7 +75,7 @@ def attach(
     policy: Policy | Callable[[int, ScoreTable | None], Draw] | None = None,
     seed: int = 0,
     scores: Sequence[str] | None = None,
-    reduction: Literal["mean", "last"] | None = None,
+    reduction: Literal["mean", "last", "running"] | None = None,
     rescore: DataLoader[Any] | None = None,
     save_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -230,6 +230,7 @@ def attach(
             device=device,
             score_fn=score_fn,
             group=group,
+            forgetting_window=chosen.forgetting_window,
         )
     finder = Finder(logits_fn, target_fn, own_scores=score_fn is not None)
     given = _given(coreset, swap, fingerprint)
@@ -297,7 +298,7 @@ def _config(
     if scores is None and score_fn is None:
         scores = policy.reads if policy.every_epoch else ("el2n",) if rescore is not None else ("el2n", "forgetting")
     if reduction is None:
-        reduction = "last" if policy.reads else "mean"
+        reduction = policy.reduction if policy.reads else "mean"
     return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed, own_scores=score_fn is not None)
 
 

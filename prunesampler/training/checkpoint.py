@@ -51,8 +51,8 @@ def coreset_state(coreset: Coreset) -> dict[str, Any]:
 def load_coreset(state: Mapping[str, Any]) -> Coreset:
     """The coreset that :func:`coreset_state` was given."""
     try:
-        weights = state["weights"]
-        arrays = {"rows": state["rows"].numpy(), "weights": None if weights is None else weights.numpy()}
+        columns = {name: state[name] for name in ("rows", "weights")}  # on any device
+        arrays = {name: None if column is None else column.cpu().numpy() for name, column in columns.items()}
         return Coreset(**{**state, **arrays})
-    except (ArgumentError, AttributeError, KeyError, TypeError) as error:
+    except (ArgumentError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         raise StateError(f"the state holds no sound coreset: {error}") from error

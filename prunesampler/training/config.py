@@ -6,13 +6,14 @@ import dataclasses
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from prunesampler.errors import ArgumentError, UnsupportedError, check_choice, check_int
 from prunesampler.scores.registry import SCORES
 from prunesampler.selection.select import Selection
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.totals import Reduction
 from prunesampler.training.policies.function import FunctionPolicy
 from prunesampler.training.policies.policy import EpochLength, Policy
 from prunesampler.training.policies.prune_once import PruneOnce
@@ -88,7 +89,7 @@ class RunConfig:
     Attributes:
         policy: what is drawn before every epoch.
         scores: columns to track.
-        reduction: ``"mean"`` over the scored epochs, or the ``"last"`` one alone.
+        reduction: of the scored epochs, as :class:`~prunesampler.ScoreTracker` has it.
         rescored: whether the scores come from a pass of their own at the end of the scored epochs.
         seed: of the draws, of the selection's ties and of the order.
         own_scores: whether a function of the user's scores, whose columns are not known yet.
@@ -96,14 +97,14 @@ class RunConfig:
 
     policy: Policy
     scores: tuple[str, ...]
-    reduction: Literal["mean", "last"]
+    reduction: Reduction
     rescored: bool
     seed: int
     own_scores: bool = False
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed, 0, 2**64 - 1)
-        check_choice("reduction", self.reduction, ("mean", "last"))
+        check_choice("reduction", self.reduction, get_args(Reduction))
         if self.selection is not None:
             self._check_selection(self.selection)
         if self.policy.every_epoch and self.rescored:

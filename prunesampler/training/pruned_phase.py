@@ -103,7 +103,8 @@ class PrunedPhase:
         rows = np.arange(swap.num_rows) if swap.eligible is None else np.sort(swap.eligible)
         if table is not None and swap.batches() is None:
             rows = table.rows  # of a stream, what was seen
-        answer = self._config.policy.draw(epoch, table, rows, seed)
+        last = None if self.coreset is None else self.coreset.rows
+        answer = self._config.policy.draw(epoch, table, rows, seed, last)
         return coreset_of(answer, rows, num_rows=swap.num_rows, fingerprint=self._fingerprint, seed=seed, epoch=epoch)
 
     def begin(

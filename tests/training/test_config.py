@@ -26,7 +26,7 @@ class Plain(Policy):
     def num_draws(self, eligible: int, epoch: int) -> int:
         return 2
 
-    def draw(self, epoch: int, table: Any, rows: Any, seed: int) -> Any:
+    def draw(self, epoch: int, table: Any, rows: Any, seed: int, last: Any = None) -> Any:
         return rows[:2]
 
 

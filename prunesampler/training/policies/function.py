@@ -25,7 +25,14 @@ class FunctionPolicy(Policy):
     def __post_init__(self) -> None:
         check_int("score_epochs", self.score_epochs, 1 if self.reads else 0)
 
-    def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Draw:
+    def draw(
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
+    ) -> Draw:
         """What the function answers."""
         return self.function(epoch, table)
 

@@ -52,7 +52,14 @@ class ImportanceSampling(Policy):
         """The score that is drawn by."""
         return (self.by,)
 
-    def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Probabilities:
+    def draw(
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
+    ) -> Probabilities:
         """Probabilities in proportion to the scores; a row without one has the mean score."""
         assert table is not None
         scores, budget = hardness(table, self.by, rows), self.num_draws(len(rows), epoch)

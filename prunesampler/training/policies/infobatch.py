@@ -56,7 +56,12 @@ class InfoBatch(Policy):
             resolve_keep(self.budget, 2**63, "budget")
 
     def draw(
-        self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64] | Probabilities:
         """All rows in the last epochs; before them those at or above the mean, and a share of the others."""
         if is_annealing(epoch, self.anneal, self.epochs):

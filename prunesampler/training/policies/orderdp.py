@@ -44,7 +44,12 @@ class OrderDP(Policy):
             check_number(name, getattr(self, name), 0, 1, above=True)
 
     def draw(
-        self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
         """The hardest of the part that the epoch draws; of equal losses those that were drawn first."""
         assert table is not None

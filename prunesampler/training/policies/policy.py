@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from prunesampler.tables.columns import row_numbers
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import matches
 from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.totals import Reduction
 from prunesampler.training.proxy import ProxyTraining
 
 
@@ -58,13 +59,16 @@ class Policy(ABC):
         every_epoch: whether a new set is drawn before every epoch, or one set for good.
         reads: scores that each draw reads. They are tracked in every epoch, and a row's is that of the last epoch
             in which it was drawn. Empty: nothing is tracked, and ``table`` is None.
+        reduction, forgetting_window: how they are followed, as :class:`~prunesampler.ScoreTracker` has it.
+        reduction: of these scores, as :class:`~prunesampler.ScoreTracker` has it.
+        forgetting_window: as there.
 
     >>> @dataclass(frozen=True)
     ... class FirstRows(Policy):
     ...     count: int = 2
     ...     def num_draws(self, eligible, epoch):
     ...         return self.count
-    ...     def draw(self, epoch, table, rows, seed):
+    ...     def draw(self, epoch, table, rows, seed, last=None):
     ...         return rows[: self.count]
     >>> FirstRows().draw(0, None, np.arange(5), seed=0)
     array([0, 1])
@@ -73,9 +77,18 @@ class Policy(ABC):
     score_epochs: int = 0
     every_epoch: bool = True
     reads: tuple[str, ...] = ()
+    reduction: ClassVar[Reduction] = "last"
+    forgetting_window: ClassVar[int | None] = None
 
     @abstractmethod
-    def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Draw:
+    def draw(
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
+    ) -> Draw:
         """What the epoch reads.
 
         Args:
@@ -84,6 +97,7 @@ class Policy(ABC):
                 tracked.
             rows: (E,) int64, ascending: the rows that may be drawn.
             seed: of the run; mix it with ``epoch`` for numbers that differ from epoch to epoch.
+            last: (K,) int64, ascending: the rows of the draw before this one; None at the first.
         """
 
     @abstractmethod

@@ -69,7 +69,12 @@ class ProxyFilter(Policy):
         return tuple(self.keep) if isinstance(self.keep, Sequence) else (self.keep,)
 
     def draw(
-        self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
         """All rows are fetched."""
         return rows

@@ -44,7 +44,14 @@ class PruneOnce(Policy):
         if self.selection is not None and not isinstance(self.selection, Selection):
             raise ArgumentError("selection", "must be a prunesampler.Selection or None", self.selection)
 
-    def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Coreset:
+    def draw(
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
+    ) -> Coreset:
         """The kept rows; they are the same in every epoch."""
         assert self.selection is not None
         assert table is not None

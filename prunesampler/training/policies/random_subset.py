@@ -42,7 +42,12 @@ class RandomSubset(Policy):
         resolve_keep(self.keep, 2**63)
 
     def draw(
-        self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
         """The rows of one epoch."""
         return rows[_subset(len(rows), self.num_draws(len(rows), epoch), epoch, seed)]

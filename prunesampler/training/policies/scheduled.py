@@ -41,7 +41,14 @@ class Scheduled(Policy):
     def __post_init__(self) -> None:
         object.__setattr__(self, "schedule", Schedule.load(self.path))
 
-    def draw(self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int) -> Coreset:
+    def draw(
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
+    ) -> Coreset:
         """The rows of one epoch."""
         schedule = self.schedule
         return Coreset(self._rows(epoch), num_rows=schedule.num_rows, fingerprint=schedule.fingerprint)

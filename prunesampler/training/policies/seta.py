@@ -58,7 +58,12 @@ class SeTa(Policy):
         check_annealing(self.anneal, self.epochs)
 
     def draw(
-        self, epoch: int, table: ScoreTable | None, rows: npt.NDArray[np.int64], seed: int
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
         """The rows of the groups under the window."""
         part = np.sort(rows[random_part(len(rows), 1 - self.ratio, mix(seed, _PART, epoch))])

@@ -198,7 +198,7 @@ def test_eligible_rows_come_ascending_whatever_the_order_of_the_sampler() -> Non
         def num_draws(self, eligible: int, epoch: int) -> int:
             return 2
 
-        def draw(self, epoch: int, table: Any, rows: Any, seed: int) -> Any:
+        def draw(self, epoch: int, table: Any, rows: Any, seed: int, last: Any = None) -> Any:
             seen.append(rows.tolist())
             return rows[:2]
 
