@@ -259,7 +259,9 @@ class Binder:
             raise BindingError(
                 "a training forward came while no batch of the loader was waiting, on inputs that are not the last "
                 'batch: if the model is also trained on other data, give attach(..., forwards="matching"); if an '
-                "earlier attach() to this model is finished (a notebook cell run twice), detach() that loader.pruning"
+                "earlier attach() to this model is finished (a notebook cell run twice), detach() that loader.pruning; "
+                "if the batch was fetched before another pass over the loader began, put loader.pruning.paused() "
+                "around that pass"
             )
         raise BindingError(self._not_of_the_loader(leaves))
 

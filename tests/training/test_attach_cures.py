@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -554,3 +555,78 @@ def test_a_batch_that_is_an_object() -> None:
             input_fn=lambda batch: batch.x,
         )
     )
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_model_that_is_called_past_its_hooks(attached: bool) -> None:
+    net = new_model()
+    loader = ps.attach(
+        loader_of(lambda i: (X[i], Y[i])), net if attached else None, score_epochs=1, epoch_length="full"
+    )
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        logits = net.forward(x)
+        loader.pruning.observe(logits, x)
+        return logits
+
+    check(trained(loader, loader, step))
+
+
+def test_logits_that_are_given_once_too_often() -> None:
+    net = new_model()
+    for twice in (True, False):
+        loader = ps.attach(
+            loader_of(lambda i: (X[i], Y[i])), net if twice else None, score_epochs=1, epoch_length="full"
+        )
+
+        def step(x: Tensor, y: Tensor, loader: Any = loader) -> Tensor:
+            logits = net(x)
+            loader.pruning.observe(logits)
+            return logits
+
+        if twice:
+            with pytest.raises(ps.BindingError, match=r"it is not needed, or attach\(loader, None, \.\.\.\)"):
+                trained(loader, loader, step)
+            loader.pruning.detach()
+        else:
+            check(trained(loader, loader, step))
+
+
+def test_two_forwards_of_an_augmented_batch() -> None:
+    def run(observe: bool, **options: Any) -> Any:
+        net = new_model()
+        loader = ps.attach(
+            loader_of(lambda i: (X[i], Y[i])), None if observe else net, score_epochs=1, epoch_length="full", **options
+        )
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            logits = normalised(net, x)
+            net(x + 1)
+            if observe:
+                loader.pruning.observe(logits, x)
+            return logits
+
+        return trained(loader, loader, step)
+
+    with pytest.raises(ps.BindingError, match=r"leave inputs_changed= out, attach\(loader, None, \.\.\.\)"):
+        run(False, inputs_changed="augmented")
+    check(run(True), normalised(new_model(), X))
+
+
+def test_a_pass_inside_a_pass() -> None:
+    for cured in (False, True):
+        net = new_model()
+        loader = ps.attach(loader_of(lambda i: (X[i], Y[i])), net, score_epochs=1, epoch_length="full")
+
+        def step(x: Tensor, y: Tensor, loader: Any = loader, net: Any = net, cured: bool = cured) -> Tensor:
+            with loader.pruning.paused() if cured else nullcontext():
+                for inner, _ in loader:
+                    net(inner)
+                    break
+            return net(x)
+
+        if cured:
+            check(trained(loader, loader, step))
+        else:
+            with pytest.raises(ps.BindingError, match=r"loader\.pruning\.paused\(\) around that pass"):
+                trained(loader, loader, step)
