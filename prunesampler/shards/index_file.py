@@ -94,7 +94,7 @@ class FileRows:
     def __init__(self, path: str | os.PathLike[str], checksum: str | None = None) -> None:
         self._path = os.path.abspath(path)
         with reading(path):
-            self._file, self._size = open_parquet(self._path), os.path.getsize(self._path)
+            self._file, self._size = open_parquet(path), os.path.getsize(path)
             metadata = unseal(path, self._file.metadata.metadata, "shards")
             groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
             columns = (metadata["shards"][name] for name in Shard._fields)

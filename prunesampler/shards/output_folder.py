@@ -51,13 +51,13 @@ class OutputFolder:
         system, place = remote_file_system(url)
         return bool(system == self._system) and posixpath.dirname(posixpath.normpath(place)) == self._root.rstrip("/")
 
-    def links_to(self, urls: Iterable[str]) -> str | None:
-        """A local file in this folder that is also one of ``urls``, under another name; None where none is."""
+    def links_to(self, urls: Iterable[str]) -> list[str]:
+        """The local files in this folder that are also among ``urls``, under whatever name."""
         if self.path is None:
-            return None
+            return []
         read = {(status.st_dev, status.st_ino) for url in urls if (status := _status(local_path(url)))}
         here = ((name, _status(self._at(name))) for name in self.sizes())
-        return next((name for name, each in here if each and (each.st_dev, each.st_ino) in read), None)
+        return [name for name, each in here if each and (each.st_dev, each.st_ino) in read]
 
     def _is_root(self, folder: str) -> bool:
         here, there = _status(self._root), _status(folder)

@@ -139,9 +139,9 @@ def _check_apart(folder: OutputFolder, read: list[str], beside: list[str], out: 
     for url in read:
         if folder.holds(url):
             raise ArgumentError("out", f"must be another folder than that of {url}, which is read", os.fspath(out))
-    linked = folder.links_to([*read, *beside])
-    if linked is not None and (linked in (_PLAN, _ROWS, _INDEX) or linked.endswith(".tar")):
-        raise ArgumentError("out", f"must be a folder without {linked}, which is read", os.fspath(out))
+    for file in folder.links_to([*read, *beside]):
+        if file in (_PLAN, _ROWS, _INDEX) or file.endswith(".tar"):
+            raise ArgumentError("out", f"must be a folder without {file}, which is read", os.fspath(out))
 
 
 def _begin(folder: OutputFolder, plan: RepackPlan, overwrite: bool) -> set[int]:

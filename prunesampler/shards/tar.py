@@ -28,6 +28,7 @@ _FILE, _PAX, _LINE_END = b"0x\n"
 _PLACES = 8 ** np.arange(10, -1, -1)
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
+_PAX_SIZE = re.compile(rb"[0-9]{1,20}")
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
 
@@ -175,7 +176,7 @@ def _sound_records(body: bytes) -> bool:
         end = at + int(found[1]) if found else 0
         if found is None or not found.end() < end <= len(body) or body[end - 1] != _LINE_END:
             return False
-        if found[2] == b"size" and not body[found.end() : end - 1].isdigit():
+        if found[2] == b"size" and not _PAX_SIZE.fullmatch(body, found.end(), end - 1):
             return False
         at = end
     return True
