@@ -48,6 +48,7 @@ class Pass:
     bound: int = 0
     trained: int = 0  # batches up to and including the last bound one
     exhausted: bool = False
+    released: bool = False
     closed: bool = False
 
     def starts_at(self, position: tuple[int, int]) -> None:
@@ -57,6 +58,10 @@ class Pass:
     def exhaust(self) -> None:
         """The loader has no more batches."""
         self.exhausted = True
+
+    def release(self) -> None:
+        """Nobody holds its iterator any more."""
+        self.released = True
 
     def close(self) -> None:
         """The epoch that the pass belongs to is over."""

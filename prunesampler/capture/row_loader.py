@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Protocol, TypeVar, cast
@@ -81,6 +82,14 @@ class RowListener(Protocol):
     def exhausted(self, token: Any) -> None:
         """The pass has no more batches."""
 
+    def released(self, token: Any) -> None:
+        """Nobody holds the iterator of the pass any more. Whatever is raised here is lost."""
+
+
+def _released(listener: weakref.ref[RowListener], token: Any) -> None:
+    if (alive := listener()) is not None:
+        alive.released(token)
+
 
 class RowLoader(DataLoader[T]):
     """A ``DataLoader`` that reports the rows of every batch to a listener and hands out the batches as before.
@@ -102,7 +111,9 @@ class RowLoader(DataLoader[T]):
         with carrying(self):
             iterator = super()._get_iterator()
         iterator.__class__ = row_loader_class(_RowIterator, cast(Any, type(iterator)))
-        vars(iterator).update(_row_listener=self._row_listener, _row_pass=self._row_listener.started())
+        token = self._row_listener.started()
+        vars(iterator).update(_row_listener=self._row_listener, _row_pass=token)
+        weakref.finalize(iterator, _released, weakref.ref(self._row_listener), token).atexit = False
         return iterator
 
     def __reduce_ex__(self, protocol: Any) -> Any:

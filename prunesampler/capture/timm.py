@@ -44,6 +44,9 @@ class Prefetched:
     def exhausted(self, token: Any) -> None:
         """The prefetcher has the last batch, but has not handed it out yet."""
 
+    def released(self, token: Any) -> None:
+        """The prefetcher goes on without it."""
+
     def follow(self, batches: Iterator[Any]) -> Iterator[Any]:
         """One pass of the prefetcher."""
         waiting = of = None

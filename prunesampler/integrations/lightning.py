@@ -61,6 +61,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         self._base: PrunedSampler | None = None
         self._group = Group()
         self._fit_loop: Any = None
+        self._before: tuple[bool, Any] = False, None  # whether the epoch is scored, and the rows that it reads
         self._loaded: dict[str, Any] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -100,7 +101,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         pruning = self.pruning
         if pruning is None or pruning.phase == "detached":
             return
-        scoring, coreset = pruning.phase == "scoring", pruning.coreset
+        scoring, coreset = self._before
         pruning.end_pass()
         pl_module.log("prune/kept", float(len(self._loader.dataset if coreset is None else coreset)))
         if scoring and trainer.is_global_zero:
@@ -180,6 +181,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
 
     def _begin_epoch(self, trainer: Any) -> None:
         assert self.pruning is not None
+        self._before = self.pruning.phase == "scoring", self.pruning.coreset
         for sampler in (self._base, self.pruning.sampler):
             if isinstance(sampler, PrunedSampler):
                 sampler.set_epoch(self._epoch)

@@ -78,6 +78,7 @@ class PruningCallback(TrainerCallback):
             raise ArgumentError("resume", "must be left out: use train(resume_from_checkpoint=...)", options["resume"])
         check_options(options, _OWN)
         self.pruning: Pruning | None = None
+        self._before: tuple[bool, Any] = False, None  # whether the epoch is scored, and the rows that it reads
         self.trainer: Any = None
         self._checkpoint = checkpoint
         self._options = {"keep": keep, "score_epochs": score_epochs, **options}
@@ -99,12 +100,17 @@ class PruningCallback(TrainerCallback):
             message = f"all {state.num_train_epochs} epochs are scored: none is left to train on the kept rows"
             warnings.warn(message, PruneSamplerWarning, stacklevel=2)
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember what the epoch is."""
+        if self.pruning is not None:
+            self._before = self.pruning.phase == "scoring", self.pruning.coreset
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Merge and log the scores; select after the last scoring epoch."""
         self._stop_following()
         if self.pruning is None or self.pruning.phase == "detached":
             return
-        scoring, coreset = self.pruning.phase == "scoring", self.pruning.coreset
+        scoring, coreset = self._before
         self.pruning.begin_pass()  # here, as the Trainer numbers the next epoch before it reads it
         figures = {"prune/kept": float(len(kwargs["train_dataloader"].dataset if coreset is None else coreset))}
         if scoring:

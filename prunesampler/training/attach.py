@@ -95,7 +95,7 @@ def attach(
     """Score the rows of ``loader`` while ``model`` trains on them, then train on the kept ones.
 
     During the first ``score_epochs`` passes the logits of every training forward are credited to the rows of the
-    batch that they were computed from. At the next ``iter(loader)`` the kept rows are selected, both files are
+    batch that they were computed from. At the end of the last of them the kept rows are selected, both files are
     written, and the loader's order is a :class:`~prunesampler.PrunedSampler`'s over them.
 
     ``keep``, ``score_epochs``, ``epoch_length`` and the options of :func:`prunesampler.select` are the short form of

@@ -27,6 +27,7 @@ class PrunedPhase:
     Attributes:
         coreset: the rows of the present epoch; None until they are drawn.
         sampler: what orders the loader now: its own sampler, then a :class:`~prunesampler.PrunedSampler`.
+        waits: whether the sampler takes its place in the loader only when the present pass is over.
     """
 
     def __init__(self, config: RunConfig, swap: Any, model: nn.Module | None, *, fingerprint: str | None) -> None:
@@ -36,6 +37,7 @@ class PrunedPhase:
         self._weights: SampleWeights | None = None
         self._origin: dict[str, Any] = {}  # where the order began in this process
         self._fixed = False  # a coreset for good, whatever the policy
+        self.waits = False
         self._drawn_for = 0  # the epoch that the coreset was drawn for
         self._next: Coreset | None = None  # drawn already for the epoch to come
         self._read = self._warned = False  # whether a pass over the coreset has begun; whether a repetition was told
@@ -114,22 +116,37 @@ class PrunedPhase:
         epoch: int | None = None,
         position: dict[str, Any] | None = None,
         fixed: bool = False,
+        at_once: bool = True,
     ) -> None:
-        """Read the coreset from the next pass on."""
-        draws = self._swap.draws_of(len(coreset), self._config.epoch_length)
-        self.check_batches(self._swap.batches(draws))
+        """Read the coreset from the next pass on; ``len(loader)`` says so at once, or after :meth:`take_place`."""
         sampler = self._swap.sampler(coreset, seed=self._config.seed, epoch_length=self._config.epoch_length)
         if position is not None:
             sampler.load_state_dict(position)
             epoch = position.get("epoch", 0)
         elif epoch is not None:
             sampler.set_epoch(epoch)
+        share = self._config.policy.batch_share(epoch or 0) if self._config.policy.every_epoch and not fixed else 1.0
+        draws = self._swap.draws_of(len(coreset), self._config.epoch_length)
+        self.check_batches(self._swap.batches(draws, share))
         self.coreset, self._fixed, self._next = coreset, fixed, None
         self._drawn_for, self._read = epoch or 0, False
-        self._swap.fetch(self.batch_share)
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model)
-        self._use(sampler)
+        self.sampler, self.waits = sampler, True
         self._origin = sampler.state_dict()
+        if at_once:
+            self.take_place()
+
+    @property
+    def in_place(self) -> Sampler[int]:
+        """What the loader reads now, which is not ``sampler`` yet where that waits for the end of a pass."""
+        return self._swap.base if self.waits else self.sampler
+
+    def take_place(self) -> None:
+        """Have the loader read what :meth:`begin` was given."""
+        if self.waits:
+            self.waits = False
+            self._swap.fetch(self.batch_share)
+            self._swap.exchange(self.sampler)
 
     @property
     def at_the_end(self) -> bool:
@@ -147,8 +164,10 @@ class PrunedPhase:
     def end(self) -> None:
         """Give the loader its own sampler back."""
         self._weights = self._next = None
+        self.waits = False
         self._swap.fetch(1.0)
-        self._use(self._swap.base)
+        self.sampler = self._swap.base
+        self._swap.exchange(self.sampler)
 
     def forget(self) -> None:
         """As :meth:`end`; and nothing was drawn."""
@@ -213,7 +232,3 @@ class PrunedPhase:
         sampler.load_state_dict({**sampler.state_dict(), "position": 0})
         self._origin = sampler.state_dict()
         return int(start // self._swap.rows_per_step) if start else 0  # a stream begins every pass at its start
-
-    def _use(self, sampler: Sampler[int]) -> None:
-        self._swap.exchange(sampler)
-        self.sampler = sampler

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -81,6 +82,7 @@ class Run:
         self.phase: Phase = "scoring"
         self.given: Coreset | None = None
         self.scored_epochs = config.score_epochs
+        self._failure: Exception | None = None  # of what nobody heard
         self._current: Pass | None = None  # the pass that was trained on last
         self._paused = False
         self._base_resumes = False  # whether the loader's own sampler was set to where a scoring epoch was cut off
@@ -99,7 +101,12 @@ class Run:
         """``iter(loader)``: the moment when the set may change."""
         if self._paused or self.phase == "detached":
             return
-        self.swap.check_in_place(self._loader, self.pruned.sampler)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            with self._guard():
+                raise failure
+        self.swap.check_in_place(self._loader, self.pruned.in_place)
+        self.pruned.take_place()
         if not torch.is_grad_enabled():
             return  # an evaluation
         if self.phase == "scoring" and self._owes_rest:
@@ -156,6 +163,29 @@ class Run:
         token.exhaust()
         with self._guard():
             self._close(token)
+        self._take_place(token)
+
+    def released(self, token: Pass) -> None:
+        """The loop has let go of an iterator: it looked one batch ahead, or counted its batches.
+
+        What fails here is raised at the next ``iter``, as nobody hears of it now.
+        """
+        token.release()
+        alone = self._group.world_size == 1 and threading.current_thread() is threading.main_thread()
+        if alone and token is self._current and self.phase == "scoring" and not self._paused:
+            if not token.closed and token.trained == self.swap.batches():
+                try:
+                    self._end_epoch()
+                except (PruneSamplerError, OSError) as error:
+                    self._failure = error
+            if token.closed and self._failure is None and self.scoring.due and not self.scoring.rescores:
+                with suppress(PruneSamplerError, OSError):  # it is tried again
+                    self._conclude()
+        self._take_place(token)
+
+    def _take_place(self, of: Pass) -> None:
+        if of is self._current and of.closed:
+            self.pruned.take_place()
 
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
         """A training forward has returned."""
@@ -214,6 +244,7 @@ class Run:
         """End the pass that was trained on, and the scoring where it is due."""
         if self._current is not None:
             self._current.close()
+        self.pruned.take_place()
         if self._paused or not (self.phase == "scoring" or (self.phase == "pruned" and self._tracks_draws)):
             return
         with self._guard():
@@ -236,6 +267,7 @@ class Run:
         if self._hook is not None:
             self._hook.remove()
         self._binder.clear()
+        self.folder.release()
         self.pruned.end()
         if self._loader is not None:
             self._loader.__class__ = plain_class(self._loader)
@@ -254,7 +286,7 @@ class Run:
     def _bind(self, token: Token, logits: Callable[[], Tensor]) -> None:
         before = self._open_pass
         if before is not None and before is not token.of and (self.phase == "scoring" or self._tracks_draws):
-            self._close(before, abandoned=True)
+            self._close(before, abandoned=True, in_forward=True)
         if self.phase == "scoring" and self.scoring.progress.cut_off:
             loader_resumes = self._base_resumes or hasattr(self._loader, "load_state_dict")
             if self.scoring.resume(token, loader_resumes=loader_resumes):
@@ -268,20 +300,29 @@ class Run:
             if self._tracks_draws:
                 real = self.swap.real_rows(token.index, self.pruned.draws)
                 self.scoring.present(token, logits, real=real)
-        self._close(token.of)
+        self._close(token.of, in_forward=True)
 
     @property
     def _open_pass(self) -> Pass | None:
         """The pass that was trained on last, unless it has ended."""
         return self._current if self._current is not None and not self._current.closed else None
 
-    def _close(self, of: Pass, abandoned: bool = False) -> None:
-        """End the epoch if its last batch is bound."""
-        if of.closed or not of.bound or not (abandoned or (of.exhausted and not self._binder.waiting(of))):
+    def _close(self, of: Pass, *, abandoned: bool = False, in_forward: bool = False) -> None:
+        """End the epoch if its last batch is bound; after the last scoring epoch switch the set.
+
+        In the last forward of a loop that looks one batch ahead, ranks select together, but ``len(loader)`` stays until
+        the loop has let go of the iterator: it may still ask whether this batch is the last.
+        """
+        over = of.exhausted and not self._binder.waiting(of)
+        if of.closed or not of.bound or not (abandoned or over):
             return
         of.close()
-        if self.phase == "scoring" and self._end_epoch():
-            self._conclude()
+        if self.phase == "scoring":
+            due, alone = self._end_epoch(), self._group.world_size == 1
+            if in_forward and (self.scoring.rescores or (alone and not (over and of.released))):
+                return
+            if due:
+                self._conclude(at_once=not in_forward or of.released)
         elif self.phase == "pruned" and self._tracks_draws:
             self._end_drawn_epoch()
 
@@ -319,11 +360,11 @@ class Run:
         state = getattr(self._loader, "next_iter_state", None) or {"_iterator_finished": True}
         return not state.get("_iterator_finished")
 
-    def _conclude(self) -> None:
+    def _conclude(self, *, at_once: bool = True) -> None:
         """Select and write; on several ranks all come here together."""
         with self.pausing():
             table = self.scoring.table()
-        self._conclude_with(table)
+        self._conclude_with(table, at_once=at_once)
 
     def begin(self, given: Coreset | None) -> None:
         """Start on a given coreset, on what an earlier run left, or on a policy's first draw; else with scoring."""
@@ -346,18 +387,18 @@ class Run:
         elif not self.config.score_epochs:
             self._prune(self.pruned.draw(0, None), epoch=0)
 
-    def _conclude_with(self, table: ScoreTable | None) -> None:
+    def _conclude_with(self, table: ScoreTable | None, *, at_once: bool = True) -> None:
         every_epoch = self.config.policy.every_epoch
         draw = None if self.config.scores_only else functools.partial(self.pruned.draw, self.scored_epochs)
         coreset = self.folder.conclude(table, draw, keep_coreset=not every_epoch)
         if coreset is not None:
-            self._prune(coreset, epoch=self.scored_epochs if every_epoch else None)
+            self._prune(coreset, epoch=self.scored_epochs if every_epoch else None, at_once=at_once)
         else:
             self._enter("scored")
             _log.info("scored %d rows%s", self.swap.num_rows, self.folder.shown)
 
-    def _prune(self, coreset: Coreset, *, epoch: int | None = None, fixed: bool = False) -> None:
-        self.pruned.begin(coreset, epoch=epoch, fixed=fixed)
+    def _prune(self, coreset: Coreset, *, epoch: int | None = None, fixed: bool = False, at_once: bool = True) -> None:
+        self.pruned.begin(coreset, epoch=epoch, fixed=fixed, at_once=at_once)
         self._enter("pruned")
 
     def _enter(self, phase: Phase) -> None:
@@ -372,16 +413,21 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """What :class:`~prunesampler.Pruning` saves of the run, without what it was made with."""
-        open_pass, pruned = self._open_pass, self.phase == "pruned"
-        scored = self.phase == "scoring" or (pruned and self._tracks_draws)
+        # The last pass that is scored is not over before its loop is, which may still ask for its length.
+        phase = "scoring" if self.pruned.waits else self.phase
+        open_pass, pruned = self._open_pass, phase == "pruned"
+        scored = phase == "scoring" or (pruned and self._tracks_draws)
         return {
-            "phase": self.phase,
+            "phase": phase,
             "batches_open": self.scoring.progress.cut_off if open_pass is None else open_pass.trained,
             "scoring": self.scoring.state_dict() if scored else None,
-            "coreset": None if self.pruned.coreset is None else coreset_state(self.pruned.coreset),
+            "coreset": None if phase == "scoring" else self._coreset_state(),
             "sampler": self.pruned.position(self._current) if pruned else None,
             "proxy": None if self._filter is None else self._filter.state_dict(),
         }
+
+    def _coreset_state(self) -> dict[str, Any] | None:
+        return None if self.pruned.coreset is None else coreset_state(self.pruned.coreset)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state that is damaged, or was not saved on the coreset that this run was given."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,18 @@ from prunesampler.tables.atomic import remove_unfinished
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
+from prunesampler.training.folder_claim import FolderClaim
+
+_FILES = ("scores.parquet", "coreset.parquet")
+_Stat = tuple[int, int, int, int] | None
+_log = logging.getLogger("prunesampler")
 
 
 class RunFolder:
-    """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches."""
+    """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches.
+
+    The folder is claimed until they are written; files of anybody else are never overwritten.
+    """
 
     def __init__(
         self,
@@ -34,6 +44,8 @@ class RunFolder:
         self._folder = None if path is None else Path(path).absolute()
         self.shown = "" if path is None else f", written to {path}"
         self._group = group
+        self._claim: FolderClaim | None = None
+        self._known: dict[str, _Stat] = {}  # the files that this run has read or written
         self.table: ScoreTable | None = None
         self._coreset: Coreset | None = None
         self.finished = group.on_rank_0(lambda: self._open(resume, num_rows, fingerprint))
@@ -54,14 +66,16 @@ class RunFolder:
         def concluded() -> Coreset | None:
             if table is not None:
                 self.table = table
-                self._save("coreset.parquet", None)  # the one that is there belongs to other scores
-                self._save("scores.parquet", table)
-            if draw is None or self.table is None:
-                return None
-            coreset = draw(self.table)
-            if keep_coreset:
-                self._save("coreset.parquet", coreset)
-            return coreset
+            with self._claimed():
+                if table is not None:
+                    self._save("coreset.parquet", None)  # the one that is there belongs to other scores
+                    self._save("scores.parquet", table)
+                if draw is None or self.table is None:
+                    return None
+                coreset = draw(self.table)
+                if keep_coreset:
+                    self._save("coreset.parquet", coreset)
+                return coreset
 
         return self._group.on_rank_0(concluded)
 
@@ -87,27 +101,67 @@ class RunFolder:
         path = self._folder / name
         if what is not None:
             what.save(path)
+            self._known[name] = _stat(path)
             return
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise WriteError.of(error, path) from error
+        self._known[name] = None
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """While files are written the folder is this run's, and they are those that it knows."""
+        if self._folder is None:
+            yield
+            return
+        if self._claim is None:
+            self._claim = FolderClaim(self._folder)
+        try:
+            self._claim.check()
+            for name in _FILES:
+                if _stat(self._folder / name) != self._known.get(name):
+                    raise StateError(
+                        f"{self._folder / name} is not this run's, but has appeared or changed since attach, and is "
+                        "left alone: move it away, and the next pass writes; or save the scores elsewhere, by "
+                        "loader.pruning.tracker.table().save(path)"
+                    )
+            yield
+        except OSError:
+            raise  # a full disk: the run may try again, and the folder stays its own
+        except BaseException:
+            self.release()
+            raise
+        self.release()
+
+    def release(self) -> None:
+        """Another run may have the folder; until this one writes again."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
 
     def _open(self, resume: bool, num_rows: int, fingerprint: str | None) -> bool:
         """Whether the folder holds a finished run, which is then read."""
         if self._folder is None:
             return False
         _check_writable(self._folder)
-        scores, coreset = self._folder / "scores.parquet", self._folder / "coreset.parquet"
-        found = [str(path) for path in (scores, coreset) if path.exists()]
+        paths = scores, coreset = [self._folder / name for name in _FILES]
+        if not any(path.exists() for path in paths):
+            self._claim = FolderClaim(self._folder)
+            if self._claim.taken_over:
+                _log.warning("save_dir %s was %s, which is dead: taken over", self._folder, self._claim.taken_over)
+        found = [str(path) for path in paths if path.exists()]
         if not found:
             remove_unfinished(scores)
             return False
+        self.release()
+        self._known = {name: _stat(self._folder / name) for name in _FILES}
         if not resume:
             raise StateError(
                 f"save_dir holds the files of another run ({', '.join(found)}): give another folder, or resume=True "
                 "to continue that run"
             )
+        FolderClaim.clear_up(self._folder)
         if not scores.exists():
             raise MismatchError(f"{coreset} has no scores.parquet beside it, which it was selected from: remove it")
         table = ScoreTable.load(scores, fingerprint=fingerprint)
@@ -121,6 +175,15 @@ class RunFolder:
             if kept.scores_digest == table.digest:  # else cut off between the two writes: select again
                 self._coreset = kept
         return True
+
+
+def _stat(path: Path) -> _Stat:
+    """What tells a file from another one under its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check_writable(folder: Path) -> None:

@@ -188,8 +188,13 @@ class ScoringPhase:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to select, at the next ``iter``."""
+        """Whether it is time to select."""
         return self.progress.is_due if self._group.world_size == 1 else self._agreed
+
+    @property
+    def rescores(self) -> bool:
+        """Whether a pass of its own ends the scoring."""
+        return self._rescore is not None
 
     def give_up(self) -> None:
         """Nothing is scored on this rank any more."""
@@ -230,9 +235,9 @@ class ScoringPhase:
             warnings.warn(verdict, PruneSamplerWarning, stacklevel=7)
 
     def end_epoch(self, binder: Binder) -> bool:
-        """Merge what was seen since the last epoch, over all ranks; whether to select at once.
+        """Merge what was seen since the last epoch, over all ranks; whether it is time to select.
 
-        Several ranks do it here, in a training forward, where all of them are; in ``iter`` they need not be.
+        All ranks are here together; in ``iter`` they need not be.
         """
         self.progress.end_epoch()
         self._judge()
@@ -244,10 +249,9 @@ class ScoringPhase:
             binder.check()
             self._check_column(self.tracker)
             self.tracker.end_epoch()
-        if self._group.world_size == 1:
-            return False
-        self._agreed = self._group.any(self.progress.is_due)
-        return self._agreed and self._rescore is None
+        if self._group.world_size > 1:
+            self._agreed = self._group.any(self.progress.is_due)
+        return self.due
 
     def _check_column(self, tracker: ScoreTracker) -> None:
         # What score_fn returns is known once it was called: better after one epoch than after all of them.

@@ -64,7 +64,7 @@ def train(rank: int, world_size: int, folder: str, dies: int, when: str, options
         "error": f"{type(error).__name__}: {error}",
         "ours": isinstance(error, ps.RankError),
         "phase": run.loader.pruning.phase,
-        "files": sorted(os.listdir(folder)),
+        "files": sorted(name for name in os.listdir(folder) if name != ".lock"),
     }
 
 

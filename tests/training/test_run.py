@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.helpers.attached import EPOCHS, N, attach, check_pruned_epochs, make_loader, started
+from tests.helpers.attached import BATCH, EPOCHS, N, attach, check_pruned_epochs, make_loader, started
 from tests.helpers.training import Journal, Leaky, Net, Trainer, check_scores, evaluate, hardest, lookahead
 
 
@@ -71,12 +73,51 @@ def test_skipped_batches_are_credited_to_nobody(kind: type[Trainer], ahead: bool
     trainer = kind(model, Journal())
     for _ in range(4):  # 28 of 40 rows each: 2.5 passes of rows after the fourth
         trainer.epoch(lookahead(loader) if ahead else loader)
-    assert loader.pruning.phase == "scoring"
     trainer.journal.recording = False
     before = trainer.journal
     trainer.epoch(lookahead(loader) if ahead else loader)
     assert loader.pruning.phase == "pruned"
     check_scores(loader.pruning.table, before, N)
+
+
+def counting(loader: Any) -> Iterator[Any]:
+    """Never asks whether there is one more."""
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        yield next(batches)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"keep": "auto", "threshold": 0.4}, {"rescore": True}, {"workers": 1}], ids=str
+)
+@pytest.mark.parametrize("ask", [iter, lookahead, counting])
+def test_the_length_is_right_before_each_pass_and_inside_it(ask: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    if options.get("rescore"):
+        if ask is not iter:
+            pytest.skip("a model is not rescored inside its own forward")
+        options = {"rescore": make_loader()}
+    options = {"method": "stratified", **options}
+    workers = options.pop("workers", 0)
+    torch.manual_seed(0)
+    model = Net()
+    loader = attach(make_loader(num_workers=workers), model, score_epochs=2, save_dir=tmp_path, **options)
+    trainer = Trainer(model, Journal())
+    lengths, states = [], []
+    for _ in range(4):
+        announced, last, read = len(loader), [], 0
+        for batch in ask(loader):
+            trainer.step(batch)
+            read += 1
+            last.append(read == len(loader))  # as a loop asks that accumulates gradients
+            states.append(loader.pruning.state_dict()["phase"])
+        assert last == [False] * (announced - 1) + [True]
+        assert read == announced
+        lengths.append(announced)
+        assert (tmp_path / "coreset.parquet").exists() is (len(lengths) >= 2)
+    assert lengths[0] == lengths[1] == 7
+    assert lengths[2] == lengths[3] == -(-len(loader.pruning.coreset) // BATCH)
+    # A state of the last batch that is scored is one of scoring, and goes on with what was selected.
+    assert states == ["scoring"] * 14 + ["pruned"] * 2 * lengths[2]
 
 
 def test_a_loop_that_looks_one_batch_ahead() -> None:
@@ -118,7 +159,7 @@ def test_evaluation_between_and_over_the_train_loader() -> None:
     loader, trainer = started()
     model = trainer.model
     other = DataLoader(Leaky(12, seed=1), batch_size=4)
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
         for number, batch in enumerate(loader):
             trainer.step(batch)
             if number == 2:
@@ -131,7 +172,7 @@ def test_evaluation_between_and_over_the_train_loader() -> None:
             for x, _ in loader:
                 model(x)
                 seen += len(x)
-        assert seen == N  # the set is switched for training alone
+        assert seen == (28 if epoch == EPOCHS - 1 else N)
     kept = hardest(trainer.journal, N, 28)
     check_pruned_epochs(loader, trainer, kept)
     check_scores(loader.pruning.table, trainer.journal, N)
