@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from prunesampler.errors import CorruptFileError, StateError
 from prunesampler.shards.urls import local_path, remote_file_system, url_kind
-from prunesampler.tables.atomic import OutputFile, naming, sync_folder
+from prunesampler.tables.atomic import OutputFile, check_regular_file, naming, sync_folder
 
 _BUFFER = 1 << 20
 
@@ -37,6 +37,8 @@ class OutputFolder:
 
     def read(self, name: str) -> bytes:
         """A small file."""
+        if self.path is not None:
+            check_regular_file(self._at(name))
         content: bytes = self._system.cat_file(self._at(name))
         return content
 

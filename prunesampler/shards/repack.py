@@ -34,6 +34,7 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import write_columns
 
 _PLAN, _ROWS, _INDEX = "repack.json", "rows.parquet", "index.parquet"
+_PLAN_BYTES = 1 << 20  # a larger one is not ours
 _BATCH_BYTES, _BATCH_SAMPLES = 8 << 20, 1024
 _OPEN_FILES = 32
 
@@ -155,7 +156,7 @@ def _begin(folder: OutputFolder, plan: RepackPlan, overwrite: bool) -> set[int]:
     for file in sizes:
         if file.startswith(".") and file.endswith(".part") and is_ours(file[1:-5]):
             folder.remove(file)
-    if _PLAN in sizes and _digest_in(folder) == plan.digest:
+    if sizes.get(_PLAN, _PLAN_BYTES) < _PLAN_BYTES and _digest_in(folder) == plan.digest:
         written = {number: sizes.get(plan.name.format(shard=number)) for number in range(len(plan))}
         wrong = [number for number, size in written.items() if size not in (None, plan.sizes[number])]
         if not wrong:

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from prunesampler.errors import CorruptFileError, StateError
+from prunesampler.errors import CorruptFileError, StateError, UnsupportedError, WriteError
 from prunesampler.shards.output_folder import OutputFolder
 
 
@@ -79,3 +79,28 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with other.locked():
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(UnsupportedError, match="is a pipe or a device"):
+        OutputFolder(str(tmp_path)).read("a")
+
+
+def test_a_full_store_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = OutputFolder(url)
+
+    def full(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def write() -> None:
+        with folder.writing("a") as file:
+            if url.startswith("memory"):
+                monkeypatch.setattr(type(file._file), "write", full)  # type: ignore[attr-defined]
+            monkeypatch.setattr(os, "fsync", full)
+            file.write(b"new")
+
+    with pytest.raises(WriteError, match=r"out/a cannot be written: No space left on device"):
+        write()
+    monkeypatch.undo()
+    assert folder.sizes() == {}
