@@ -63,6 +63,16 @@ class Pass:
         """Nobody holds its iterator any more."""
         self.released = True
 
+    def count(self, ahead: int) -> None:
+        """A batch is handed out whose forward nobody follows; so many are before they are trained on."""
+        self.fetched += 1
+        self.trained = max(self.trained, self.fetched - ahead)
+
+    def count_all(self) -> None:
+        """The last of such batches was handed out."""
+        self.trained = self.fetched
+        self.closed = True
+
     def close(self) -> None:
         """The epoch that the pass belongs to is over."""
         self.closed = True
@@ -143,6 +153,11 @@ class Binder:
     def follow(self, following: bool) -> None:
         """Whether scores or weights depend on the binding, or only the count of trained batches."""
         self._following = following
+
+    @property
+    def ahead(self) -> int:
+        """Batches that the loop or its framework fetches before it trains on the first of them, that one aside."""
+        return self._depth - 1
 
     def start(self, skipped: int = 0) -> Pass:
         """A pass begins, after so many skipped batches."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from prunesampler.errors import UnsupportedError
 
 _DEPTH = 3  # objects in objects that are looked into
 
@@ -50,25 +53,27 @@ def to_device(value: Any, device: torch.device) -> Any:
     return move(device) if callable(move) else value
 
 
-def _no_hook(*args: Any) -> None:
-    """Replaces the hook in a copied or pickled model."""
-
-
-def _pickled_hook() -> Callable[..., None]:
-    return _no_hook
+def check_hookable(module: nn.Module) -> None:
+    """Refuse a module that takes no forward hook of Python's."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedError(
+            f"model is a ScriptModule ({type(module).__name__}), whose forward nothing in Python can follow: attach "
+            "to the module that it was made from and script it after training, or give attach model=None and call "
+            "loader.pruning.observe(logits) after each forward"
+        )
 
 
 class ForwardHook:
     """A forward hook that calls ``listener.forwarded(inputs, output)`` after every training forward of one module.
 
-    The module holds it, it holds the listener weakly, and a deep copy (EMA) or pickle (``torch.save(model)``) of the
-    module has an empty function instead. Under ``torch.compile`` it runs outside of the graph.
+    The module holds it, it holds the listener weakly, and goes with it. A deep copy (EMA) or pickle
+    (``torch.save(model)``) of the module has a function of the standard library that does nothing in its place, so
+    that whoever loads it needs no prunesampler. Under ``torch.compile`` it runs outside of the graph.
     """
 
     def __init__(self, module: nn.Module, listener: Any) -> None:
         self._handle = handle = module.register_forward_hook(self, with_kwargs=True)
         self._listener = weakref.ref(listener, lambda _: handle.remove())
-        self._module = weakref.ref(module)
         self._tell = torch.compiler.disable(self._tell_listener)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -81,15 +86,17 @@ class ForwardHook:
         if listener is not None:
             listener.forwarded(inputs, output)
 
-    @property
-    def in_training(self) -> bool:
-        """Whether a forward now would be a training forward."""
-        module = self._module()
-        return module is not None and module.training and torch.is_grad_enabled()
-
     def remove(self) -> None:
         """Take the hook off the module."""
         self._handle.remove()
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "__name__":  # torch.jit.script wants to compile each hook under its name
+            raise AttributeError(
+                "a model cannot be scripted while prunesampler follows its forwards: do it once they are no longer "
+                "scored or weighted, or call loader.pruning.detach() first"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _pickled_hook, ()
+        return getattr, (contextlib.nullcontext(), "__exit__")  # takes any arguments and returns None

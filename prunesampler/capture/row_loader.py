@@ -108,7 +108,9 @@ class RowLoader(DataLoader[T]):
 
     def _get_iterator(self) -> Any:
         # Private in torch, yet the one place that every DataLoader subclass reaches, at its own time.
-        with carrying(self):
+        # A StatefulDataLoader's first iterator is made again for us: the loop's random numbers must not know.
+        again = vars(self).pop("_made_before", False)
+        with carrying(self), torch.random.fork_rng(devices=(), enabled=again):
             iterator = super()._get_iterator()
         iterator.__class__ = row_loader_class(_RowIterator, cast(Any, type(iterator)))
         token = self._row_listener.started()

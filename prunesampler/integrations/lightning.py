@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sequ
 
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
 from prunesampler.integrations.callback import check_options, quantiles
+from prunesampler.integrations.training_step import called_submodules
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tracking.ranks import Group
 from prunesampler.training.attach import attach
@@ -58,6 +59,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         self.pruning: Pruning | None = None
         self._model, self._options = model, options
         self._loader: Any = None
+        self._followed: nn.Module | None = None
         self._base: PrunedSampler | None = None
         self._group = Group()
         self._fit_loop: Any = None
@@ -144,8 +146,9 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
                 "there Lightning calls the LightningModule itself too",
                 self._model,
             )
-        if self.pruning is not None:
-            self.pruning.detach()
+        if self.pruning is not None and model is not self._followed:
+            self.pruning.detach()  # with the same model attach tells whether the run goes on: fit was called again
+        self._followed = model
         self._base = _swap(loader, self._options.get("seed", 0))
         self._group = Group.create()
         self.pruning = attach(loader, model, **self._options).pruning
@@ -163,6 +166,16 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         if type(pl_module).forward.__module__.startswith(("lightning.", "pytorch_lightning.")):
             rule = f"must be the name of a submodule, such as {names}, if the LightningModule has no forward"
             raise ArgumentError("model", rule, None)
+        used = called_submodules(pl_module)
+        if used is not None:
+            learn = [name for name in used if next(pl_module.get_submodule(name).parameters(), None) is not None]
+            raise ArgumentError(
+                "model",
+                f'must name what computes the logits, such as PruningCallback(model="{(learn or names or ["net"])[0]}")'
+                f" (training_step uses {learn or used}), as training_step does not call self(x): the LightningModule's "
+                "own forward is never run",
+                None,
+            )
         return pl_module  # type: ignore[no-any-return]
 
     def _load(self, state: dict[str, Any]) -> None:

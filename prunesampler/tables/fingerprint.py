@@ -59,6 +59,36 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
     return f"size:{length}"
 
 
+def contents(dataset: object) -> str:
+    """A text to compare datasets by within one process: of what is in memory, features too, not only of what it lists.
+
+    As little of it is read, and no sample is loaded.
+    """
+    state = hashlib.sha256()
+    _describe(state, dataset, 0)
+    _add_attributes(state, dataset, 0)
+    return state.hexdigest()
+
+
+def _add_attributes(state: Any, dataset: object, depth: int) -> None:
+    attributes = {"": dataset} if isinstance(dataset, list | tuple) else _ask(vars, dataset) or {}
+    for name, value in attributes.items():
+        parts = value if isinstance(value, tuple) else (value,)  # a TensorDataset's
+        state.update(_encode(name, ""))
+        for part in parts:
+            state.update(_ask(_encode, _some(part), "") or b"?")
+    for _, inner in _inner(dataset) if depth < _MAX_DEPTH else ():
+        _add_attributes(state, inner, depth + 1)
+
+
+def _some(value: Any) -> Any:
+    """A few elements of a tensor, on the CPU; anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    flat = value.detach().reshape(-1)
+    return [tuple(value.shape), flat[:: -(-len(flat) // _MAX_ELEMENTS) or 1].double()]
+
+
 def matches(first: str | None, second: str | None) -> bool:
     """Whether two fingerprints may be of the same dataset: they are equal, or one is unknown (None)."""
     return first is None or second is None or first == second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from prunesampler.capture.accelerate import follow_rests
 from prunesampler.capture.binder import Binder
 from prunesampler.capture.find import Finder
+from prunesampler.capture.forward_hook import check_hookable
 from prunesampler.capture.row_loader import RowLoader, RowPipeline, row_loader_class
 from prunesampler.capture.rows import check_followed, row_stream
 from prunesampler.capture.timm import Prefetched, followed_prefetcher, is_prefetcher
@@ -30,16 +33,26 @@ from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities, optional_text
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.fingerprint import contents as contents_of
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import score_all
 from prunesampler.tracking.inputs import score_names
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
+from prunesampler.training.attachment import Attachment
 from prunesampler.training.config import RunConfig, SelectionOptions, check_ranks_agree, policy_of
+from prunesampler.training.continuation import (
+    RunKey,
+    earlier_runs,
+    samplers_as_found,
+    take_over,
+    tell_of_continuation,
+)
 from prunesampler.training.handle import Pruning
 from prunesampler.training.policies.policy import Draw, Policy
 from prunesampler.training.pruned_phase import PrunedPhase
+from prunesampler.training.rescore_inputs import inputs_check
 from prunesampler.training.run import Run
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.sampler_swap import SamplerSwap, StreamSwap
@@ -180,6 +193,8 @@ def attach(
         scores = score_names(scores, own=score_fn is not None)
     if model is not None and not isinstance(model, nn.Module):
         raise ArgumentError("model", "must be a torch.nn.Module or None", model)
+    if model is not None:
+        check_hookable(model)
     chosen = policy_of(
         policy,
         selection,
@@ -191,7 +206,9 @@ def attach(
         options=options,
     )
     stream = row_stream(plain)
-    swap: Any = SamplerSwap.of(plain) if stream is None else StreamSwap(stream, chosen, seed)
+    earlier = earlier_runs(plain, model)
+    with samplers_as_found(earlier):
+        swap: Any = SamplerSwap.of(plain) if stream is None else StreamSwap(stream, chosen, seed)
     if loader is not plain and "iteration" in vars(loader):
         swap.count_by(loader)
     if chosen.batch_share(0) < 1 and (stream is not None or swap.split.processes > 1):
@@ -207,6 +224,30 @@ def attach(
     if keys is not None:
         keys = identities("keys", keys, swap.num_rows)
     config = _config(chosen, seed, scores, reduction, rescore, score_fn)
+    by_user = fingerprint
+    fingerprint = fingerprint or (fingerprint_of(plain.dataset) if stream is None else stream.fingerprint)
+    given = _given(coreset, swap, fingerprint)
+    key = RunKey.of(
+        plain.dataset if stream is None else stream,
+        by_user or (contents_of(plain.dataset) if stream is None else stream.fingerprint),
+        swap,
+        {
+            **config.to_dict(),
+            **{"logits_fn": logits_fn, "target_fn": target_fn, "score_fn": score_fn, "input_fn": input_fn},
+            **{"inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
+            "save_dir": os.path.abspath(save_dir) if isinstance(save_dir, (str, os.PathLike)) else save_dir,
+            "keys": None if keys is None else fingerprint_of(keys=keys),
+            "coreset": None if given is None else given.digest,
+        },
+    )
+    for run in earlier:
+        if run.is_of(key, model):
+            tell_of_continuation(run, stacklevel=2)
+            take_over([other for other in earlier if other is not run], key, stacklevel=2)
+            if not run.follows(plain, model):
+                attachment = run.go_on_with(plain, model, swap)
+                _become_attached(loader, plain, attachment, Pruning(run, group=run.group, fingerprint=fingerprint))
+            return cast("AttachedLoader[T]", loader)
     if config.selection is not None:
         config.selection.warn(swap.num_eligible, stacklevel=2)
     elif not config.scores_only:
@@ -233,16 +274,20 @@ def attach(
             forgetting_window=chosen.forgetting_window,
         )
     finder = Finder(logits_fn, target_fn, own_scores=score_fn is not None)
-    given = _given(coreset, swap, fingerprint)
     check_ranks_agree(group, config, swap, fingerprint=fingerprint, coreset=given)
     if save_dir is not None and (given is not None or (tracker is None and rescore is None)):
         reason = "where coreset= is given" if given is not None else f"with {config.policy}"
         raise ArgumentError("save_dir", f"must be None {reason}: nothing is scored", save_dir)
+    take_over(earlier, key, stacklevel=2)
+    if stream is not None and earlier:
+        swap = StreamSwap(stream, chosen, seed)
     folder = RunFolder(save_dir, resume=resume, num_rows=swap.num_rows, fingerprint=fingerprint, group=group)
+
+    model_ref = weakref.ref(model) if model is not None else None  # it carries the run, which is not to keep it
 
     def rescored(tracked: ScoreTable | None) -> ScoreTable:
         table = score_all(
-            cast(nn.Module, model),
+            cast(nn.Module, model_ref and model_ref()),
             cast(Any, rescore),
             scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
             input_fn=input_fn,
@@ -256,9 +301,8 @@ def attach(
         return table.replace(provenance={"scoring": config.scoring()}, **counts)
 
     run = Run(
-        plain,
-        model,
         config,
+        key=key,
         scoring=ScoringPhase(
             config,
             swap.progress(config.score_epochs),
@@ -277,10 +321,11 @@ def attach(
         group=group,
         finder=finder,
         input_fn=input_fn,
+        rescore_inputs=inputs_check(config.rescored, model, finder, input_fn),
         train_on_all=on_error == "train_on_all",
     )
     pruning = Pruning(run, group=group, fingerprint=fingerprint)
-    _become_attached(loader, plain, run, pruning)
+    _become_attached(loader, plain, run.tie(plain, model), pruning)
     try:
         run.begin(given)
         if run.phase == "scoring":
@@ -302,16 +347,31 @@ def _config(
     return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed, own_scores=score_fn is not None)
 
 
-def _become_attached(loader: Any, plain: Any, run: Run, pruning: Pruning) -> None:
+def _become_attached(loader: Any, plain: Any, attachment: Attachment, pruning: Pruning) -> None:
     """Both stay the same objects; ``loader`` is ``plain``, or a framework's around it."""
     kind: Any = AttachedLoader if isinstance(plain, DataLoader) else AttachedPipeline
     plain.__class__ = row_loader_class(kind, cast(Any, type(plain)))
-    plain._row_listener, plain.pruning = run, pruning
+    plain._row_listener, plain.pruning = attachment, pruning
+    if _is_for_state(plain):
+        plain.load_state_dict(plain.state_dict() if plain._iterator._num_yielded else {})
+        plain._made_before = True
+    elif _was_attached(vars(plain).get("_iterator")):  # by persistent workers that go on
+        plain._iterator = None
     if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
         loader.pruning = pruning
+    follow_rests()
     if is_prefetcher(loader):
-        plain._row_listener = Prefetched(run)
+        plain._row_listener = Prefetched(attachment)
         loader.__class__ = followed_prefetcher(cast(Any, type(loader)))
+
+
+def _was_attached(iterator: Any) -> bool:
+    return hasattr(iterator, "_row_listener")
+
+
+def _is_for_state(loader: Any) -> bool:
+    """Whether a StatefulDataLoader's iterator was made by ``state_dict()`` alone, as Accelerate's prepare does."""
+    return bool(vars(loader).get("_initial_iter_for_state_dict", False))
 
 
 def _followed(loader: Any) -> DataLoader[Any]:
@@ -331,13 +391,11 @@ def _followed(loader: Any) -> DataLoader[Any]:
     if inner is not None and row_stream(loader) is None:
         inner.adopt(loader)
     check_followed(loader)
-    if isinstance(loader, RowLoader | RowPipeline):
-        raise StateError("loader is attached already: use its handle, loader.pruning, or detach() it first")
-    live = vars(loader).get("_iterator") is not None
-    if live and (loader.persistent_workers or getattr(loader, "_initial_iter_for_state_dict", False)):
+    live = vars(loader).get("_iterator") if isinstance(loader, DataLoader) else None
+    if live is not None and loader.persistent_workers and not (_was_attached(live) or _is_for_state(loader)):
         raise StateError(
             "loader has a live iterator whose workers cannot be reached any more: call attach before the first "
-            "iter(loader) or loader.state_dict()"
+            "iter(loader)"
         )
     return cast("DataLoader[Any]", loader)
 

@@ -27,6 +27,11 @@ class Pruning:
         self._run, self._group, self._fingerprint = run, group, fingerprint
 
     @property
+    def run(self) -> Run:
+        """Internal: what the handle is of."""
+        return self._run
+
+    @property
     def phase(self) -> Phase:
         """``"scoring"``, then ``"pruned"`` (or ``"scored"`` under ``keep=None``); ``"detached"`` at the end."""
         return self._run.phase

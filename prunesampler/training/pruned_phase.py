@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -33,7 +36,10 @@ class PrunedPhase:
     def __init__(self, config: RunConfig, swap: Any, model: nn.Module | None, *, fingerprint: str | None) -> None:
         self.coreset: Coreset | None = None
         self.sampler: Sampler[int] = swap.base
-        self._config, self._swap, self._model, self._fingerprint = config, swap, model, fingerprint
+        self._config, self._swap, self._fingerprint = config, swap, fingerprint
+        self._model: Callable[[], nn.Module | None] = (
+            _nothing if model is None else weakref.ref(model)
+        )  # it carries the run, which is not to keep it
         self._weights: SampleWeights | None = None
         self._origin: dict[str, Any] = {}  # where the order began in this process
         self._fixed = False  # a coreset for good, whatever the policy
@@ -130,7 +136,7 @@ class PrunedPhase:
         self.check_batches(self._swap.batches(draws, share))
         self.coreset, self._fixed, self._next = coreset, fixed, None
         self._drawn_for, self._read = epoch or 0, False
-        self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model)
+        self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model())
         self.sampler, self.waits = sampler, True
         self._origin = sampler.state_dict()
         if at_once:
@@ -160,6 +166,32 @@ class PrunedPhase:
     def read_next(self, coreset: Coreset) -> None:
         """Read what was drawn so, from the next pass on."""
         self._next = coreset
+
+    def move_to(self, swap: Any) -> None:
+        """Go on with another loader over the same rows; the one before gets its own sampler back."""
+        before, self._swap = self._swap, swap
+        before.fetch(1.0)
+        before.exchange(before.base)
+        if self.sampler is before.base:
+            self.sampler = swap.base
+        else:
+            swap.go_to(cast(PrunedSampler, self.sampler).epoch)  # a framework's loader counts its own passes, from 0
+            self.waits = True
+            self.take_place()
+
+    @contextmanager
+    def sampler_as_found(self) -> Iterator[None]:
+        """Within this context the loader has its own sampler."""
+        if self.in_place is self._swap.base:
+            yield
+            return
+        self._swap.fetch(1.0)
+        self._swap.exchange(self._swap.base)
+        try:
+            yield
+        finally:
+            self._swap.fetch(self.batch_share)
+            self._swap.exchange(self.sampler)
 
     def end(self) -> None:
         """Give the loader its own sampler back."""
@@ -232,3 +264,7 @@ class PrunedPhase:
         sampler.load_state_dict({**sampler.state_dict(), "position": 0})
         self._origin = sampler.state_dict()
         return int(start // self._swap.rows_per_step) if start else 0  # a stream begins every pass at its start
+
+
+def _nothing() -> None:
+    return None

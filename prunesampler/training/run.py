@@ -33,11 +33,13 @@ from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import model_inputs
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_layout
+from prunesampler.training.attachment import Attachment
 from prunesampler.training.checkpoint import coreset_state, load_coreset
 from prunesampler.training.config import RunConfig
+from prunesampler.training.continuation import RunKey, carry, let_go, unwrapped
 from prunesampler.training.proxy import ProxyTraining
 from prunesampler.training.pruned_phase import PrunedPhase
-from prunesampler.training.rescore_inputs import inputs_check
+from prunesampler.training.rescore_inputs import RescoreInputs
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.scoring_phase import ScoringPhase
 
@@ -49,18 +51,21 @@ Phase = Literal["scoring", "pruned", "scored", "detached"]
 class Run:
     """What a loader and a model report of a training run, and what becomes of it.
 
+    It holds neither, so that a loader (and its workers) and a model end with the last name for them.
+
     Attributes:
         phase: ``"scoring"``, then ``"pruned"`` (or ``"scored"`` where nothing is selected); ``"detached"`` at the end.
         given: the coreset that the run began with, if it did not score.
         scored_epochs: epochs before the pruned ones.
+        key: what the run is known by, beside its model.
+        group: its ranks.
     """
 
     def __init__(
         self,
-        loader: RowLoader[Any],
-        model: nn.Module | None,
         config: RunConfig,
         *,
+        key: RunKey,
         scoring: ScoringPhase,
         pruned: PrunedPhase,
         swap: Any,
@@ -69,16 +74,16 @@ class Run:
         group: Group,
         finder: Finder,
         input_fn: Callable[[Any], Any] | None,
+        rescore_inputs: RescoreInputs | None,
         train_on_all: bool,
     ) -> None:
-        self._loader_ref = weakref.ref(loader)  # so that a loader, and its workers, end with the last name for it
-        self.config, self.scoring, self.pruned = config, scoring, pruned
+        self.config, self.key, self.scoring, self.pruned = config, key, scoring, pruned
         self.swap, self.folder, self._binder = swap, folder, binder
         self._finder = finder
-        self._rescore_inputs = inputs_check(config.rescored, model, finder, input_fn)
+        self._rescore_inputs = rescore_inputs
         self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
         self._filter = config.policy.batch_filter()
-        self._group, self._train_on_all = group, train_on_all
+        self.group, self._train_on_all = group, train_on_all
         self.phase: Phase = "scoring"
         self.given: Coreset | None = None
         self.scored_epochs = config.score_epochs
@@ -88,12 +93,91 @@ class Run:
         self._base_resumes = False  # whether the loader's own sampler was set to where a scoring epoch was cut off
         self._skipped = 0  # batches of the next pass that its loader leaves out
         self._forwards_unfetched = 0
-        self._hook = None if model is None else ForwardHook(model, self)
-        self._follow()
+        self._loader_ref: Callable[[], Any] = _nothing
+        self._model_ref: Callable[[], nn.Module | None] = _nothing
+        self._inner_ref: Callable[[], nn.Module | None] = _nothing  # the same without what wraps it
+        self._tie: Callable[[], Attachment | None] = _nothing
+        self._has_model = self._told = False
+        self._hook: ForwardHook | None = None
+        self._watches = True  # whether training forwards are followed
+        self._has_bound = False  # whether one ever was, so that it is known how far a framework fetches ahead
 
     @property
     def _loader(self) -> Any:
         return self._loader_ref()
+
+    @property
+    def loader_lives(self) -> bool:
+        """Whether the loader, or an iterator of it, is still there."""
+        return self._tie() is not None
+
+    # -- its loader and its model ------------------------------------------------------------------------------
+
+    def tie(self, loader: RowLoader[Any], model: nn.Module | None) -> Attachment:
+        """Follow this loader, which holds what is returned, and this model."""
+        attachment = Attachment(self)
+        self._tie, self._loader_ref = weakref.ref(attachment), weakref.ref(loader)
+        if model is not None:
+            self._has_model, self._model_ref = True, weakref.ref(model)
+            self._inner_ref = weakref.ref(unwrapped(model))
+            carry(model, self)
+        self._unhook()
+        self._follow()
+        return attachment
+
+    def is_tied_by(self, attachment: Attachment) -> bool:
+        """Whether this is the loader that the run follows now."""
+        return self._tie() is attachment
+
+    def go_on_with(self, loader: RowLoader[Any], model: nn.Module | None, swap: Any) -> Attachment:
+        """Follow another loader over the same rows; for the pass that was open it is as if the loop had left it."""
+        self._release_loader()
+        self._binder.clear()
+        self.swap = swap
+        self.scoring.progress.resize(swap.progress(self.config.score_epochs))
+        self.pruned.move_to(swap)
+        return self.tie(loader, model)
+
+    def is_of(self, key: RunKey, model: nn.Module | None) -> bool:
+        """Whether this is the run of such a model and key."""
+        mine = self._inner_ref()
+        same = not self._has_model if model is None else mine is unwrapped(model)
+        return same and key.difference(self.key) is None
+
+    def follows(self, loader: Any, model: nn.Module | None) -> bool:
+        """Whether these very objects are the ones that the run follows now."""
+        return self._loader is loader and self._model_ref() is model
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained on, or selected."""
+        return self.phase != "scoring" or self.scoring.progress.rows > 0
+
+    def tell_once(self, message: str, stacklevel: int) -> None:
+        """Warn, the first time."""
+        if not self._told:
+            self._told = True
+            warnings.warn(message, PruneSamplerWarning, stacklevel=stacklevel + 1)
+
+    def lose_loader(self) -> None:
+        """The loader and all its iterators are gone."""
+        self._binder.clear()
+        self.folder.release()
+        if self.phase == "scoring" and self.scoring.progress.rows and not self._told:
+            self._told = True
+            _log.warning(
+                "the attached loader is gone, %s, and nothing is scored any more: keep the loader, or where a loop "
+                "makes it anew attach each of them, to the same model and with the same options, and the run goes on",
+                self.progress,
+            )
+
+    @property
+    def progress(self) -> str:
+        """How far the run is, for people."""
+        if self.phase != "scoring":
+            return f"already {self.phase}"
+        of = self.scoring.progress
+        return f"{of.ended + (of.rows_open > 0)} of {of.epochs} scoring epochs begun"
 
     # -- what the loader and the model report ------------------------------------------------------------------
 
@@ -120,7 +204,7 @@ class Run:
                 self._conclude()
         if self.phase == "pruned":
             left_early = self.scoring.progress.rows_open and self.pruned.at_the_end
-            if self._tracks_draws and left_early and self._group.world_size == 1:
+            if self._tracks_draws and left_early and self.group.world_size == 1:
                 self._end_drawn_epoch()
             self.pruned.before_pass()
             self._follow()
@@ -138,14 +222,17 @@ class Run:
         if token.fetched == token.skipped and self.phase == "pruned":
             self.pruned.started(token)
         with self._guard():
-            in_training = torch.is_grad_enabled() if self._hook is None else self._hook.in_training
-            if self._filter is not None and in_training and self.pruned.draws_every_epoch:
+            if self._filter is not None and self._in_training and self.pruned.draws_every_epoch:
                 rows, batch = self._filtered(self._filter, rows, batch)
+            if not self._watches:
+                token.count(self._binder.ahead)
+                self._current = token if self._in_training else self._current
+                return batch
             positions = torch.from_numpy(rows)
             targets = self._finder.targets(batch, positions) if self._is_scored else None
             if self._rescore_inputs is not None:
                 self._rescore_inputs.fetched(batch)
-            self._binder.fetched(token, positions, batch, targets, in_training)
+            self._binder.fetched(token, positions, batch, targets, self._in_training)
         return batch
 
     def _filtered(self, proxy: ProxyTraining, rows: NDArray[np.int64], batch: Any) -> tuple[NDArray[np.int64], Any]:
@@ -161,8 +248,11 @@ class Run:
     def exhausted(self, token: Pass) -> None:
         """An iterator ended."""
         token.exhaust()
-        with self._guard():
-            self._close(token)
+        if self._watches:
+            with self._guard():
+                self._close(token)
+        else:
+            token.count_all()
         self._take_place(token)
 
     def released(self, token: Pass) -> None:
@@ -171,7 +261,7 @@ class Run:
         What fails here is raised at the next ``iter``, as nobody hears of it now.
         """
         token.release()
-        alone = self._group.world_size == 1 and threading.current_thread() is threading.main_thread()
+        alone = self.group.world_size == 1 and threading.current_thread() is threading.main_thread()
         if alone and token is self._current and self.phase == "scoring" and not self._paused:
             if not token.closed and token.trained == self.swap.batches():
                 try:
@@ -189,14 +279,16 @@ class Run:
 
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
         """A training forward has returned."""
-        if self._paused or self.phase in ("detached", "scored"):
+        if self._paused or not self._watches:
             return
         with self._guard():
             self._forwards_unfetched += 1
             if self._forwards_unfetched > 64 and self._current is None:
                 raise BindingError(
                     "the model trains, but the attached loader hands out no batches: call attach after the framework "
-                    "has prepared the loader (some build a new one), and before the loop begins"
+                    "has prepared the loader (some build a new one), and before the loop begins; a loader that leaves "
+                    "out batches of this one, by skip_first_batches, say, is followed after "
+                    "loader.pruning.follow(that_loader, skipped=number)"
                 )
             token = self._binder.match(inputs)
             if token is not None:
@@ -214,7 +306,7 @@ class Run:
 
     def observe(self, logits: Tensor, inputs: Any) -> None:
         """Logits given by hand, of the batch that waits or of these inputs."""
-        if self.phase == "detached" or self._paused:
+        if self._paused or not self._watches:
             return
         with self._guard():
             token = self._binder.take_waiting() if inputs is None else self._binder.match(inputs)
@@ -224,8 +316,9 @@ class Run:
 
     def follow_rest(self, rest: Any, skipped: int) -> None:
         """Follow another loader through the rest of one pass, of which it leaves out the first batches."""
-        rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
-        rest._row_listener = self
+        if not isinstance(rest, RowLoader):
+            rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
+        rest._row_listener = self._tie()
         self._skipped = skipped
 
     def finish(self) -> None:
@@ -264,11 +357,16 @@ class Run:
         if self.phase == "detached":
             return
         self.phase = "detached"
-        if self._hook is not None:
-            self._hook.remove()
+        self._follow()
         self._binder.clear()
         self.folder.release()
         self.pruned.end()
+        self._release_loader()
+        model = self._inner_ref()
+        if model is not None:
+            let_go(model, self)
+
+    def _release_loader(self) -> None:
         if self._loader is not None:
             self._loader.__class__ = plain_class(self._loader)
 
@@ -300,6 +398,9 @@ class Run:
             if self._tracks_draws:
                 real = self.swap.real_rows(token.index, self.pruned.draws)
                 self.scoring.present(token, logits, real=real)
+        if not self._has_bound:
+            self._has_bound = True
+            self._follow()
         self._close(token.of, in_forward=True)
 
     @property
@@ -318,7 +419,7 @@ class Run:
             return
         of.close()
         if self.phase == "scoring":
-            due, alone = self._end_epoch(), self._group.world_size == 1
+            due, alone = self._end_epoch(), self.group.world_size == 1
             if in_forward and (self.scoring.rescores or (alone and not (over and of.released))):
                 return
             if due:
@@ -338,7 +439,7 @@ class Run:
 
     def _draw_next(self) -> None:
         # Rank 0 alone has the merged scores.
-        self.pruned.read_next(self._group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
+        self.pruned.read_next(self.group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
 
     @property
     def _tracks_draws(self) -> bool:
@@ -350,9 +451,31 @@ class Run:
         """Whether the present batches are."""
         return self.scoring.online if self.phase == "scoring" else self.phase == "pruned" and self._tracks_draws
 
+    @property
+    def _in_training(self) -> bool:
+        """Whether a forward now would be a training forward."""
+        model = self._model_ref()
+        return torch.is_grad_enabled() and (model is not None and model.training if self._has_model else True)
+
     def _follow(self) -> None:
-        """Have the binder compare inputs where scores or weights hang on it."""
-        self._binder.follow(self._is_scored or (self.phase == "pruned" and self.pruned.weighted))
+        """Have the binder compare inputs where scores or weights hang on it, and the model hooked where it is needed.
+
+        Pruned epochs without either count the batches that are handed out, less those that a framework fetches ahead.
+        """
+        compared = self._is_scored or (self.phase == "pruned" and self.pruned.weighted)
+        self._binder.follow(compared)
+        ahead_unknown = self.phase == "pruned" and self._has_model and not self._has_bound
+        self._watches = self.phase == "scoring" or compared or ahead_unknown
+        model, tie = self._model_ref(), self._tie()
+        if not self._watches:
+            self._unhook()
+        elif self._hook is None and model is not None and tie is not None:
+            self._hook = ForwardHook(model, tie)
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     @property
     def _owes_rest(self) -> bool:
@@ -460,7 +583,7 @@ class Run:
             self._enter("pruned")
             if self._tracks_draws:
                 self.scoring.load_state_dict(state["scoring"], batches_open=0)
-                if self.pruned.at_the_end and self._group.any(self.scoring.progress.rows_open > 0):
+                if self.pruned.at_the_end and self.group.any(self.scoring.progress.rows_open > 0):
                     self._end_drawn_epoch()
                 elif self.pruned.at_the_end:
                     self._draw_next()
@@ -485,7 +608,7 @@ class Run:
                 raise
             self.scoring.give_up()
             self._follow()
-            if self._group.world_size == 1 or self.scoring.abandoned:
+            if self.group.world_size == 1 or self.scoring.abandoned:
                 message = f"scoring failed, so training goes on with all rows: {error}"
                 warnings.warn(message, PruneSamplerWarning, stacklevel=3)
                 self.detach()
@@ -496,3 +619,7 @@ def _how(coreset: Coreset) -> str:
     if spare is not None:
         return f"{spare} are superfluous by {options.get('by')}"
     return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"
+
+
+def _nothing() -> None:
+    return None

@@ -47,6 +47,10 @@ class Progress:
     cut_off: int = 0
     ended: int = 0
 
+    def resize(self, other: Progress) -> None:
+        """A pass is from now on as long as the other's: of another loader over the same rows."""
+        self.rows_per_pass, self.batches_per_pass = other.rows_per_pass, other.batches_per_pass
+
     def train(self, rows: int) -> None:
         """So many rows were trained on."""
         self.rows += rows

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from prunesampler.capture.forward_hook import ForwardHook, tensor_leaves, to_device
+from prunesampler.capture.forward_hook import ForwardHook, check_hookable, tensor_leaves, to_device
+from prunesampler.errors import UnsupportedError
 
 
 def test_leaves_come_in_order_and_move_together() -> None:
@@ -36,7 +37,6 @@ class Ear:
 def test_only_training_forwards_are_heard() -> None:
     model, ear = nn.Linear(2, 3), Ear()
     hook = ForwardHook(model, ear)
-    assert hook.in_training
     x = torch.zeros(4, 2)
     y = model(input=x)
     assert ear.heard[0][0][-1]["input"] is x
@@ -46,7 +46,6 @@ def test_only_training_forwards_are_heard() -> None:
     model.eval()
     model(x)
     assert len(ear.heard) == 1
-    assert not hook.in_training
     model.train()
     hook.remove()
     model(x)
@@ -115,3 +114,26 @@ def test_objects_that_are_no_batch_are_left_alone() -> None:
     assert list(tensor_leaves([model, nn.Linear, "text", 3, None, dataset, len, torch.float32])) == []
     moved = to_device({"graph": Graph(x=torch.zeros(2)), "name": "text"}, torch.device("meta"))
     assert next(tensor_leaves(moved)).device.type == "meta"
+
+
+def test_a_pickle_of_the_model_needs_no_prunesampler() -> None:
+    model, ear = nn.Linear(2, 3), Ear()
+    ForwardHook(model, ear)
+    written = pickle.dumps(model)
+    assert b"prunesampler" not in written
+    again, x = pickle.loads(written), torch.ones(1, 2)
+    torch.testing.assert_close(again(input=x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_what_cannot_be_hooked_is_refused_and_scripting_says_when() -> None:
+    x = torch.ones(1, 2)
+    for made in (torch.jit.script(nn.Linear(2, 3)), torch.jit.trace(nn.Linear(2, 3), x)):
+        with pytest.raises(UnsupportedError, match=r"ScriptModule.*observe\(logits\)"):
+            check_hookable(made)
+    model, ear = nn.Linear(2, 3), Ear()
+    hook = ForwardHook(model, ear)
+    with pytest.raises(AttributeError, match=r"cannot be scripted while prunesampler.*detach\(\)"):
+        torch.jit.script(model)
+    hook.remove()
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 
 import prunesampler as ps
 from tests.helpers.training import Journal, Leaky, Net, check_scores, hardest
@@ -24,6 +25,7 @@ with warnings.catch_warnings():
 
     from prunesampler.integrations.callback import quantiles
     from prunesampler.integrations.lightning import PruningCallback
+    from prunesampler.integrations.training_step import called_submodules
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::prunesampler.PruneSamplerWarning"),
@@ -95,8 +97,8 @@ class NoForward(pl.LightningModule):
     training_step, configure_optimizers = Submodule.training_step, Lit.configure_optimizers
 
 
-def loader(**options: Any) -> DataLoader[Any]:
-    return DataLoader(Leaky(N), batch_size=BATCH, **{"shuffle": True, **options})
+def loader(dataset: Any = None, **options: Any) -> DataLoader[Any]:
+    return DataLoader(Leaky(N) if dataset is None else dataset, batch_size=BATCH, **{"shuffle": True, **options})
 
 
 def callback(**options: Any) -> PruningCallback:
@@ -304,13 +306,37 @@ def test_resume_between_epochs_is_exact(
         assert model.epochs[after] == whole.epochs[after]
 
 
-def test_a_second_fit_goes_on() -> None:
-    model, prune, data = Lit(), callback(), loader()
-    run = trainer(prune, max_epochs=EPOCHS + 1)
-    run.fit(model, data)
+class Hooked(Lit):
+    def train_dataloader(self) -> Any:
+        return loader()
+
+
+@pytest.mark.parametrize("first", [1, EPOCHS, EPOCHS + 1])
+@pytest.mark.parametrize("hook", [False, True])
+def test_a_second_fit_goes_on(hook: bool, first: int) -> None:
+    model, prune = (Hooked if hook else Lit)(), callback()
+    data = [] if hook else [loader()]
+    run = trainer(prune, max_epochs=first)
+    run.fit(model, *data)
     run.fit_loop.max_epochs = EPOCHS + 2
-    run.fit(model, data)
-    assert sorted(model.epochs[EPOCHS + 1]) == coreset_of(prune).rows.tolist()
+    run.fit(model, *data)
+    kept = coreset_of(prune).rows.tolist()
+    assert set(kept) == hardest(model.journal, N, N // 2)
+    for epoch in range(EPOCHS + 2):
+        assert sorted(model.epochs[epoch]) == (list(range(N)) if epoch < EPOCHS else kept)
+
+
+@pytest.mark.parametrize("same_module", [False, True])
+def test_one_callback_over_folds(same_module: bool) -> None:
+    prune, model = callback(), Lit()
+    for fold in range(2):
+        rows = [row for row in range(N) if row % 2 == fold]
+        model = model if same_module else Lit()
+        model.journal, model.epochs = Journal(), defaultdict(list)
+        trainer(prune, max_epochs=EPOCHS + 1).fit(model, loader(dataset=Subset(Leaky(N), rows)))
+        assert sorted(model.epochs[0]) == rows
+        kept = [rows[row] for row in coreset_of(prune).rows]
+        assert sorted(model.epochs[EPOCHS]) == kept
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -325,9 +351,60 @@ def test_a_named_submodule_or_a_function_gives_the_logits() -> None:
     assert found[0] == found[1]
 
 
-def test_logits_that_nobody_sees_are_missed_after_one_epoch() -> None:
-    with pytest.raises(ps.BindingError, match=r"whole epoch.*observe"):
-        trainer(callback()).fit(Submodule(), loader())
+class Shared(Lit):
+    """Its training_step calls a method, and that the submodule."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._step(batch)
+
+    def _step(self, batch: Any) -> Tensor:
+        self.epochs[self.current_epoch] += batch[0][:, 0].long().tolist()
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+
+class Inherited(Submodule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx)
+
+
+class Past(Lit):
+    """Goes past the hooks of the LightningModule."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.epochs[self.current_epoch] += batch[0][:, 0].long().tolist()
+        return cross_entropy(self.forward(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("kind", [Submodule, Shared, Inherited, Past])
+def test_a_forward_elsewhere_is_named_before_anything_is_trained(kind: type[Lit]) -> None:
+    model = kind()
+    with pytest.raises(ps.ArgumentError, match=r'PruningCallback\(model="net"\).*does not call self') as caught:
+        trainer(callback()).fit(model, loader())
+    assert not model.epochs
+    cure = re.search(r'model="(\w+)"', str(caught.value))
+    assert cure
+    prune = callback(model=cure[1])
+    trainer(prune).fit(kind(), loader())
+    assert len(coreset_of(prune)) == N // 2
+
+
+class Given(Lit):
+    """Gives itself away, and is called there."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return loss_of(self, batch)
+
+
+def loss_of(model: Any, batch: Any) -> Tensor:
+    return cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "used"),
+    [(Lit, None), (Manual, None), (Given, None), (Submodule, ["net"]), (Shared, ["net"]), (NoForward, ["net"])],
+)
+def test_what_a_training_step_uses(kind: type[Any], used: list[str] | None) -> None:
+    assert called_submodules(kind()) == used
 
 
 @pytest.mark.parametrize("model", [None, "nets"])

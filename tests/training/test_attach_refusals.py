@@ -170,10 +170,7 @@ def test_loaders_that_cannot_be_followed(folder: Path, loader: Any, cure: str) -
         attach(loader(), Net(), save_dir=folder)
 
 
-def test_a_second_attach_and_a_live_iterator(folder: Path) -> None:
-    loader = attach(make_loader(), Net())
-    with pytest.raises(ps.StateError, match="attached already"):
-        attach(loader, Net(), save_dir=folder)
+def test_a_live_iterator_with_workers_of_its_own(folder: Path) -> None:
     loader = make_loader(num_workers=1, persistent_workers=True)
     iter(loader)
     with pytest.raises(ps.StateError, match="before the first"):
@@ -355,18 +352,6 @@ def test_a_score_that_score_fn_does_not_return_is_missed_after_one_epoch(folder:
         model(x)
         loader.pruning.tracker.record(rows, mine=[1.0])
     assert loader.pruning.tracker.epochs == 1
-
-
-def test_a_second_attach_to_a_model_names_the_first(folder: Path) -> None:
-    model = Net()
-    earlier = attach(make_loader(), model)
-    x, _ = next(iter(earlier))
-    model(x)
-    later = attach(make_loader(), model)
-    with pytest.raises(ps.BindingError, match=r"an earlier attach\(\) to this model"):
-        train(later, model, lambda x, y: (x, y))
-    later.pruning.detach()
-    earlier.pruning.detach()
 
 
 class Odd(Leaky):
