@@ -242,7 +242,8 @@ def attach(
     )
     for run in earlier:
         if run.is_of(key, model):
-            tell_of_continuation(run, stacklevel=2)
+            if not resume and given is None:  # else it is what was asked for
+                tell_of_continuation(run, stacklevel=2)
             take_over([other for other in earlier if other is not run], key, stacklevel=2)
             if not run.follows(plain, model):
                 attachment = run.go_on_with(plain, model, swap)

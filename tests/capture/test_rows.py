@@ -105,6 +105,9 @@ class Ledger:
     def exhausted(self, token: int) -> None:
         self.events.append((token, "end"))
 
+    def released(self, token: int) -> None:
+        pass
+
 
 @pytest.mark.parametrize("options", GRID[:3], ids=str)
 def test_a_row_loader_reports_and_hands_out_as_before(options: dict[str, Any]) -> None:
