@@ -1,1 +1,1 @@
-"""Lightning, Transformers and Ray."""
+"""Lightning, Transformers, Ray and timm's vision transformers."""

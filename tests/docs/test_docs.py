@@ -246,6 +246,13 @@ def lightning_module() -> Names:
     return {"module": Digits()}
 
 
+def transformer() -> Names:
+    from timm.models.vision_transformer import VisionTransformer
+
+    size = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 12, "num_heads": 2, "num_classes": 10}
+    return {"dataset": some(slice(256)), "model": VisionTransformer(**size), "epochs": 2}
+
+
 OWN: dict[tuple[str, str], Callable[[], Names]] = {
     (README, ""): newcomer,
     (README, "Tar shards"): tar_shards,
@@ -265,6 +272,7 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     ("transformers.md", "Causal language models"): language,
     ("growing.md", ""): growing,
     ("files.md", "Merge and compare"): second_run,
+    ("vit.md", ""): transformer,
 }
 
 
@@ -449,6 +457,15 @@ def on_one_rank(names: Names) -> None:
     assert not torch.distributed.is_initialized()
 
 
+def two_epochs(names: Names) -> None:
+    assert names["checkpoint"]["sparsity"]["epoch"] == names["sparsity"].epoch == 2
+
+
+def fewer_flops(names: Names) -> None:
+    assert names["sparsity"].tokens == 0.7
+    assert 0.6 < names["flops"]() / names["dense"] < 0.75
+
+
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     (README, "One line"): one_line,
     (README, "What comes out"): what_comes_out,
@@ -483,6 +500,8 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("files.md", "Rows of your own choice"): own_rows,
     ("transformers.md", "Text classification"): pruned_texts,
     ("transformers.md", "Causal language models"): pruned_texts,
+    ("vit.md", "Two lines"): two_epochs,
+    ("vit.md", "What it saves"): fewer_flops,
 }
 
 
@@ -599,12 +618,14 @@ def test_every_argument_that_is_told_exists() -> None:
     from webdataset import WebDataset
 
     from prunesampler import shards
+    from prunesampler.integrations.timm_vit import sparsify
     from prunesampler.scores.sequences import sequence_scores
 
     functions = (
         Trainer.train,
         WebDataset.__init__,
         sequence_scores,
+        sparsify,
         shards.keep,
         prunesampler.attach,
         prunesampler.select,
