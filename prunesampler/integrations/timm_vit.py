@@ -13,8 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool, check_number
