@@ -375,7 +375,7 @@ def _checked(model: Any) -> VisionTransformer:
     if type(model) is not VisionTransformer:
         raise UnsupportedError(
             f"expected a timm.models.vision_transformer.VisionTransformer; got a {type(model).__module__}.{kind}, "
-            "whose forward may need every token"
+            "whose forward may need every token (before fully_shard it is the former)"
         )
     if model.cls_token is None:
         raise UnsupportedError("the model has no class token, whose attention says which tokens stay")
