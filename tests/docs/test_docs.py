@@ -626,6 +626,7 @@ def test_every_argument_that_is_told_exists() -> None:
         WebDataset.__init__,
         sequence_scores,
         sparsify,
+        shards.build_index,
         shards.keep,
         prunesampler.attach,
         prunesampler.select,
