@@ -87,6 +87,7 @@ class Token:
     of: Pass
     index: int
     in_training: bool
+    drawn: int | None = None  # rows before a collate function left some out, or repeated them; None for as many
     probes: list[Probe] = field(default_factory=list)
 
     def skip(self, batches: int) -> None:
@@ -164,8 +165,13 @@ class Binder:
         self._passes += 1
         return Pass(self._passes, skipped, fetched=skipped, trained=skipped)
 
-    def fetched(self, of: Pass, rows: Tensor, batch: Any, targets: Any, in_training: bool) -> None:
-        """The loader hands out ``batch``. BindingError: passes are interleaved, or the model is never seen."""
+    def fetched(
+        self, of: Pass, rows: Tensor, batch: Any, targets: Any, in_training: bool, drawn: int | None = None
+    ) -> None:
+        """The loader hands out ``batch``, for which so many rows were drawn.
+
+        BindingError: passes are interleaved, or the model is never seen.
+        """
         if of.number < self._newest_bound:
             raise BindingError(
                 "two training passes over one loader are interleaved: a batch of the older pass came after the newer "
@@ -173,7 +179,7 @@ class Binder:
             )
         while self._queue and self._queue[-1].of.number > of.number:
             self._queue.pop()  # of an evaluation inside this pass: no training forward followed
-        token = Token(rows, targets, of, of.fetched, in_training)
+        token = Token(rows, targets, of, of.fetched, in_training, drawn)
         of.fetched += 1
         if self._following and not self._augmented:
             leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())

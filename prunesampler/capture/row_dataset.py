@@ -10,13 +10,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from prunesampler.capture.rows import RowBatch, RowSource, joined_rows
+from prunesampler.capture.collate_order import CollateOrder
+from prunesampler.capture.rows import UNKNOWN, RowBatch, RowSource, joined_rows
 from prunesampler.errors import UnsupportedError
 
 
@@ -32,20 +33,23 @@ class _RowDataset(Dataset[Any]):
     """Fetches like the dataset it wraps, rows beside the samples; everything else is the dataset's own."""
 
     def __init__(self, dataset: Any) -> None:
-        object.__setattr__(self, "_dataset", dataset)
+        self._dataset = dataset
 
-    def __getitems__(self, indices: list[int]) -> tuple[NDArray[np.int64], Any]:
+    def __getitems__(self, indices: list[int]) -> _Fetched:
         dataset = self._dataset
+        fetch_many = getattr(dataset, "__getitems__", None)
+        samples = fetch_many(indices) if fetch_many else [dataset[i] for i in indices]
         try:
             rows = np.fromiter((operator.index(i) for i in indices), np.int64, len(indices))
         except TypeError:
-            raise UnsupportedError(
-                f"the sampler must yield positions in the dataset as ints, got {indices[0]!r}"
-            ) from None
+            fault = f"the sampler must yield positions in the dataset as ints, got {indices[0]!r}"
+            return _Fetched(UNKNOWN, samples, fault)
         if (rows < 0).any():
             rows = np.where(rows < 0, rows + len(dataset), rows)
-        fetch_many = getattr(dataset, "__getitems__", None)
-        return rows, fetch_many(indices) if fetch_many else [dataset[i] for i in indices]
+        if isinstance(samples, list) and len(samples) != len(rows):
+            fault = f"the dataset's __getitems__ gave {len(samples)} samples for {len(rows)} rows"
+            return _Fetched(rows, samples, fault)
+        return _Fetched(rows, samples)
 
     def __getitem__(self, index: Any) -> Any:
         return self._dataset[index]
@@ -59,29 +63,65 @@ class _RowDataset(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self._dataset, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # worker_init_fn gives its worker's dataset file handles, seeds and shards.
-        setattr(self._dataset, name, value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _RowDataset, (self._dataset,)
+class _Fetched(NamedTuple):
+    rows: NDArray[np.int64]
+    samples: Any
+    fault: str | None = None
 
 
-class _RowCollate:
+class RowCollate:
+    """Collates like the function it wraps, and has the rows follow the samples."""
+
     def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
         self._collate_fn = collate_fn
+        self._order = CollateOrder(collate_fn)
 
     def __call__(self, fetched: Any) -> RowBatch:
-        if isinstance(fetched, list):  # single samples of a stream
-            return RowBatch(joined_rows(fetched), self._collate_fn([item.batch for item in fetched]))
-        rows, samples = fetched
-        return RowBatch(rows, self._collate_fn(samples))
+        """Of the samples of a map-style dataset, or of single samples of a stream."""
+        if isinstance(fetched, RowBatch):  # a stream's batch
+            return fetched._replace(batch=self._collate_fn(fetched.batch))
+        if isinstance(fetched, list):
+            rows, samples, fault = joined_rows(fetched), [item.batch for item in fetched], None
+        else:
+            rows, samples, fault = fetched
+        if fault is not None:
+            cure = "give row_fn=, a function from the batch to its rows"
+            return RowBatch(rows, self._collate_fn(samples), doubt=UnsupportedError(f"{fault}: {cure}"))
+        if isinstance(samples, list) and len(samples) != len(rows):  # several batches of a stream
+            return RowBatch(rows, self._collate_fn(samples))
+        batch, sources, doubt = self._order.collate(self._collate_fn, samples)
+        if sources is None:
+            return RowBatch(rows, batch, doubt=doubt)
+        return RowBatch(rows[sources], batch, len(rows))
+
+
+class _WorkerInit:
+    """Lets a worker know the user's own dataset, in ``get_worker_info()`` and in its ``worker_init_fn``."""
+
+    def __init__(self, worker_init_fn: Callable[[int], None] | None) -> None:
+        self._worker_init_fn = worker_init_fn
+
+    def __call__(self, worker: int) -> None:
+        info: Any = get_worker_info()
+        own = info.dataset.source if isinstance(info.dataset, _StreamDataset) else info.dataset._dataset
+        object.__setattr__(info, "dataset", own)  # it refuses assignment
+        if self._worker_init_fn is not None:
+            self._worker_init_fn(worker)
 
 
 def _carriers(loader: DataLoader[Any]) -> dict[str, Any]:
     dataset = loader.dataset
-    carrier = _StreamDataset(cast(RowSource, dataset)) if isinstance(dataset, IterableDataset) else _RowDataset(dataset)
-    return {"dataset": carrier, "collate_fn": _RowCollate(cast(Any, loader.collate_fn))}
+    if isinstance(dataset, IterableDataset):
+        if not isinstance(dataset, RowSource):
+            return {}
+        carrier: Any = _StreamDataset(dataset)
+    elif loader.batch_sampler is None:
+        return {}
+    else:
+        carrier = _RowDataset(dataset)
+    collate: Any = RowCollate(loader.collate_fn)
+    return {"dataset": carrier, "collate_fn": collate, "worker_init_fn": _WorkerInit(loader.worker_init_fn)}
 
 
 def carrying_rows(loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -93,10 +133,11 @@ def carrying_rows(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 @contextmanager
 def carrying(loader: DataLoader[Any]) -> Iterator[None]:
-    """Within this context an iterator of the loader gives :class:`RowBatch`."""
+    """Within this context an iterator of the loader gives :class:`RowBatch`, where its batches are made of rows."""
     fields = vars(loader)  # `dataset` refuses assignment through the loader
-    plain = {"dataset": fields["dataset"], "collate_fn": fields["collate_fn"]}
-    fields.update(_carriers(loader))
+    carriers = _carriers(loader)
+    plain = {name: fields[name] for name in carriers}
+    fields.update(carriers)
     try:
         yield
     finally:

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Protocol, TypeVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.capture.row_dataset import carrying
-from prunesampler.capture.rows import RowBatch, RowSource, check_followed
+from prunesampler.capture.row_function import RowFunction
+from prunesampler.capture.rows import UNKNOWN, RowBatch, RowSource, check_followed
 from prunesampler.errors import UnsupportedError
 
 T = TypeVar("T")
 
 
-def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor, T]]:
+def with_rows(
+    loader: DataLoader[T] | RowSource, *, row_fn: Callable[[Any], Any] | None = None
+) -> Iterator[tuple[torch.Tensor, T]]:
     """One pass over ``loader``, each batch together with the rows that it was made of.
 
     Args:
         loader: a ``DataLoader`` over a map-style dataset, with any sampler that yields integer positions, any
-            collate function and any workers. Its workers live for this pass only, persistent or not.
+            collate function and any workers. Its workers live for this pass only, persistent or not. With ``row_fn``
+            any ``DataLoader`` or ``IterableDataset``.
+        row_fn: batch → (B,) int rows, where the batch says them itself: a dataset that returns its index. Without it
+            the collated batch is compared with its samples, and rows follow a collate function that sorts or drops.
 
     Yields:
         ``(rows, batch)``: ``rows`` int64 on the CPU, one per sample in the batch's order; ``batch`` as the loader
         gives it without us.
 
     Raises:
-        UnsupportedError: an ``IterableDataset``, ``batch_size=None``, a loader that is attached already, or one
-            whose ``__iter__`` hides its batches.
+        UnsupportedError: an ``IterableDataset``, ``batch_size=None``, a loader that is attached already, one
+            whose ``__iter__`` hides its batches, or one whose collate function reorders samples beyond recognition.
+        ArgumentError: ``row_fn`` returns something else than rows.
+
+    Warns:
+        PruneSamplerWarning: what the collate function makes cannot be compared with its samples.
 
     >>> from torch.utils.data import DataLoader
     >>> for rows, batch in with_rows(DataLoader([10, 20, 30], batch_size=2)):
@@ -40,13 +48,37 @@ def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor,
     [0, 1] [10, 20]
     [2] [30]
     """
-    if isinstance(loader, RowSource) and not isinstance(loader, RowPipeline):
-        for rows, batch in loader.iter_rows():
-            yield torch.from_numpy(rows), batch
-        return
-    check_followed(loader)
+    told = None if row_fn is None else RowFunction(row_fn, loader)
+    return rows_of(loader, told)
+
+
+def rows_of(loader: Any, told: RowFunction | None) -> Iterator[tuple[torch.Tensor, Any]]:
+    """As :func:`with_rows`; ``told`` is a ``row_fn`` that was checked."""
+    source = isinstance(loader, RowSource) and not isinstance(loader, RowPipeline)
+    if not source:
+        check_followed(loader, row_fn=told is not None)
     if isinstance(loader, RowLoader | RowPipeline):
         raise UnsupportedError("loader is attached: loader.pruning follows its rows; detach() it first")
+    if source:
+        batches = loader.iter_rows()
+    elif told is not None and (not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__):
+        batches = iter(loader)  # what it hands out is its own affair
+    else:
+        batches = _carried(loader)
+    for batch in batches:
+        item = row_batch(batch)
+        if told is None and not isinstance(batch, RowBatch):
+            raise UnsupportedError(
+                f"{type(loader).__name__}.__iter__ does not give what its workers return, so rows cannot travel "
+                "with its batches: give the plain DataLoader below it, or row_fn=, a function from the batch to its "
+                "rows"
+            )
+        rows = item.known_rows() if told is None else told(item.batch, item.rows)
+        yield torch.from_numpy(rows), item.batch
+
+
+def _carried(loader: DataLoader[Any]) -> Iterator[Any]:
+    """One pass whose batches are :class:`RowBatch`, where they are made of rows."""
     fields = vars(loader)
     persistent, live = fields["persistent_workers"], fields.get("_iterator")
     # Persistent workers would go on carrying rows into the caller's next plain pass.
@@ -58,13 +90,7 @@ def with_rows(loader: DataLoader[T] | RowSource) -> Iterator[tuple[torch.Tensor,
         fields["persistent_workers"] = persistent
         if persistent:
             fields["_iterator"] = live
-    for item in iterator:
-        if not isinstance(item, RowBatch):
-            raise UnsupportedError(
-                f"{type(loader).__name__}.__iter__ does not give what its workers return, so rows cannot travel "
-                "with its batches: give the plain DataLoader below it"
-            )
-        yield torch.from_numpy(item.rows), item.batch
+    return cast("Iterator[Any]", iterator)
 
 
 class RowListener(Protocol):
@@ -76,8 +102,8 @@ class RowListener(Protocol):
     def started(self) -> Any:
         """An iterator begins a pass. Returns the pass."""
 
-    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> Any:
-        """The pass has ``batch``. Returns what it hands out: the same, or a part of it."""
+    def fetched(self, token: Any, item: RowBatch) -> Any:
+        """The pass has ``item.batch``. Returns what it hands out: the same, or a part of it."""
 
     def exhausted(self, token: Any) -> None:
         """The pass has no more batches."""
@@ -133,7 +159,8 @@ class RowPipeline(IterableDataset[Any]):
         listener.before_pass()
         if not isinstance(self, RowPipeline):
             return iter(self)
-        return _reported(listener, listener.started(), cast(RowSource, self).iter_rows())
+        batches = self.iter_rows() if isinstance(self, RowSource) else super().__iter__()
+        return _reported(listener, listener.started(), batches)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         plain: Any = object.__new__(plain_class(self))
@@ -141,10 +168,15 @@ class RowPipeline(IterableDataset[Any]):
         return plain.__reduce_ex__(protocol)
 
 
-def _reported(listener: RowListener, token: Any, batches: Iterator[RowBatch]) -> Iterator[Any]:
-    for rows, batch in batches:
-        yield listener.fetched(token, rows, batch)
+def _reported(listener: RowListener, token: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        yield listener.fetched(token, row_batch(batch))
     listener.exhausted(token)
+
+
+def row_batch(batch: Any) -> RowBatch:
+    """A batch with its rows, of which it may have none."""
+    return batch if isinstance(batch, RowBatch) else RowBatch(UNKNOWN, batch)
 
 
 class _RowIterator:
@@ -153,11 +185,11 @@ class _RowIterator:
 
     def __next__(self) -> Any:
         try:
-            rows, batch = super().__next__()  # type: ignore[misc]
+            item = row_batch(super().__next__())  # type: ignore[misc]
         except StopIteration:
             self._row_listener.exhausted(self._row_pass)
             raise
-        return self._row_listener.fetched(self._row_pass, rows, batch)
+        return self._row_listener.fetched(self._row_pass, item)
 
     def _reset(self, *args: Any, **kwargs: Any) -> None:
         super()._reset(*args, **kwargs)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -9,14 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
-from prunesampler.errors import UnsupportedError
+from prunesampler.errors import PruneSamplerWarning, UnsupportedError
+
+UNKNOWN = np.empty(0, np.int64)
+"""The rows of a batch that carries none."""
 
 
 class RowBatch(NamedTuple):
-    """A batch and the rows that it was made of, in the same order."""
+    """A batch and the rows that it was made of, in the same order.
+
+    Attributes:
+        rows: (B,) int64.
+        batch: as the loader makes it.
+        drawn: how many were drawn for it, where its collate function put them in another order, left some out or
+            repeated them; else None.
+        doubt: what stands against the rows, to be raised or warned of where they matter.
+    """
 
     rows: NDArray[np.int64]
     batch: Any
+    drawn: int | None = None
+    doubt: UnsupportedError | PruneSamplerWarning | None = None
+
+    def known_rows(self) -> NDArray[np.int64]:
+        """The rows, unless there is a doubt about them."""
+        if isinstance(self.doubt, Warning):
+            warnings.warn(self.doubt, stacklevel=3)
+        elif self.doubt is not None:
+            raise self.doubt
+        return self.rows
 
 
 @runtime_checkable
@@ -66,9 +88,12 @@ def row_stream(loader: Any) -> RowStream | None:
     return stream if isinstance(stream, RowStream) else None
 
 
-def check_followed(loader: Any) -> None:
-    """Refuse a loader whose samples have no row: neither over a map-style dataset nor over a :class:`RowStream`."""
-    if row_stream(loader) is not None:
+def check_followed(loader: Any, *, row_fn: bool = False) -> None:
+    """Refuse a loader whose samples have no row: neither over a map-style dataset nor over a :class:`RowStream`.
+
+    A function of the user's that tells the rows is enough for any ``DataLoader`` or stream.
+    """
+    if row_stream(loader) is not None or (row_fn and isinstance(loader, (DataLoader, IterableDataset))):
         return
     if not isinstance(loader, DataLoader):
         raise UnsupportedError(
@@ -78,10 +103,11 @@ def check_followed(loader: Any) -> None:
     if isinstance(loader.dataset, IterableDataset):
         raise UnsupportedError(
             f"an IterableDataset ({type(loader.dataset).__name__}) has no positions to name samples by: use a "
-            "map-style dataset, or for webdataset prunesampler.shards.track(pipeline, index)"
+            "map-style dataset, for webdataset prunesampler.shards.track(pipeline, index), or where its batches hold "
+            "ids row_fn=, a function from the batch to its rows (or to ids, with keys={id: row})"
         )
     if loader.batch_sampler is None:
         raise UnsupportedError(
             "batch_size=None turns batching off, so there are no batches of rows to follow: give the DataLoader "
-            "a batch_size, or a batch_sampler"
+            "a batch_size, or a batch_sampler; or give row_fn=, a function from the batch to its rows"
         )

@@ -6,10 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prunesampler.capture.row_loader import RowListener, RowLoader, row_loader_class
+from prunesampler.capture.rows import RowBatch
 
 
 def is_prefetcher(loader: Any) -> bool:
@@ -24,7 +22,7 @@ class Prefetched:
 
     def __init__(self, listener: RowListener) -> None:
         self._listener = listener
-        self._waiting: deque[NDArray[np.int64]] = deque()
+        self._waiting: deque[RowBatch] = deque()
         self._pass: Any = None
 
     def before_pass(self) -> None:
@@ -36,10 +34,10 @@ class Prefetched:
         self._waiting, self._pass = deque(), self._listener.started()
         return self._waiting
 
-    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> Any:
+    def fetched(self, token: Any, item: RowBatch) -> Any:
         """The prefetcher has the next batch."""
-        token.append(rows)
-        return batch
+        token.append(item._replace(batch=None))  # which is not to live longer for our sake
+        return item.batch
 
     def exhausted(self, token: Any) -> None:
         """The prefetcher has the last batch, but has not handed it out yet."""
@@ -54,7 +52,7 @@ class Prefetched:
             if waiting is None:
                 waiting, of = self._waiting, self._pass
             if waiting:
-                batch = self._listener.fetched(of, waiting.popleft(), batch)
+                batch = self._listener.fetched(of, waiting.popleft()._replace(batch=batch))
             yield batch
         if waiting is not None:
             self._listener.exhausted(of)

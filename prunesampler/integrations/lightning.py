@@ -215,7 +215,7 @@ def _swap(loader: DataLoader[Any], seed: int) -> PrunedSampler | None:
     if type(base) not in (RandomSampler, SequentialSampler, DistributedSampler):
         return base if type(base) is PrunedSampler else None
     found = SamplerSwap.of(loader)
-    if found.options.pop("replacement", False) or found.draws != found.num_rows:
+    if not isinstance(found, SamplerSwap) or found.options.pop("replacement", False) or found.draws != found.num_rows:
         return None
     sampler = PrunedSampler(found.num_rows, seed=seed, **{"num_replicas": 1, **found.options})
     batch_sampler.sampler = sampler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.capture.binder import check_counts
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import to_device
 from prunesampler.capture.plausibility import all_in_unit_interval, check_no_probabilities, many_columns
-from prunesampler.capture.row_loader import with_rows
+from prunesampler.capture.row_function import RowFunction, ordered_ids
+from prunesampler.capture.row_loader import rows_of
 from prunesampler.capture.rows import RowSource, check_followed, row_stream
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, UnsupportedError
 from prunesampler.sampling.eligible import eligible_rows
@@ -38,6 +40,7 @@ def score(
     *,
     scores: Sequence[str] | None = None,
     device: torch.device | str | int | None = None,
+    row_fn: Callable[[Any], Any] | None = None,
     input_fn: Callable[[Any], Any] | None = None,
     logits_fn: Callable[[Any], Tensor] | None = None,
     target_fn: Callable[[Any], Any] | None = None,
@@ -62,6 +65,8 @@ def score(
         scores: of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and those of
             :func:`prunesampler.register_score`; by default EL2N. With ``score_fn``, names that it must return.
         device: where batches go; by default the device of the model's parameters.
+        row_fn: batch → (B,) its rows, ints, or str ids that ``keys`` has, where the batch says them itself; then any
+            ``DataLoader`` or ``IterableDataset`` will do.
         input_fn: batch → what the model is called with: a tuple of arguments, a dict of keywords, or one argument.
             By default the first of a tuple, and of a dict the entries that ``forward`` names, without the targets.
         logits_fn: model output → (B, classes); by default a tensor, ``.logits``, ``["logits"]`` or the first of a
@@ -70,7 +75,8 @@ def score(
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
         num_rows: size of the dataset; by default the length of the loader's.
         progress: show a progress bar on stderr.
-        keys: one str or int per row, kept in the table to carry scores to a dataset that has grown or moved.
+        keys: one str or int per row, kept in the table to carry scores to a dataset that has grown or moved; or a
+            mapping {id: row}, from the ids that ``row_fn`` returns.
         fingerprint: what the dataset is recognised by; by default ours.
 
     Returns:
@@ -99,6 +105,7 @@ def score(
         loader,
         scores=scores,
         device=device,
+        row_fn=row_fn,
         input_fn=input_fn,
         logits_fn=logits_fn,
         target_fn=target_fn,
@@ -108,7 +115,7 @@ def score(
         keys=keys,
         fingerprint=fingerprint,
     )
-    if row_stream(loader) is not None:
+    if isinstance(getattr(loader, "dataset", loader), IterableDataset) or row_stream(loader) is not None:
         return table if table.presentations is None else table.only(np.flatnonzero(table.presentations > 0))
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     eligible = eligible_rows(sampler, table.num_rows)
@@ -121,6 +128,7 @@ def score_all(
     *,
     scores: Sequence[str] | None = None,
     device: torch.device | str | int | None = None,
+    row_fn: Callable[[Any], Any] | None = None,
     input_fn: Callable[[Any], Any] | None = None,
     logits_fn: Callable[[Any], Tensor] | None = None,
     target_fn: Callable[[Any], Any] | None = None,
@@ -148,11 +156,14 @@ def score_all(
         others = {name: SCORES[name] for name in names if SCORES[name].needs != "logits"}
         scores = [name for name in names if name not in others] or None
     if not isinstance(loader, RowSource):
-        check_followed(loader)
+        check_followed(loader, row_fn=row_fn is not None)
+    told = None if row_fn is None else RowFunction(row_fn, loader, num_rows=num_rows, keys=keys)
     stream = row_stream(loader)
     dataset = None if stream is not None else getattr(loader, "dataset", None)
     if stream is not None:
         num_rows, fingerprint = num_rows or stream.num_rows, fingerprint or stream.fingerprint
+    if num_rows is None and told is not None:
+        num_rows = told.num_rows
     if num_rows is None:
         num_rows = _length(dataset)
     tensor = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu"))
@@ -162,7 +173,7 @@ def score_all(
     finder, columns = Finder(logits_fn, target_fn, own_scores=score_fn is not None), 0
     with _as_before(model, loader), torch.no_grad():
         model.eval()
-        for rows, batch in _shown(with_rows(loader), loader, progress):
+        for rows, batch in _shown(rows_of(loader, told), loader, progress):
             targets = finder.targets(batch, rows)
             inputs = model_inputs(model, batch, targets) if input_fn is None else input_fn(batch)
             inputs = to_device(inputs, place)
@@ -184,7 +195,7 @@ def score_all(
     tracker.end_epoch()
     if fingerprint is None and dataset is not None:
         fingerprint = fingerprint_of(dataset)
-    table = tracker.table(kind="rescored", keys=keys, fingerprint=fingerprint)
+    table = tracker.table(kind="rescored", keys=ordered_ids(keys), fingerprint=fingerprint)
     classes = 0 if table.labels is None else int(table.labels.max()) + 1
     if logits_fn is None and classes and (doubt := many_columns(columns, classes)):
         warnings.warn(doubt, PruneSamplerWarning, stacklevel=2)
@@ -203,7 +214,7 @@ def _shown(batches: Iterator[Any], loader: Any, progress: bool) -> Iterator[Any]
         return batches
     from tqdm import tqdm  # here, so that importing the package stays light
 
-    total = len(loader) if hasattr(loader, "__len__") and row_stream(loader) is None else None
+    total = operator.length_hint(loader) or None if row_stream(loader) is None else None
     return iter(tqdm(batches, desc="scoring", total=total, unit="batch"))
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.capture.accelerate import follow_rests
 from prunesampler.capture.binder import Binder
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import check_hookable
+from prunesampler.capture.row_function import RowFunction, ordered_ids
 from prunesampler.capture.row_loader import RowLoader, RowPipeline, row_loader_class
 from prunesampler.capture.rows import check_followed, row_stream
 from prunesampler.capture.timm import Prefetched, followed_prefetcher, is_prefetcher
@@ -55,7 +56,7 @@ from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.rescore_inputs import inputs_check
 from prunesampler.training.run import Run
 from prunesampler.training.run_folder import RunFolder
-from prunesampler.training.sampler_swap import SamplerSwap, StreamSwap
+from prunesampler.training.sampler_swap import FixedOrder, swap_of
 from prunesampler.training.scoring_phase import ScoringPhase, Seen
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def attach(
     fingerprint: str | None = None,
     inputs_changed: Literal["augmented"] | None = None,
     forwards: Literal["all", "matching"] = "all",
+    row_fn: Callable[[Any], Any] | None = None,
     input_fn: Callable[[Any], Any] | None = None,
     logits_fn: Callable[[Any], Tensor] | None = None,
     target_fn: Callable[[Any], Any] | None = None,
@@ -143,12 +145,16 @@ def attach(
             options select again from its scores.
         coreset: start pruned on this coreset (or file) and score nothing. Its weights scale the gradient of each
             sample's logits.
-        keys: one str or int per row, kept in the files to carry scores to a dataset that has grown or moved.
+        keys: one str or int per row, kept in the files to carry scores to a dataset that has grown or moved; or a
+            mapping {id: row}, from the ids that ``row_fn`` returns.
         fingerprint: what the dataset is recognised by, where ours (length, type, a sample of paths and targets)
             would not do.
         inputs_changed: ``"augmented"`` says that the loop changes the inputs on their way to the model, and that the
             labels still hold.
         forwards: ``"matching"`` passes over training forwards on anything but the loader's batches.
+        row_fn: batch → (B,) its rows, ints, or str ids that ``keys`` has: where the batch says them itself, as with a
+            dataset that returns its index. Nothing is inferred then. With ``keep=None`` any sampler, batch sampler
+            and ``IterableDataset`` will do. ``rescore`` is read by it too.
         input_fn: batch → what the model of ``rescore``, or the proxy of ``ProxyFilter``, is called with: a tuple of
             arguments, a dict of keywords, or one argument; by default found as :func:`prunesampler.score` says.
         logits_fn: model output → (B, classes), where they are no tensor, ``.logits``, ``["logits"]`` or first of a
@@ -181,10 +187,16 @@ def attach(
     >>> loader.pruning.phase, len(loader.pruning.coreset)
     ('pruned', 32)
     """
-    plain = cast(Any, _followed(loader))
+    plain = cast(Any, _followed(loader, row_fn=row_fn is not None))
     check_choice("on_error", on_error, ("raise", "train_on_all"))
     check_bool("resume", resume)
-    functions = {"input_fn": input_fn, "logits_fn": logits_fn, "target_fn": target_fn, "score_fn": score_fn}
+    functions = {
+        "row_fn": row_fn,
+        "input_fn": input_fn,
+        "logits_fn": logits_fn,
+        "target_fn": target_fn,
+        "score_fn": score_fn,
+    }
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise ArgumentError(name, "must be a function, or None", function)
@@ -205,10 +217,11 @@ def attach(
         scores=scores,
         options=options,
     )
+    told = None if row_fn is None else RowFunction(row_fn, plain, keys=keys)
     stream = row_stream(plain)
     earlier = earlier_runs(plain, model)
     with samplers_as_found(earlier):
-        swap: Any = SamplerSwap.of(plain) if stream is None else StreamSwap(stream, chosen, seed)
+        swap: Any = swap_of(plain, chosen, seed, None if told is None else told.num_rows)
     if loader is not plain and "iteration" in vars(loader):
         swap.count_by(loader)
     if chosen.batch_share(0) < 1 and (stream is not None or swap.split.processes > 1):
@@ -220,21 +233,29 @@ def attach(
         )
     if swap.rows_per_pass < 1:
         raise ArgumentError("loader", "must hand out at least one batch", plain)
+    ids = None
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
     if keys is not None:
-        keys = identities("keys", keys, swap.num_rows)
+        ids, keys = keys, identities("keys", ordered_ids(keys), swap.num_rows)
     config = _config(chosen, seed, scores, reduction, rescore, score_fn)
     by_user = fingerprint
-    fingerprint = fingerprint or (fingerprint_of(plain.dataset) if stream is None else stream.fingerprint)
+    source = getattr(plain, "dataset", plain) if stream is None else stream
+    if fingerprint is None and stream is not None:
+        fingerprint = stream.fingerprint
+    elif fingerprint is None:
+        fingerprint = fingerprint_of(source, keys=keys if isinstance(source, IterableDataset) else None)
+    if coreset is not None and isinstance(swap, FixedOrder):
+        rule = f"must be None: the order of this {type(plain).__name__} cannot be exchanged"
+        raise ArgumentError("coreset", rule, coreset)
     given = _given(coreset, swap, fingerprint)
     key = RunKey.of(
-        plain.dataset if stream is None else stream,
-        by_user or (contents_of(plain.dataset) if stream is None else stream.fingerprint),
+        source,
+        by_user or (contents_of(source) if stream is None else stream.fingerprint),
         swap,
         {
             **config.to_dict(),
             **{"logits_fn": logits_fn, "target_fn": target_fn, "score_fn": score_fn, "input_fn": input_fn},
-            **{"inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
+            **{"row_fn": row_fn, "inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
             "save_dir": os.path.abspath(save_dir) if isinstance(save_dir, (str, os.PathLike)) else save_dir,
             "keys": None if keys is None else fingerprint_of(keys=keys),
             "coreset": None if given is None else given.digest,
@@ -254,9 +275,7 @@ def attach(
     elif not config.scores_only:
         config.policy.num_draws(swap.num_eligible, 0)  # more than there are is refused now
     if rescore is not None:
-        _check_rescore(rescore, swap, model)
-    if fingerprint is None:
-        fingerprint = fingerprint_of(plain.dataset) if stream is None else stream.fingerprint
+        _check_rescore(rescore, swap, model, row_fn=told is not None)
     pruned = PrunedPhase(config, swap, model, fingerprint=fingerprint)
     if coreset is None:
         pruned.check_batches(pruned.batches(config.score_epochs))
@@ -281,7 +300,7 @@ def attach(
         raise ArgumentError("save_dir", f"must be None {reason}: nothing is scored", save_dir)
     take_over(earlier, key, stacklevel=2)
     if stream is not None and earlier:
-        swap = StreamSwap(stream, chosen, seed)
+        swap = swap_of(plain, chosen, seed, None)
     folder = RunFolder(save_dir, resume=resume, num_rows=swap.num_rows, fingerprint=fingerprint, group=group)
 
     model_ref = weakref.ref(model) if model is not None else None  # it carries the run, which is not to keep it
@@ -291,11 +310,13 @@ def attach(
             cast(nn.Module, model_ref and model_ref()),
             cast(Any, rescore),
             scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
+            row_fn=row_fn,
+            num_rows=swap.num_rows,
             input_fn=input_fn,
             logits_fn=logits_fn or finder.settled,
             target_fn=target_fn,
             score_fn=score_fn,
-            keys=keys,
+            keys=ids,
             fingerprint=fingerprint,
         )
         counts = {} if tracked is None else {name: getattr(tracked, name) for name in _COUNTS}
@@ -321,6 +342,7 @@ def attach(
         folder=folder,
         group=group,
         finder=finder,
+        row_fn=told,
         input_fn=input_fn,
         rescore_inputs=inputs_check(config.rescored, model, finder, input_fn),
         train_on_all=on_error == "train_on_all",
@@ -375,7 +397,7 @@ def _is_for_state(loader: Any) -> bool:
     return bool(vars(loader).get("_initial_iter_for_state_dict", False))
 
 
-def _followed(loader: Any) -> DataLoader[Any]:
+def _followed(loader: Any, *, row_fn: bool) -> DataLoader[Any]:
     """The loader whose iterators make the batches, checked."""
     if type(loader).__name__ == "DataLoaderDispatcher" and loader.state.num_processes > 1:
         raise UnsupportedError(
@@ -391,7 +413,7 @@ def _followed(loader: Any) -> DataLoader[Any]:
     inner = row_stream(stages[0]) if isinstance(stages, list) and stages else None
     if inner is not None and row_stream(loader) is None:
         inner.adopt(loader)
-    check_followed(loader)
+    check_followed(loader, row_fn=row_fn)
     live = vars(loader).get("_iterator") if isinstance(loader, DataLoader) else None
     if live is not None and loader.persistent_workers and not (_was_attached(live) or _is_for_state(loader)):
         raise StateError(
@@ -401,17 +423,20 @@ def _followed(loader: Any) -> DataLoader[Any]:
     return cast("DataLoader[Any]", loader)
 
 
-def _check_rescore(rescore: Any, swap: Any, model: nn.Module | None) -> None:
-    check_followed(rescore)
+def _check_rescore(rescore: Any, swap: Any, model: nn.Module | None, *, row_fn: bool) -> None:
+    check_followed(rescore, row_fn=row_fn)
     if model is None:
         raise ArgumentError("model", "must be a torch.nn.Module where rescore= is given", model)
     if isinstance(rescore, RowLoader | RowPipeline):
         raise ArgumentError("rescore", "must be a loader of its own, not the attached one", rescore)
-    stream = row_stream(rescore)
-    found = len(rescore.dataset) if stream is None else stream.num_rows
+    stream, dataset = row_stream(rescore), getattr(rescore, "dataset", None)
+    if stream is None and (not isinstance(rescore, DataLoader) or isinstance(dataset, IterableDataset)):
+        return  # what its rows are row_fn says
+    found = len(cast(Any, dataset)) if stream is None else stream.num_rows
     if found != swap.num_rows:
         raise ArgumentError("rescore", f"must have the same {swap.num_rows} rows as loader", found)
-    scored = eligible_rows(getattr(rescore.batch_sampler, "sampler", None), found) if stream is None else None
+    sampler = getattr(getattr(rescore, "batch_sampler", None), "sampler", None)
+    scored = eligible_rows(sampler, found) if stream is None and not row_fn else None
     if scored is not None:
         missing = np.setdiff1d(np.arange(found) if swap.eligible is None else swap.eligible, scored)
         if len(missing):

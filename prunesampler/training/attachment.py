@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from prunesampler.capture.rows import RowBatch
 
 
 class Attachment:
@@ -27,9 +26,9 @@ class Attachment:
         """An iterator begins."""
         return self._run.started()
 
-    def fetched(self, token: Any, rows: NDArray[np.int64], batch: Any) -> Any:
+    def fetched(self, token: Any, item: RowBatch) -> Any:
         """A batch is fetched. Returns what is handed out of it."""
-        return self._run.fetched(token, rows, batch) if self._run.is_tied_by(self) else batch
+        return self._run.fetched(token, item) if self._run.is_tied_by(self) else item.batch
 
     def exhausted(self, token: Any) -> None:
         """An iterator ended."""

@@ -73,7 +73,7 @@ class Pruning:
         epochs = check_int("epochs", epochs)
         now: int | None = self._run.swap.batches()
         if now is None:
-            raise StateError("a shard pipeline does not say how many batches one pass hands out: count a pass")
+            raise StateError("this loader does not say how many batches one pass hands out: count a pass")
         full = min(epochs, self._run.scored_epochs)
         pruned, later = self._run.pruned, range(full, epochs)
         known = [pruned.batches(epoch) for epoch in later]

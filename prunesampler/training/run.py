@@ -20,13 +20,16 @@ from prunesampler.capture.batch_slice import batch_slice
 from prunesampler.capture.binder import Binder, Pass, Token
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import ForwardHook
+from prunesampler.capture.row_function import RowFunction
 from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class
+from prunesampler.capture.rows import RowBatch
 from prunesampler.errors import (
     BindingError,
     PruneSamplerError,
     PruneSamplerWarning,
     RankError,
     StateError,
+    UnsupportedError,
 )
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
@@ -73,6 +76,7 @@ class Run:
         folder: RunFolder,
         group: Group,
         finder: Finder,
+        row_fn: RowFunction | None,
         input_fn: Callable[[Any], Any] | None,
         rescore_inputs: RescoreInputs | None,
         train_on_all: bool,
@@ -81,6 +85,7 @@ class Run:
         self.swap, self.folder, self._binder = swap, folder, binder
         self._finder = finder
         self._rescore_inputs = rescore_inputs
+        self._row_fn = row_fn
         self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
         self._filter = config.policy.batch_filter()
         self.group, self._train_on_all = group, train_on_all
@@ -214,16 +219,19 @@ class Run:
         skipped, self._skipped = self._skipped, 0
         return self._binder.start(skipped)
 
-    def fetched(self, token: Pass, rows: NDArray[np.int64], batch: Any) -> Any:
+    def fetched(self, token: Pass, item: RowBatch) -> Any:
         """A batch is fetched. Returns what is handed out of it."""
+        batch = item.batch
         if self._paused or self.phase in ("detached", "scored"):
             return batch
         self._forwards_unfetched = 0
         if token.fetched == token.skipped and self.phase == "pruned":
             self.pruned.started(token)
         with self._guard():
+            rows, drawn = self._rows(token, item), item.drawn or len(item.rows) or None
             if self._filter is not None and self._in_training and self.pruned.draws_every_epoch:
                 rows, batch = self._filtered(self._filter, rows, batch)
+                drawn = None
             if not self._watches:
                 token.count(self._binder.ahead)
                 self._current = token if self._in_training else self._current
@@ -232,7 +240,7 @@ class Run:
             targets = self._finder.targets(batch, positions) if self._is_scored else None
             if self._rescore_inputs is not None:
                 self._rescore_inputs.fetched(batch)
-            self._binder.fetched(token, positions, batch, targets, self._in_training)
+            self._binder.fetched(token, positions, batch, targets, self._in_training, drawn)
         return batch
 
     def _filtered(self, proxy: ProxyTraining, rows: NDArray[np.int64], batch: Any) -> tuple[NDArray[np.int64], Any]:
@@ -381,6 +389,22 @@ class Run:
 
     # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
 
+    def _rows(self, token: Pass, item: RowBatch) -> NDArray[np.int64]:
+        """The rows of a batch that is handed out, without a doubt where they matter."""
+        rows = item.rows if self._row_fn is None else self._row_fn(item.batch, item.rows)
+        if not self._is_followed and self._filter is None:
+            return rows
+        if self._row_fn is None:
+            rows = item.known_rows()
+        if self._is_scored and not (item.drawn is None and np.array_equal(rows, item.rows)):
+            drawn = None if self.phase == "scoring" else self.pruned.draws
+            if self.swap.real_rows(token.fetched, drawn) < len(rows):
+                raise UnsupportedError(
+                    "a batch is filled up, as processes have equal numbers of batches, and its collate function "
+                    "reorders it, so it cannot be told which rows only fill it up: give the loader drop_last=True"
+                )
+        return rows
+
     def _bind(self, token: Token, logits: Callable[[], Tensor]) -> None:
         before = self._open_pass
         if before is not None and before is not token.of and (self.phase == "scoring" or self._tracks_draws):
@@ -462,10 +486,9 @@ class Run:
 
         Pruned epochs without either count the batches that are handed out, less those that a framework fetches ahead.
         """
-        compared = self._is_scored or (self.phase == "pruned" and self.pruned.weighted)
-        self._binder.follow(compared)
+        self._binder.follow(self._is_followed)
         ahead_unknown = self.phase == "pruned" and self._has_model and not self._has_bound
-        self._watches = self.phase == "scoring" or compared or ahead_unknown
+        self._watches = self.phase == "scoring" or self._is_followed or ahead_unknown
         model, tie = self._model_ref(), self._tie()
         if not self._watches:
             self._unhook()
@@ -476,6 +499,11 @@ class Run:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+    @property
+    def _is_followed(self) -> bool:
+        """Whether scores or weights hang on the rows of the present batches."""
+        return self._is_scored or (self.phase == "pruned" and self.pruned.weighted)
 
     @property
     def _owes_rest(self) -> bool:

@@ -12,6 +12,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -19,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from prunesampler.capture.rows import RowStream
+from prunesampler.capture.rows import RowStream, row_stream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.sampling.permutation import rank_length
@@ -30,6 +31,10 @@ from prunesampler.training.policies.policy import Policy
 from prunesampler.training.policies.prune_once import PruneOnce
 from prunesampler.training.scoring_phase import Progress, StreamProgress
 
+_SCORE_ONLY = (
+    "give keep=None, which scores only (with row_fn=, a function from the batch to its rows, where it does not yield "
+    "positions in the dataset), and have it draw the rows of select(loader.pruning.table) afterwards"
+)
 _STATEFUL = "torchdata.stateful_dataloader.sampler"
 """Where StatefulDataLoader has samplers of its own, which it puts in the place of torch's."""
 
@@ -136,14 +141,16 @@ class SamplerSwap:
         self.batch_size = self.split.batch_size
 
     @classmethod
-    def of(cls, loader: DataLoader[Any]) -> SamplerSwap:
-        """Understand the samplers of ``loader``."""
+    def of(cls, loader: DataLoader[Any], *, scores_only: bool = False) -> SamplerSwap | FixedOrder:
+        """Understand the samplers of ``loader``; where nothing is ever exchanged unknown ones will do."""
         batch_sampler, split = BatchSplit.of(loader.batch_sampler)
+        rows = len(loader.dataset)  # type: ignore[arg-type]
         if split is None:
+            if scores_only and batch_sampler is loader.batch_sampler:
+                return FixedOrder(loader, rows)
             raise UnsupportedError(
                 f"the batch sampler {type(batch_sampler).__name__} makes up batches in a way of its own, which "
-                "pruning would break: use a plain torch.utils.data.BatchSampler, or score with with_rows() and "
-                "ScoreTracker and give your batch sampler the coreset's rows"
+                f"pruning would break: use a plain torch.utils.data.BatchSampler, or {_SCORE_ONLY}"
             )
         if split.processes > 1 and not (split.even or split.drop_last):
             raise UnsupportedError(
@@ -156,7 +163,7 @@ class SamplerSwap:
                 "told from the others: give the loader in_order=True"
             )
         base: Any = batch_sampler.sampler
-        rows, follows = len(loader.dataset), False  # type: ignore[arg-type]
+        follows = False
         options: dict[str, Any] = {}
         if _is(base, RandomSampler, "RandomSampler") or _is_seedable(base):
             draws, options = len(base), {"replacement": base.replacement}
@@ -175,11 +182,12 @@ class SamplerSwap:
             options = {"shuffle": base.shuffle, "replacement": base.replacement, **_shared(base, split)}
             if base.sampling_weights is not None:
                 options["sampling_weights"] = _padded(base.sampling_weights, rows)
+        elif scores_only and split.processes == 1:
+            return FixedOrder(loader, rows)
         else:
             raise UnsupportedError(
                 f"the sampler {type(base).__name__} is unknown, and its order cannot be reproduced for the kept rows: "
-                "use a sampler of torch.utils.data or prunesampler.PrunedSampler, or score with with_rows() and "
-                "ScoreTracker and give your sampler the coreset's rows"
+                f"use a sampler of torch.utils.data or prunesampler.PrunedSampler, or {_SCORE_ONLY}"
             )
         swap = cls(batch_sampler, split, base, rows, eligible_rows(base, rows), draws, options, follows=follows)
         swap._leave_out_tail()
@@ -467,3 +475,38 @@ class StreamSwap:
 
     def check_in_place(self, loader: Any, expected: Any) -> None:
         """Nobody else decides what the stream lets through."""
+
+
+class FixedOrder(StreamSwap):
+    """The counterpart of :class:`SamplerSwap` for a loader whose order is its own: it is scored, and never pruned."""
+
+    def __init__(self, loader: Any, num_rows: int) -> None:
+        self.base = getattr(loader, "sampler", None)
+        self.num_rows = self.num_eligible = self.rows_per_pass = num_rows
+        self.num_replicas = 1
+
+    def exchange(self, order: Any) -> None:
+        """Nothing else ever orders it."""
+
+    def count_by(self, counter: Any) -> None:
+        """Passes are counted by their ends."""
+
+
+def swap_of(loader: Any, policy: Policy, seed: int, num_rows: int | None) -> SamplerSwap | StreamSwap:
+    """What takes the place of a loader's order; ``num_rows`` of a stream whose rows a ``row_fn`` tells."""
+    stream = row_stream(loader)
+    scores_only = isinstance(policy, PruneOnce) and policy.selection is None
+    if stream is not None:
+        return StreamSwap(stream, policy, seed)
+    if getattr(loader, "batch_sampler", None) is not None and not isinstance(loader.dataset, IterableDataset):
+        return SamplerSwap.of(loader, scores_only=scores_only)
+    if not scores_only:
+        raise UnsupportedError(
+            f"{type(loader).__name__} has no sampler whose order could be exchanged for the kept rows: give "
+            "keep=None, which scores only, and have the loader leave out the rows that select(loader.pruning.table) "
+            "does not keep"
+        )
+    if num_rows is None:
+        rule = "must be given with row_fn= for a stream without a length: one id for each row, or {id: row}"
+        raise ArgumentError("keys", rule, None)
+    return FixedOrder(loader, num_rows)

@@ -217,7 +217,7 @@ class ScoringPhase:
                 self.tracker.update(rows, values, targets)
                 self._look(values, targets)
         self._seen.add(token.rows)
-        self.progress.train(len(token.rows))
+        self.progress.train(len(token.rows) if token.drawn is None else token.drawn)
 
     def _look(self, logits: Any, targets: Any) -> None:
         if self._first is None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Subset
 
-from prunesampler.capture.row_dataset import _carriers
+from prunesampler.capture.row_dataset import _carriers, carrying_rows
 from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class, with_rows
 from prunesampler.capture.rows import RowBatch
 from prunesampler.errors import UnsupportedError
@@ -26,7 +26,11 @@ class Wide:
 
 
 def set_offset(_: int) -> None:
-    torch.utils.data.get_worker_info().dataset.offset = 1000
+    dataset = torch.utils.data.get_worker_info().dataset
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    assert isinstance(dataset, Squares)
+    dataset.offset = 1000
 
 
 @pytest.mark.parametrize("options", GRID, ids=str)
@@ -62,10 +66,49 @@ def test_negative_indices_are_positions_too() -> None:
     assert [rows.tolist() for rows, _ in with_rows(loader)] == [[9, 3]]
 
 
-def test_workers_see_the_dataset_itself() -> None:
-    loader = DataLoader(Squares(), batch_size=5, num_workers=1, worker_init_fn=set_offset)
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: Subset(Subset(data, range(23)), range(23))])
+def test_workers_see_the_dataset_itself(context: str, wrap: Any) -> None:
+    loader = DataLoader(
+        wrap(Squares()), batch_size=5, num_workers=1, worker_init_fn=set_offset, multiprocessing_context=context
+    )
     for rows, batch in with_rows(loader):
         assert (rows**2 + 1000).tolist() == batch.tolist()
+    assert loader.worker_init_fn is set_offset
+
+
+class Asking(Squares):
+    """Asks its worker for itself, with no worker_init_fn."""
+
+    def __getitem__(self, i: int) -> int:
+        assert torch.utils.data.get_worker_info().dataset is self
+        return i * i
+
+
+class AskingStream(IterableDataset[Any]):
+    """A stream that knows its rows, from where its worker says."""
+
+    start = 0
+
+    def iter_rows(self) -> Iterator[RowBatch]:
+        assert torch.utils.data.get_worker_info().dataset is self
+        for row in range(self.start, self.start + 4):
+            yield RowBatch(np.array(row), row * row)
+
+    def __iter__(self) -> Any:
+        raise AssertionError("its rows are wanted")
+
+
+def set_start(_: int) -> None:
+    torch.utils.data.get_worker_info().dataset.start = 3
+
+
+def test_workers_know_the_dataset_without_being_asked_to() -> None:
+    for rows, batch in with_rows(DataLoader(Asking(), batch_size=5, num_workers=1)):
+        assert (rows**2).tolist() == batch.tolist()
+    stream: Any = DataLoader(AskingStream(), batch_size=2, num_workers=1, worker_init_fn=set_start)
+    found = [(batch.rows.tolist(), batch.batch.tolist()) for batch in carrying_rows(stream)]
+    assert found == [([3, 4], [9, 16]), ([5, 6], [25, 36])]
 
 
 def test_rows_beyond_float32_stay_exact() -> None:
@@ -75,14 +118,20 @@ def test_rows_beyond_float32_stay_exact() -> None:
 
 @pytest.mark.parametrize("indices", [[2, 0], np.array([2, 0]), [np.int32(2), 0], torch.tensor([2, 0]), [-1, 0]])
 def test_rows_are_the_integers_that_a_sampler_yields(indices: Any) -> None:
-    rows, samples = _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)
+    rows, samples, fault = _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)
+    assert fault is None
     assert (rows.dtype, rows.tolist(), samples) == (np.int64, [2, 0], [7, 5])
+
+
+class Keyed(Dataset[Any]):
+    def __getitem__(self, key: Any) -> int:
+        return 3
 
 
 @pytest.mark.parametrize("indices", [[2.0, 0.0], ["a", "b"], [(1, 2), (0, 1)], [(1, 2), 0], [None, 1]])
 def test_other_keys_are_no_rows(indices: Any) -> None:
-    with pytest.raises(UnsupportedError, match="positions in the dataset as ints"):
-        _carriers(DataLoader([5, 6, 7]))["dataset"].__getitems__(indices)
+    with pytest.raises(UnsupportedError, match=r"positions in the dataset as ints, got .*give row_fn="):
+        next(with_rows(DataLoader(Keyed(), batch_size=2, sampler=indices)))
 
 
 class Ledger:
@@ -97,10 +146,10 @@ class Ledger:
         self.passes += 1
         return self.passes
 
-    def fetched(self, token: int, rows: Any, batch: Any) -> Any:
-        assert (rows**2).tolist() == batch.tolist()
-        self.events.append((token, rows.tolist()))
-        return batch
+    def fetched(self, token: int, item: RowBatch) -> Any:
+        assert (item.rows**2).tolist() == item.batch.tolist()
+        self.events.append((token, item.rows.tolist()))
+        return item.batch
 
     def exhausted(self, token: int) -> None:
         self.events.append((token, "end"))

@@ -446,6 +446,11 @@ def pruned_texts(names: Names) -> None:
     assert set(pruning.table.scores) >= {pruning.coreset.selection["options"]["by"]}
 
 
+def told(names: Names) -> None:
+    assert len(names["names"]) == 600
+    assert names["loader"].pruning.table.presentations.tolist() == [2] * 1200
+
+
 def by_lightning(names: Names) -> None:
     assert names["trainer"].global_step == names["trainer"].estimated_stepping_batches == 4 * 19
     assert len(names["prune"].pruning.coreset) == 600
@@ -494,6 +499,8 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("other-tasks.md", "Detection"): pruned_by("loss"),
     ("fine-tuning.md", "Score with a finished proxy, then prune from the start"): pruned_by("el2n"),
     ("fine-tuning.md", "Score while the proxy trains"): pruned_by("forgetting"),
+    ("rows.md", "The batch says its rows"): lambda names: kept(names, 600),
+    ("rows.md", "Samplers, batch samplers and streams"): told,
     ("growing.md", "Carry the scores over"): carried_over,
     ("files.md", ""): told_columns,
     ("files.md", "pandas, polars, DuckDB"): read_alike,

@@ -160,8 +160,8 @@ class MyBatches(BatchSampler):
     [
         (lambda: DataLoader(Numbers(), batch_size=2), "map-style"),
         (lambda: DataLoader(Leaky(9), batch_size=None), "batch_size"),
-        (lambda: DataLoader(Leaky(9), batch_sampler=MyBatches(RandomSampler(range(9)), 3, False)), "with_rows"),
-        (lambda: DataLoader(Leaky(9), batch_size=2, sampler=list(range(9))), "with_rows"),
+        (lambda: DataLoader(Leaky(9), batch_sampler=MyBatches(RandomSampler(range(9)), 3, False)), "keep=None"),
+        (lambda: DataLoader(Leaky(9), batch_size=2, sampler=list(range(9))), "keep=None"),
         (lambda: [1, 2, 3], "DataLoader"),
     ],
 )
@@ -393,14 +393,10 @@ def test_logits_that_are_not_two_dimensional(folder: Path) -> None:
             model(x)
 
 
-def test_a_collate_function_that_drops_samples(folder: Path) -> None:
-    def some(samples: list[Any]) -> Any:
-        samples = samples[:-1]
-        return torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples])
-
+def test_a_loop_that_drops_samples(folder: Path) -> None:
     model = Net()
-    loader = attach(make_loader(collate_fn=some), model, save_dir=folder)
-    with pytest.raises(ps.BindingError, match="6 rows, 5 logits"):
+    loader = attach(make_loader(), model, save_dir=folder, logits_fn=lambda logits: logits[:-1])
+    with pytest.raises(ps.BindingError, match="6 rows, 5 logits, 6 targets"):
         for x, _ in loader:
             model(x)
 

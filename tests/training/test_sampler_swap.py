@@ -120,7 +120,7 @@ class MyBatches(BatchSampler):
 
 def test_unknown_samplers_name_the_cure() -> None:
     for sampler in (Mine(), MyRandom(range(N)), list(range(N))):
-        with pytest.raises(UnsupportedError, match="with_rows"):
+        with pytest.raises(UnsupportedError, match="keep=None"):
             of(sampler)
     loader = DataLoader(range(N), batch_sampler=MyBatches(RandomSampler(range(N)), 3, False))
     with pytest.raises(UnsupportedError, match="MyBatches"):
