@@ -29,14 +29,14 @@ class Images(Dataset[Any]):
     """32 × 32 images with a crop and a flip, as CIFAR's are trained on."""
 
     def __init__(self) -> None:
-        self.images = torch.randn(2048, 3, 40, 40)
+        self.images = torch.randn(len(self), 3, 40, 40)
 
     def __len__(self) -> int:
         return BATCHES * SIZE
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
         top, left = row % 8, row // 8 % 8
-        image = self.images[row % len(self.images), :, top : top + 32, left : left + 32]
+        image = self.images[row, :, top : top + 32, left : left + 32]
         return image.flip(2) if row % 2 else image.clone(), row % 10
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from prunesampler.capture.collate_order import CollateOrder
-from prunesampler.capture.rows import UNKNOWN, RowBatch, RowSource, joined_rows
+from prunesampler.capture.rows import UNKNOWN, Collated, RowBatch, RowSource, joined_rows
 from prunesampler.errors import UnsupportedError
 
 
@@ -77,23 +77,32 @@ class RowCollate:
         self._collate_fn = collate_fn
         self._order = CollateOrder(collate_fn)
 
-    def __call__(self, fetched: Any) -> RowBatch:
+    def __call__(self, fetched: Any) -> Collated:
         """Of the samples of a map-style dataset, or of single samples of a stream."""
         if isinstance(fetched, RowBatch):  # a stream's batch
-            return fetched._replace(batch=self._collate_fn(fetched.batch))
+            return Collated(fetched.rows, self._collate_fn(fetched.batch))
         if isinstance(fetched, list):
             rows, samples, fault = joined_rows(fetched), [item.batch for item in fetched], None
         else:
             rows, samples, fault = fetched
         if fault is not None:
             cure = "give row_fn=, a function from the batch to its rows"
-            return RowBatch(rows, self._collate_fn(samples), doubt=UnsupportedError(f"{fault}: {cure}"))
+            return Collated(rows, self._collate_fn(samples), doubt=UnsupportedError(f"{fault}: {cure}"))
         if isinstance(samples, list) and len(samples) != len(rows):  # several batches of a stream
-            return RowBatch(rows, self._collate_fn(samples))
+            return Collated(rows, self._collate_fn(samples))
         batch, sources, doubt = self._order.collate(self._collate_fn, samples)
         if sources is None:
-            return RowBatch(rows, batch, doubt=doubt)
-        return RowBatch(rows[sources], batch, len(rows))
+            return Collated(rows, batch, doubt=doubt)
+        return Collated(rows[sources], batch, len(rows))
+
+
+class PairCollate(RowCollate):
+    """The same for pipelines, whose batches are followed further: a doubt is raised at once."""
+
+    def __call__(self, fetched: Any) -> Any:
+        """As above."""
+        item = super().__call__(fetched)
+        return RowBatch(item.known_rows(), item.batch)
 
 
 class _WorkerInit:
@@ -120,20 +129,24 @@ def _carriers(loader: DataLoader[Any]) -> dict[str, Any]:
         return {}
     else:
         carrier = _RowDataset(dataset)
-    collate: Any = RowCollate(loader.collate_fn)
-    return {"dataset": carrier, "collate_fn": collate, "worker_init_fn": _WorkerInit(loader.worker_init_fn)}
+    return {
+        "dataset": carrier,
+        "collate_fn": RowCollate(cast(Any, loader.collate_fn)),
+        "worker_init_fn": _WorkerInit(loader.worker_init_fn),
+    }
 
 
 def carrying_rows(loader: DataLoader[Any]) -> DataLoader[Any]:
     """A copy that gives :class:`RowBatch` for good, workers and all; of a loader over a :class:`RowSource`."""
     carrying: DataLoader[Any] = object.__new__(type(loader))
-    vars(carrying).update(vars(loader), _iterator=None, **_carriers(loader))
+    collate = PairCollate(cast(Any, loader.collate_fn))
+    vars(carrying).update(vars(loader), _iterator=None, **{**_carriers(loader), "collate_fn": collate})
     return carrying
 
 
 @contextmanager
 def carrying(loader: DataLoader[Any]) -> Iterator[None]:
-    """Within this context an iterator of the loader gives :class:`RowBatch`, where its batches are made of rows."""
+    """Within this context an iterator of the loader gives :class:`Collated`, where its batches are made of rows."""
     fields = vars(loader)  # `dataset` refuses assignment through the loader
     carriers = _carriers(loader)
     plain = {name: fields[name] for name in carriers}

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.capture.row_dataset import carrying
 from prunesampler.capture.row_function import RowFunction
-from prunesampler.capture.rows import UNKNOWN, RowBatch, RowSource, check_followed
+from prunesampler.capture.rows import Collated, RowSource, check_followed
 from prunesampler.errors import UnsupportedError
 
 T = TypeVar("T")
@@ -60,14 +60,14 @@ def rows_of(loader: Any, told: RowFunction | None) -> Iterator[tuple[torch.Tenso
     if isinstance(loader, RowLoader | RowPipeline):
         raise UnsupportedError("loader is attached: loader.pruning follows its rows; detach() it first")
     if source:
-        batches = loader.iter_rows()
+        batches: Iterator[Any] = (Collated(rows, batch) for rows, batch in loader.iter_rows())
     elif told is not None and (not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__):
         batches = iter(loader)  # what it hands out is its own affair
     else:
         batches = _carried(loader)
     for batch in batches:
-        item = row_batch(batch)
-        if told is None and not isinstance(batch, RowBatch):
+        item = Collated.of(batch)
+        if told is None and item is not batch:
             raise UnsupportedError(
                 f"{type(loader).__name__}.__iter__ does not give what its workers return, so rows cannot travel "
                 "with its batches: give the plain DataLoader below it, or row_fn=, a function from the batch to its "
@@ -78,7 +78,7 @@ def rows_of(loader: Any, told: RowFunction | None) -> Iterator[tuple[torch.Tenso
 
 
 def _carried(loader: DataLoader[Any]) -> Iterator[Any]:
-    """One pass whose batches are :class:`RowBatch`, where they are made of rows."""
+    """One pass whose batches are :class:`Collated`, where they are made of rows."""
     fields = vars(loader)
     persistent, live = fields["persistent_workers"], fields.get("_iterator")
     # Persistent workers would go on carrying rows into the caller's next plain pass.
@@ -102,7 +102,7 @@ class RowListener(Protocol):
     def started(self) -> Any:
         """An iterator begins a pass. Returns the pass."""
 
-    def fetched(self, token: Any, item: RowBatch) -> Any:
+    def fetched(self, token: Any, item: Collated) -> Any:
         """The pass has ``item.batch``. Returns what it hands out: the same, or a part of it."""
 
     def exhausted(self, token: Any) -> None:
@@ -159,7 +159,10 @@ class RowPipeline(IterableDataset[Any]):
         listener.before_pass()
         if not isinstance(self, RowPipeline):
             return iter(self)
-        batches = self.iter_rows() if isinstance(self, RowSource) else super().__iter__()
+        if isinstance(self, RowSource):
+            batches: Iterator[Any] = (Collated(rows, batch) for rows, batch in self.iter_rows())
+        else:
+            batches = super().__iter__()
         return _reported(listener, listener.started(), batches)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -170,13 +173,8 @@ class RowPipeline(IterableDataset[Any]):
 
 def _reported(listener: RowListener, token: Any, batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
-        yield listener.fetched(token, row_batch(batch))
+        yield listener.fetched(token, Collated.of(batch))
     listener.exhausted(token)
-
-
-def row_batch(batch: Any) -> RowBatch:
-    """A batch with its rows, of which it may have none."""
-    return batch if isinstance(batch, RowBatch) else RowBatch(UNKNOWN, batch)
 
 
 class _RowIterator:
@@ -185,7 +183,7 @@ class _RowIterator:
 
     def __next__(self) -> Any:
         try:
-            item = row_batch(super().__next__())  # type: ignore[misc]
+            item = Collated.of(super().__next__())  # type: ignore[misc]
         except StopIteration:
             self._row_listener.exhausted(self._row_pass)
             raise

@@ -17,10 +17,17 @@ UNKNOWN = np.empty(0, np.int64)
 
 
 class RowBatch(NamedTuple):
-    """A batch and the rows that it was made of, in the same order.
+    """A batch and the rows that it was made of, in the same order."""
+
+    rows: NDArray[np.int64]
+    batch: Any
+
+
+class Collated(NamedTuple):
+    """The same of a collate function that was looked at.
 
     Attributes:
-        rows: (B,) int64.
+        rows: (B,) int64; none where the batch carries none.
         batch: as the loader makes it.
         drawn: how many were drawn for it, where its collate function put them in another order, left some out or
             repeated them; else None.
@@ -31,6 +38,13 @@ class RowBatch(NamedTuple):
     batch: Any
     drawn: int | None = None
     doubt: UnsupportedError | PruneSamplerWarning | None = None
+
+    @classmethod
+    def of(cls, batch: Any) -> Collated:
+        """A batch that a loader hands out."""
+        if isinstance(batch, Collated):
+            return batch
+        return cls(*batch) if isinstance(batch, RowBatch) else cls(UNKNOWN, batch)
 
     def known_rows(self) -> NDArray[np.int64]:
         """The rows, unless there is a doubt about them."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from prunesampler.capture.row_loader import RowListener, RowLoader, row_loader_class
-from prunesampler.capture.rows import RowBatch
+from prunesampler.capture.rows import Collated
 
 
 def is_prefetcher(loader: Any) -> bool:
@@ -22,7 +22,7 @@ class Prefetched:
 
     def __init__(self, listener: RowListener) -> None:
         self._listener = listener
-        self._waiting: deque[RowBatch] = deque()
+        self._waiting: deque[Collated] = deque()
         self._pass: Any = None
 
     def before_pass(self) -> None:
@@ -34,7 +34,7 @@ class Prefetched:
         self._waiting, self._pass = deque(), self._listener.started()
         return self._waiting
 
-    def fetched(self, token: Any, item: RowBatch) -> Any:
+    def fetched(self, token: Any, item: Collated) -> Any:
         """The prefetcher has the next batch."""
         token.append(item._replace(batch=None))  # which is not to live longer for our sake
         return item.batch

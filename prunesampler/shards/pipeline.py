@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
-from prunesampler.capture.row_dataset import RowCollate, carrying_rows
+from prunesampler.capture.row_dataset import PairCollate, carrying_rows
 from prunesampler.capture.row_loader import row_loader_class
 from prunesampler.capture.rows import RowBatch, RowSource
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool
@@ -104,7 +104,7 @@ class TrackedPipeline(IterableDataset[Any]):
                     "the pipeline gives samples without __key__ and __url__, which webdataset's tarfile_to_samples "
                     "would set, so their rows cannot be known"
                 )
-            yield item._replace(rows=np.atleast_1d(item.rows))
+            yield RowBatch(np.atleast_1d(item.rows), item.batch)
 
     def __iter__(self) -> Iterator[Any]:
         return (item.batch for item in self.iter_rows())
@@ -329,15 +329,12 @@ def _batched_with_rows(stage: Any) -> Any:
     bound = inspect.signature(stage.f).bind(None, *stage.args, **stage.kw)
     bound.apply_defaults()
     _, size, collation, partial = bound.args
-    collate = functools.partial(_collate_with_rows, RowCollate(collation or list), collation or list)
+    collate = functools.partial(_collate_with_rows, PairCollate(collation or list), collation or list)
     return webdataset.filters.batched(size, collation_fn=collate, partial=partial)
 
 
-def _collate_with_rows(follow: RowCollate, collation: Callable[[list[Any]], Any], items: list[Any]) -> Any:
-    if not all(isinstance(item, RowBatch) for item in items):
-        return collation(items)
-    collated = follow(items)
-    return RowBatch(collated.known_rows(), collated.batch)
+def _collate_with_rows(follow: PairCollate, collation: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    return follow(items) if all(isinstance(item, RowBatch) for item in items) else collation(items)
 
 
 def _function_of(stage: Any) -> Any:

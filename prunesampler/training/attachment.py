@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from prunesampler.capture.rows import RowBatch
+from prunesampler.capture.rows import Collated
 
 
 class Attachment:
@@ -26,7 +26,7 @@ class Attachment:
         """An iterator begins."""
         return self._run.started()
 
-    def fetched(self, token: Any, item: RowBatch) -> Any:
+    def fetched(self, token: Any, item: Collated) -> Any:
         """A batch is fetched. Returns what is handed out of it."""
         return self._run.fetched(token, item) if self._run.is_tied_by(self) else item.batch
 

@@ -22,7 +22,7 @@ from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import ForwardHook
 from prunesampler.capture.row_function import RowFunction
 from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class
-from prunesampler.capture.rows import RowBatch
+from prunesampler.capture.rows import Collated
 from prunesampler.errors import (
     BindingError,
     PruneSamplerError,
@@ -219,7 +219,7 @@ class Run:
         skipped, self._skipped = self._skipped, 0
         return self._binder.start(skipped)
 
-    def fetched(self, token: Pass, item: RowBatch) -> Any:
+    def fetched(self, token: Pass, item: Collated) -> Any:
         """A batch is fetched. Returns what is handed out of it."""
         batch = item.batch
         if self._paused or self.phase in ("detached", "scored"):
@@ -389,7 +389,7 @@ class Run:
 
     # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
 
-    def _rows(self, token: Pass, item: RowBatch) -> NDArray[np.int64]:
+    def _rows(self, token: Pass, item: Collated) -> NDArray[np.int64]:
         """The rows of a batch that is handed out, without a doubt where they matter."""
         rows = item.rows if self._row_fn is None else self._row_fn(item.batch, item.rows)
         if not self._is_followed and self._filter is None:

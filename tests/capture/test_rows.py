@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from prunesampler.capture.row_dataset import _carriers, carrying_rows
 from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class, with_rows
-from prunesampler.capture.rows import RowBatch
+from prunesampler.capture.rows import Collated, RowBatch
 from prunesampler.errors import UnsupportedError
 from tests.helpers.squares import GRID, Squares, SquaresAtOnce
 
@@ -146,7 +146,7 @@ class Ledger:
         self.passes += 1
         return self.passes
 
-    def fetched(self, token: int, item: RowBatch) -> Any:
+    def fetched(self, token: int, item: Collated) -> Any:
         assert (item.rows**2).tolist() == item.batch.tolist()
         self.events.append((token, item.rows.tolist()))
         return item.batch

@@ -87,6 +87,14 @@ def test_batches_and_apart_again(partial: bool) -> None:
         assert rows.tolist() == list(x)
 
 
+def test_rows_follow_a_collation_that_sorts() -> None:
+    def backwards(samples: list[Any]) -> Any:
+        return np.array([sample[0] for sample in samples])[::-1]
+
+    for rows, x in run(wds.to_tuple("x"), wds.batched(4, collation_fn=backwards)):
+        assert rows.tolist() == x.tolist()
+
+
 def test_lists_and_dict_batches() -> None:
     for rows, listed in run(wds.batched(3, collation_fn=None)):
         assert isinstance(listed, list)
