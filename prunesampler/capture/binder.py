@@ -2,12 +2,14 @@
 
 A loop may fetch ahead, skip batches, run the model twice on one batch or on something else. So every batch that the
 loader hands out leaves a :class:`Token` in a queue, and a training forward takes the token of its own batch, which is
-recognised by some values of the inputs, never by which batch was fetched last.
+recognised by its inputs, never by which batch was fetched last: by their identity, or by some of their values, and
+where these are alike in several batches, by all of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,11 +17,12 @@ import torch
 from torch import Tensor
 
 from prunesampler.capture.forward_hook import tensor_leaves
-from prunesampler.capture.input_match import Input, Probe, likeness, sample
+from prunesampler.capture.input_match import Input, Pair, Probe, likeness, same_values, sample
 from prunesampler.errors import ArgumentError, BindingError, check_choice
 
-_LEAVES = 4  # inputs compared of each batch
-_VERIFIED = 8  # first batches whose inputs are compared at the price of a host synchronisation
+_LEAVES = 4  # inputs whose values are kept of each batch
+_HELD = 4  # newest waiting batches whose inputs are held whole
+_VERIFIED = 8  # first batches whose inputs are compared whole, at the price of a host synchronisation
 _HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation
 _UNBOUND = 64  # training batches without a training forward that are an error
 
@@ -80,7 +83,10 @@ class Pass:
 
 @dataclass(eq=False)
 class Token:
-    """What is kept of a batch until its logits come: its rows (int64, CPU), its targets, some of its values."""
+    """What is kept of a batch until its logits come: its rows (int64, CPU), its targets, some of its values.
+
+    ``inputs`` are all its tensors but the targets, held while it is one of the newest.
+    """
 
     rows: Tensor
     targets: Any
@@ -89,6 +95,41 @@ class Token:
     in_training: bool
     drawn: int | None = None  # rows before a collate function left some out, or repeated them; None for as many
     probes: list[Probe] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+
+    def hold(self, batch: Any) -> None:
+        """Keep what the batch can be recognised by."""
+        self.inputs = _comparable(leaf for leaf in tensor_leaves(batch) if leaf is not self.targets)
+        self.probes = [Probe(leaf) for leaf in self.inputs[:_LEAVES]]
+
+    def release(self) -> None:
+        """Hold the inputs no longer: all of one can be compared only while others hold it."""
+        self.inputs = []
+
+    def is_of(self, leaves: list[Tensor]) -> bool:
+        """Whether these are the very tensors of the batch, unchanged."""
+        return all(any(probe.input.is_still(leaf) for probe in self.probes) or leaf is self.targets for leaf in leaves)
+
+    def changed(self, pairs: list[Pair], leaves: list[Tensor]) -> bool:
+        """Whether an input that is in none of the pairs seems to have been changed on its way to the model."""
+        theirs, mine = {i for i, _ in pairs}, {j for _, j in pairs}
+        loose = [leaf.numel() for i, leaf in enumerate(leaves) if i not in theirs and leaf.is_floating_point()]
+        return bool(loose) and any(
+            probe.input.numel in loose and not probe.constant for j, probe in enumerate(self.probes) if j not in mine
+        )
+
+    def more_in(self, leaves: list[Tensor]) -> int:
+        """How many of its inputs are among these, of those whose values are not kept apart."""
+        return sum(any(same_values(mine, leaf) for leaf in leaves) for mine in self.inputs[_LEAVES:])
+
+    def targets_in(self, leaves: list[Tensor]) -> bool:
+        """Whether its targets are among these, as they are for models that compute their loss."""
+        return isinstance(self.targets, Tensor) and any(same_values(self.targets, leaf) for leaf in leaves)
+
+    def has_targets_of(self, other: Token) -> bool:
+        """Whether both have the same targets."""
+        mine, theirs = list(tensor_leaves(self.targets)), list(tensor_leaves(other.targets))
+        return len(mine) == len(theirs) > 0 and all(map(same_values, mine, theirs))
 
     def skip(self, batches: int) -> None:
         """So many batches of the pass came before this one: its loader resumes inside an epoch."""
@@ -182,10 +223,10 @@ class Binder:
         token = Token(rows, targets, of, of.fetched, in_training, drawn)
         of.fetched += 1
         if self._following and not self._augmented:
-            leaves = (leaf for leaf in tensor_leaves(batch) if leaf is not targets and leaf.numel())
-            for leaf, _ in zip(leaves, range(_LEAVES), strict=False):
-                token.probes.append(Probe(leaf.numel(), sample(leaf)))
+            token.hold(batch)
         self._queue.append(token)
+        if len(self._queue) > _HELD:
+            self._queue[-_HELD - 1].release()
         self._unbound += in_training
         if self._following and self._unbound > _UNBOUND:
             raise BindingError(
@@ -201,7 +242,7 @@ class Binder:
 
         None for a second forward on the batch bound last (SAM, recomputation), or one before any batch was fetched.
         """
-        leaves = [leaf for leaf in tensor_leaves(inputs) if leaf.numel()][:_LEAVES]
+        leaves = _comparable(tensor_leaves(inputs))
         if not self._passes or self._is_repeated(leaves):
             return None
         index = self._find(leaves) if self._following else self._by_depth()
@@ -252,7 +293,8 @@ class Binder:
 
     def _is_repeated(self, leaves: list[Tensor]) -> bool:
         return any(
-            len(inputs) == len(leaves) > 0 and all(map(Input.is_still, inputs, leaves)) for _, inputs in self._history
+            len(inputs) == len(leaves[:_LEAVES]) > 0 and all(map(Input.is_still, inputs, leaves))
+            for _, inputs in self._history
         )
 
     def _by_depth(self) -> int | None:
@@ -265,22 +307,110 @@ class Binder:
     def _find(self, leaves: list[Tensor]) -> int | None:
         if self._augmented:
             return self._only()
-        settled = self._verified >= _VERIFIED and len(self._queue) == self._depth and not self._queue[0].of.exhausted
-        if settled and not self._matching and any(leaf.device.type != "cpu" for leaf in leaves):
-            self._suspect(leaves)
-            return 0
-        samples = [(leaf.numel(), sample(leaf)) for leaf in leaves]
-        likenesses = [likeness(token.probes, samples) for token in self._queue]
-        best = max(likenesses, key=len, default=[])
-        if best:
-            index = likenesses.index(best)
-            self._pair = best[0]
-            self._verified += 1
-            if not self._queue[index].of.exhausted:
-                self._depth = len(self._queue) - index
-            return index
-        if self._matching or any(likeness(token.probes, samples) for token, _ in self._history):
+        given = leaves[:_LEAVES]
+        index = self._identical(given)
+        if index is None:
+            settled = self._verified >= _VERIFIED and self._in_step
+            if settled and not self._matching and any(leaf.device.type != "cpu" for leaf in given):
+                self._suspect(given)
+                return 0
+            index = self._alike(leaves)
+        if index is None:
+            self._check_unknown(given)
             return None
+        if not self._queue[index].of.exhausted:
+            self._depth = len(self._queue) - index
+        return index
+
+    @property
+    def _in_step(self) -> bool:
+        """Whether as many batches wait as the loop looks ahead, so that none was skipped."""
+        return len(self._queue) == self._depth and not self._queue[0].of.exhausted
+
+    def _identical(self, leaves: list[Tensor]) -> int | None:
+        """The one waiting batch whose very tensors these are."""
+        found = [index for index, token in enumerate(self._queue) if leaves and token.probes and token.is_of(leaves)]
+        # Tensors that the batch before held too are of every batch.
+        known = len(found) == 1 and not (self._history and self._history[0][0].is_of(leaves))
+        return found[0] if known else None
+
+    def _alike(self, leaves: list[Tensor]) -> int | None:
+        """The one waiting batch that has the values of these."""
+        given = leaves[:_LEAVES]
+        samples = [sample(leaf) for leaf in given]
+        found: dict[int, list[Pair]] = {}
+        sure = self._verified >= _VERIFIED
+        for index, token in enumerate(self._queue):
+            telling, constant = likeness(token.probes, given, samples)
+            if telling or {i for i, _ in constant} == set(range(len(given))):
+                found[index] = telling or constant
+                sure = sure and bool(telling)
+        found = _most(found, {index: len(pairs) for index, pairs in found.items()})
+        if len(found) > 1 or not sure or self._is_in_history(given, samples):
+            found = self._compare_whole(found, leaves)
+        if not found:
+            return None
+        index = self._in_order(list(found)) if len(found) > 1 else next(iter(found))
+        token = self._queue[index]
+        if token.changed(found[index], given):
+            return None
+        self._pair = max(found[index], key=lambda pair: given[pair[0]].numel())
+        self._verified += 1
+        return index
+
+    def _compare_whole(self, found: dict[int, list[Pair]], leaves: list[Tensor]) -> dict[int, list[Pair]]:
+        """Of batches alike in some values those that are most alike in all, where these are still at hand."""
+        sure: dict[int, int] = {}
+        kept: dict[int, list[Pair]] = {}
+        for index, pairs in found.items():
+            token = self._queue[index]
+            equal = {(i, j): token.probes[j].equals_whole(leaves[i]) for i, j in pairs}
+            kept[index] = [pair for pair in pairs if equal[pair] is not False]
+            if kept[index]:
+                sure[index] = sum(equal[pair] is True for pair in pairs)
+        most = _most(kept, sure)
+        for others_in in (Token.more_in, Token.targets_in):
+            if len(most) > 1:
+                most = _most(most, {index: others_in(self._queue[index], leaves) for index in most})
+        return most
+
+    def _in_order(self, alike: list[int]) -> int:
+        """Which of several waiting batches that cannot be told apart is trained on, where something else says so."""
+        tokens = [self._queue[index] for index in alike]
+        newest = max(token.of.number for token in tokens)
+        for index, token in zip(alike, tokens, strict=True):
+            if newest > token.of.number == self._newest_bound and token.index == token.of.trained:
+                return index  # goes on in a pass that the loader has read ahead of
+        # A pass that only peeked at a batch is over.
+        alike = [index for index, token in zip(alike, tokens, strict=True) if token.of.number == newest]
+        if len(alike) == 1:
+            return alike[0]
+        first = self._queue[alike[0]]
+        if (
+            self._history
+            and self._in_step
+            and alike[0] == 0
+            and all(first.has_targets_of(self._queue[index]) for index in alike)
+        ):
+            return 0  # the same samples twice
+        raise BindingError(
+            f"{len(alike)} batches that wait for their logits have the same inputs, so it cannot be told which of them "
+            "a training forward was given: train on every batch that is fetched, or score in a separate pass with "
+            "attach(..., rescore=plain_loader)"
+        )
+
+    def _is_in_history(self, leaves: list[Tensor], samples: list[Tensor]) -> bool:
+        for token, _ in self._history:
+            telling, constant = likeness(token.probes, leaves, samples)
+            if any(token.probes[j].equals_whole(leaves[i]) is not False for i, j in telling or constant):
+                return True
+        return False
+
+    def _check_unknown(self, leaves: list[Tensor]) -> None:
+        """Refuse a forward on something that waits for no logits, unless it may be ignored."""
+        samples = [sample(leaf) for leaf in leaves]
+        if self._matching or self._is_in_history(leaves, samples):
+            return
         if not self._queue:
             raise BindingError(
                 "a training forward came while no batch of the loader was waiting, on inputs that are not the last "
@@ -337,9 +467,10 @@ class Binder:
 
     def _suspect(self, leaves: list[Tensor]) -> None:
         probes, (i, j) = self._queue[0].probes, self._pair or (0, 0)
-        if i < len(leaves) and j < len(probes) and leaves[i].numel() == probes[j].numel:
-            expected = probes[j].values.to(leaves[i].device, leaves[i].dtype, non_blocking=True)
-            differs = (expected.nan_to_num() != sample(leaves[i]).nan_to_num()).any().int()
+        if i < len(leaves) and j < len(probes) and leaves[i].numel() == probes[j].input.numel:
+            if leaves[i].device != probes[j].device:  # looking at those of a host costs no waiting
+                probes[j].sharpen()
+            differs = probes[j].differs(leaves[i])
         else:
             differs = torch.ones((), dtype=torch.int32, device=leaves[0].device)
         self._suspects = differs if self._suspects is None else self._suspects + differs
@@ -348,9 +479,29 @@ class Binder:
         for _ in range(index):
             self._queue.popleft()  # skipped by the loop
         token = self._queue.popleft()
-        self._history.appendleft((token, [Input.of(leaf) for leaf in leaves]))
+        token.release()
+        self._history.appendleft((token, [Input.of(leaf) for leaf in leaves[:_LEAVES]]))
         self._unbound = 0
         self._newest_bound = token.of.number
         token.of.bound += 1
         token.of.trained = token.index + 1
         return token
+
+
+def _comparable(leaves: Iterable[Tensor]) -> list[Tensor]:
+    """Tensors whose elements can be looked at one by one: of a sparse or nested one, what it is made of."""
+    found: list[Tensor] = []
+    for leaf in leaves:
+        if leaf.layout == torch.sparse_coo:
+            found += leaf._indices(), leaf._values()
+        elif leaf.layout != torch.strided:
+            found.append(leaf.values())
+        else:
+            found.append(leaf)
+    return [leaf for leaf in found if leaf.numel()]
+
+
+def _most(found: dict[int, list[Pair]], counts: dict[int, int]) -> dict[int, list[Pair]]:
+    """Those of the highest count; others have none."""
+    highest = max(counts.values(), default=0)
+    return {index: pairs for index, pairs in found.items() if counts.get(index) == highest}

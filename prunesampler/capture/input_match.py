@@ -45,35 +45,108 @@ def sample(leaf: Tensor) -> Tensor:
     return leaf.detach().take(_positions(leaf.numel(), leaf.device))
 
 
-class Probe(NamedTuple):
-    """Some values of one input of a batch, on its device."""
+class Probe:
+    """What is kept of one input of a batch: some values, on its device, and while others hold it, all of them."""
 
-    numel: int
-    values: Tensor
+    def __init__(self, leaf: Tensor) -> None:
+        self.input, self._values = Input.of(leaf), sample(leaf)
+        self._constant: bool | None = None
+        self._elsewhere: tuple[Tensor, Tensor] | None = None  # where a constant one has other values, and these
 
-    def equals(self, numel: int, values: Tensor) -> bool:
-        """Whether an input of ``numel`` elements, with these values at the same positions, is this one."""
-        if self.numel != numel:
-            return False
-        expected = self.values.to(values.device, values.dtype)  # casts round alike here and in the loop
-        return torch.equal(expected, values) or torch.equal(expected.nan_to_num(), values.nan_to_num())
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self._values.device
 
     @property
     def constant(self) -> bool:
-        """Whether all its values are the same."""
-        return bool((self.values == self.values[0]).all())
+        """Whether all values that are kept are the same. May wait for the device."""
+        if self._constant is None:
+            self._constant = torch.equal(self._values, self._values[:1].expand_as(self._values))
+        return self._constant
+
+    def sharpen(self) -> None:
+        """Keep other values of a constant one, if the whole has any. May wait for the device."""
+        if self.constant and (whole := self._whole) is not None:
+            flat = whole.detach().reshape(-1)
+            positions = _positions_of_others(flat, self._values[0])
+            if len(positions):
+                self._elsewhere, self._constant = (positions, flat[positions]), False
+
+    def equals(self, leaf: Tensor, values: Tensor) -> bool:
+        """Whether ``leaf``, whose :func:`sample` is ``values``, has all values that are kept."""
+        if self.input.numel != leaf.numel() or not _equal(self._values, values):
+            return False
+        return self._elsewhere is None or _equal(self._elsewhere[1], _at(leaf, self._elsewhere[0]))
+
+    def equals_whole(self, leaf: Tensor) -> bool | None:
+        """Whether ``leaf`` has the values of the whole; None where these are not at hand any more."""
+        if self.input.is_still(leaf):
+            return True
+        whole = self._whole
+        return None if whole is None else same_values(whole, leaf)
+
+    def differs(self, leaf: Tensor) -> Tensor:
+        """Whether ``leaf``, of as many elements, lacks one of the values: (), int32, left on its device."""
+        differs = [_unequal(self._values, sample(leaf))]
+        if self._elsewhere is not None:
+            differs.append(_unequal(self._elsewhere[1], _at(leaf, self._elsewhere[0])))
+        return torch.cat(differs).any().int()
+
+    @property
+    def _whole(self) -> Tensor | None:
+        leaf = self.input.tensor()
+        return leaf if leaf is not None and self.input.is_still(leaf) else None
 
 
-def likeness(probes: list[Probe], samples: list[tuple[int, Tensor]]) -> list[tuple[int, int]]:
-    """Pairs (input of the forward, input of the batch) that are equal; a constant one (a mask) says nothing."""
-    pairs = [
-        (i, j)
-        for i, (numel, values) in enumerate(samples)
-        for j, probe in enumerate(probes)
-        if probe.equals(numel, values)
-    ]
-    if len(probes) == 1:  # whether it is constant changes nothing, and takes long to find out
-        return pairs
-    return [pair for pair in pairs if not probes[pair[1]].constant] or (
-        pairs if all(probe.constant for probe in probes) else []
-    )
+Pair = tuple[int, int]
+
+
+def likeness(probes: list[Probe], leaves: list[Tensor], samples: list[Tensor]) -> tuple[list[Pair], list[Pair]]:
+    """Pairs (input of the forward, input of the batch) that are equal in the values that are kept.
+
+    Where all of them are constant (a mask, an empty image), they stand apart: those neither confirm nor exclude.
+    """
+
+    def equal() -> list[Pair]:
+        return [(i, j) for i, leaf in enumerate(leaves) for j, b in enumerate(probes) if b.equals(leaf, samples[i])]
+
+    pairs = equal()
+    if pairs and all(probes[j].constant for _, j in pairs):
+        for j in {j for _, j in pairs}:
+            probes[j].sharpen()
+        pairs = equal()
+    telling = [(i, j) for i, j in pairs if not probes[j].constant]
+    return telling, [] if telling else pairs
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same elements, in any shape and precision, on any device."""
+    return one.numel() == other.numel() and _equal(one.detach().reshape(-1), other.detach().reshape(-1))
+
+
+def _at(leaf: Tensor, positions: Tensor) -> Tensor:
+    return leaf.detach().take(positions.to(leaf.device, non_blocking=True))
+
+
+def _equal(expected: Tensor, values: Tensor) -> bool:
+    expected = expected.to(values.device, values.dtype)  # casts round alike here and in the loop
+    if torch.equal(expected, values):
+        return True
+    return torch.equal(expected.nan_to_num(), values.nan_to_num()) and torch.equal(expected.isnan(), values.isnan())
+
+
+def _unequal(expected: Tensor, values: Tensor) -> Tensor:
+    expected = expected.to(values.device, values.dtype, non_blocking=True)
+    return expected.nan_to_num() != values.nan_to_num()
+
+
+def _positions_of_others(flat: Tensor, value: Tensor) -> Tensor:
+    """Up to 256 positions where ``flat`` has another value, sought from the start."""
+    start, size = 0, 1 << 16
+    while start < len(flat):
+        found = (flat[start : start + size] != value).nonzero().reshape(-1)
+        if len(found):
+            return found[:_VALUES] + start
+        start, size = start + size, 2 * size
+    return flat.new_empty(0, dtype=torch.int64)
