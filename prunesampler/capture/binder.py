@@ -8,6 +8,7 @@ where these are alike in several batches, by all of them.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ _HELD = 4  # newest waiting batches whose inputs are held whole
 _VERIFIED = 8  # first batches whose inputs are compared whole, at the price of a host synchronisation
 _HISTORY = 4  # bound batches whose forward may come again: SAM, accumulation with recomputation
 _UNBOUND = 64  # training batches without a training forward that are an error
+_READ_AHEAD = 4096  # the same where another thread than the training loop's fetches them
 
 _OBSERVE = (
     "attach(loader, None, ...), and after each forward call loader.pruning.observe(logits, inputs) with the inputs as "
@@ -41,12 +43,13 @@ class Pass:
     """One pass over the loader, from ``iter`` to its end or to where the loop leaves it.
 
     ``position`` is (epoch, global position) where a pruned order stood when the pass began; ``skipped`` batches came
-    before its first one.
+    before its first one. A ``paused`` one is not followed.
     """
 
     number: int
     skipped: int = 0
     position: tuple[int, int] | None = None
+    paused: bool = False
     fetched: int = 0
     bound: int = 0
     trained: int = 0  # batches up to and including the last bound one
@@ -126,6 +129,11 @@ class Token:
         """Whether its targets are among these, as they are for models that compute their loss."""
         return isinstance(self.targets, Tensor) and any(same_values(self.targets, leaf) for leaf in leaves)
 
+    def covers(self, pairs: list[Pair], leaves: list[Tensor]) -> bool:
+        """Whether all that a forward was given is in one of the pairs, or is the targets."""
+        paired = {i for i, _ in pairs}
+        return all(i in paired or self.targets_in([leaf]) for i, leaf in enumerate(leaves))
+
     def has_targets_of(self, other: Token) -> bool:
         """Whether both have the same targets."""
         mine, theirs = list(tensor_leaves(self.targets)), list(tensor_leaves(other.targets))
@@ -191,6 +199,7 @@ class Binder:
         self._pair: tuple[int, int] | None = None  # which input of the forward was which input of the batch
         self._suspects: Tensor | None = None
         self._following = True
+        self._thread = threading.get_ident()  # that trains, as far as is known
 
     def follow(self, following: bool) -> None:
         """Whether scores or weights depend on the binding, or only the count of trained batches."""
@@ -201,10 +210,15 @@ class Binder:
         """Batches that the loop or its framework fetches before it trains on the first of them, that one aside."""
         return self._depth - 1
 
-    def start(self, skipped: int = 0) -> Pass:
+    def start(self, skipped: int = 0, paused: bool = False) -> Pass:
         """A pass begins, after so many skipped batches."""
         self._passes += 1
-        return Pass(self._passes, skipped, fetched=skipped, trained=skipped)
+        return Pass(self._passes, skipped, paused=paused, fetched=skipped, trained=skipped)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether this thread is another one than that of the training loop."""
+        return threading.get_ident() != self._thread
 
     def fetched(
         self, of: Pass, rows: Tensor, batch: Any, targets: Any, in_training: bool, drawn: int | None = None
@@ -228,14 +242,18 @@ class Binder:
         if len(self._queue) > _HELD:
             self._queue[-_HELD - 1].release()
         self._unbound += in_training
-        if self._following and self._unbound > _UNBOUND:
+        self.check_called()
+        while len(self._queue) > (_READ_AHEAD if self.reads_ahead else _UNBOUND):
+            self._queue.popleft()
+
+    def check_called(self) -> None:
+        """Raises a BindingError if many training batches were fetched, and since then not one was bound."""
+        if self._following and self._unbound > (_READ_AHEAD if self.reads_ahead else _UNBOUND):
             raise BindingError(
                 f"{_UNBOUND} training batches were fetched and no training forward of the model was seen: is it the "
                 "module that your loop calls (the DDP or compiled wrapper), called as model(x), not model.forward(x), "
                 f"and outside a captured or fullgraph-compiled step? Otherwise {_OBSERVE}"
             )
-        while len(self._queue) > _UNBOUND:
-            self._queue.popleft()
 
     def match(self, inputs: Any) -> Token | None:
         """Take the token of a training forward's batch off the queue.
@@ -283,9 +301,9 @@ class Binder:
         if self._following and self._unbound > 0 and self._newest_bound < 0:
             raise BindingError(f"a whole epoch ended and no training forward of the model was seen: {_OBSERVE}")
 
-    def waiting(self, of: Pass) -> bool:
-        """Whether batches of the pass still wait for their logits."""
-        return any(token.of is of for token in self._queue)
+    def waiting(self, of: Pass, *, in_training: bool = False) -> bool:
+        """Whether batches of the pass, or such fetched in training alone, still wait for their logits."""
+        return any(token.of is of and (token.in_training or not in_training) for token in self._queue)
 
     def clear(self) -> None:
         """Forget every waiting batch."""
@@ -342,7 +360,7 @@ class Binder:
         sure = self._verified >= _VERIFIED
         for index, token in enumerate(self._queue):
             telling, constant = likeness(token.probes, given, samples)
-            if telling or {i for i, _ in constant} == set(range(len(given))):
+            if telling or (constant and token.covers(constant, given)):
                 found[index] = telling or constant
                 sure = sure and bool(telling)
         found = _most(found, {index: len(pairs) for index, pairs in found.items()})
@@ -428,11 +446,8 @@ class Binder:
                 "No tensors were found in its batches to compare them with: give attach(..., "
                 'inputs_changed="augmented")'
             )
-        given = [(leaf.numel(), sample(leaf)) for leaf in leaves]
-        targets = [
-            token.targets for token in self._queue if isinstance(token.targets, Tensor) and token.targets.numel()
-        ]
-        if any(Probe(target.numel(), sample(target)).equals(*one) for target in targets for one in given):
+        targets = [token.targets for token in self._queue if isinstance(token.targets, Tensor)]
+        if any(target.numel() and same_values(target, leaf) for target in targets for leaf in leaves):
             return text + (
                 "They are what is taken for the targets: give target_fn=, a function from the batch to its labels"
             )
@@ -482,6 +497,7 @@ class Binder:
         token.release()
         self._history.appendleft((token, [Input.of(leaf) for leaf in leaves[:_LEAVES]]))
         self._unbound = 0
+        self._thread = threading.get_ident()
         self._newest_bound = token.of.number
         token.of.bound += 1
         token.of.trained = token.index + 1

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from operator import length_hint
 from typing import Any, cast
 
-from prunesampler.errors import StateError
+from prunesampler.errors import ArgumentError, StateError, check_int
 from prunesampler.sampling.permutation import rank_length, rank_positions
 from prunesampler.tables.columns import Int64s
 
 # The first chunk is small, so that the first batch comes at once; the later ones fit in the cache, as ints too.
 _FIRST_CHUNK, _CHUNK = 4096, 16_384
+MAX_EPOCHS = 2**30
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ class RowIterator(itertools.chain):  # type: ignore[type-arg]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; the sampler goes on to the epoch after it."""
-        if set(state) != {"epoch", "position"}:
-            raise StateError(f"expected an iterator's state, which holds epoch and position; got {sorted(state)}")
-        self.reader.go_to(state["epoch"], state["position"])
+        if not isinstance(state, Mapping) or set(state) != {"epoch", "position"}:
+            found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise StateError(f"expected an iterator's state, which holds epoch and position; got {found}")
+        try:
+            epoch = check_int("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
+            end = self.reader.stream.length + self.reader.num_replicas
+            position = check_int("position", state["position"], 0, end)
+        except ArgumentError as error:
+            raise StateError(f"the state is damaged: {error}") from error
+        self.reader.go_to(epoch, position)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from prunesampler.errors import ArgumentError, MismatchError, StateError, check_bool, check_int
-from prunesampler.sampling.epochs import EpochReader, RowIterator, RowStream
+from prunesampler.sampling.epochs import MAX_EPOCHS, EpochReader, RowIterator, RowStream
 from prunesampler.sampling.permutation import rank_length, stream_rows
 from prunesampler.sampling.weighted import Weighted, draw_rows
 from prunesampler.tables.columns import Int64s, row_numbers
@@ -23,8 +23,8 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import fingerprint
 
 _VERSION = 1
-# Together they keep every position of a stream within int64.
-_MAX_ROWS, _MAX_EPOCHS = 2**33, 2**30
+# With MAX_EPOCHS it keeps every position of a stream within int64.
+_MAX_ROWS = 2**33
 
 
 class PrunedSampler(Sampler[int]):
@@ -178,7 +178,7 @@ class PrunedSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iterator reads, 0 to 2**30 - 1. The epoch of a loaded state keeps its position."""
-        epoch = check_int("epoch", epoch, 0, _MAX_EPOCHS - 1)
+        epoch = check_int("epoch", epoch, 0, MAX_EPOCHS - 1)
         if self._reader is not None or epoch != self._epoch:
             self._go_to(epoch, 0)
 
@@ -250,6 +250,9 @@ class PrunedSampler(Sampler[int]):
         if not isinstance(state, Mapping) or state.keys() != own.keys():
             keys = sorted(state) if isinstance(state, Mapping) else type(state).__name__
             raise StateError(f"expected a sampler's state, which holds {sorted(own)}; got {keys}")
+        for name, value in state.items():
+            if not isinstance(value, int | str):
+                raise StateError(f"the state is damaged: {name} must be an int or a str, got {type(value).__name__}")
         if state["version"] != _VERSION:
             found = state["version"]
             raise StateError(f"expected a state of version {_VERSION}; got version {found!r}: update prunesampler")
@@ -259,7 +262,7 @@ class PrunedSampler(Sampler[int]):
             cure = "; call prune() with the coreset of the state first" if "coreset" in different else ""
             raise StateError(f"the state is of another sampler: {', '.join(pairs)}{cure}")
         try:
-            epoch = check_int("epoch", state["epoch"], 0, _MAX_EPOCHS - 1)
+            epoch = check_int("epoch", state["epoch"], 0, MAX_EPOCHS - 1)
             position = check_int("position", state["position"], 0, 2 * _MAX_ROWS)
         except ArgumentError as error:
             raise StateError(f"the state is damaged: {error}") from error

@@ -48,10 +48,25 @@ def _check_tensor(
             raise StateError(f"{where} must be {rule}, got {found_low} to {found_high}")
 
 
+def check_count(found: Any, where: str) -> None:
+    """Refuse all but an int >= 0."""
+    check_layout(found, int, where)
+    if found < 0:
+        raise StateError(f"{where} must be >= 0, got {found}")
+
+
+def is_other(found: Any, value: Any) -> bool:
+    """Whether a state has something else than ``value``, plain data: a tensor is."""
+    try:
+        return isinstance(found, Tensor) or bool(found != value)
+    except (TypeError, ValueError, RuntimeError):
+        return True
+
+
 def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse a state of another configuration: a StateError names the entry, its value there and its value here."""
     for name, value in identity.items():
-        if state[name] != value:
+        if is_other(state[name], value):
             raise StateError(f"the state was saved with {name} {state[name]!r}, and here it is {value!r}")
 
 

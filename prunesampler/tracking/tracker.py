@@ -352,34 +352,40 @@ class ScoreTracker:
                 The tracker is then as before.
         """
         state = _upgraded(state)
-        held = isinstance(state, Mapping) and bool(names_in(state, "totals", "held"))
-        share = state.get("share") if isinstance(state, Mapping) else None
-        identity = self._identity()
-        recorded, non_finite = (names_in(state, "totals", "held", name) for name in _RECORDED)
-        layout = {
-            **{key: type(value) for key, value in identity.items()},
-            "rank": int,
-            "world_size": int,
-            "share": None
-            if share is None
-            else self._buffers.layout(names_in(share, "counts"), names_in(share, "non_finite")),
-            "totals": self._totals.layout(recorded, non_finite, held=held),
-        }
-        check_layout(state, layout)
-        check_identity(state, identity)
-        place = (state["rank"], state["world_size"])
+        self.check_state(state)
+        share, place = state["share"], (state["rank"], state["world_size"])
         if share is not None and place != (self._group.rank, self._group.world_size):
             raise StateError(
                 f"the state was saved inside an epoch by rank {place[0]} of {place[1]}, and this is rank "
                 f"{self._group.rank} of {self._group.world_size}: only a state saved between epochs fits every rank"
             )
-        if self._group.rank == 0 and not held:
-            raise StateError("the state was saved by a rank above 0, which holds no sums: give rank 0 its own")
         with torch.inference_mode(False):
             self._totals.load_state_dict(state["totals"])
             self.reset_epoch()
             if share is not None:
                 self._buffers.load_state_dict(share)
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse what :meth:`load_state_dict` would, but for the place of a rank.
+
+        Raises:
+            StateError: as there.
+        """
+        state = _upgraded(state)
+        held = bool(names_in(state, "totals", "held"))
+        share = state.get("share") if isinstance(state, Mapping) else None
+        identity = self._identity()
+        layout = {
+            **{key: type(value) for key, value in identity.items()},
+            "rank": int,
+            "world_size": int,
+            "share": None if share is None else self._buffers.layout(*(names_in(share, name) for name in _RECORDED)),
+            "totals": self._totals.layout(*(names_in(state, "totals", "held", name) for name in _RECORDED), held=held),
+        }
+        check_layout(state, layout)
+        check_identity(state, identity)
+        if self._group.rank == 0 and not held:
+            raise StateError("the state was saved by a rank above 0, which holds no sums: give rank 0 its own")
 
     def _identity(self) -> dict[str, Any]:
         return {

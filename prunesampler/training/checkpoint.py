@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from prunesampler.errors import ArgumentError, StateError
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.ranks import Group
+from prunesampler.tracking.state import is_other
 
 _PLAIN = ("num_rows", "fingerprint", "scores_digest", "selection")
 
@@ -23,7 +25,7 @@ def check_state(state: Any, keys: set[str], expected: Mapping[str, Any]) -> None
         found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise StateError(f"this is not a state of an attached loader: its keys are {found}")
     for name, value in expected.items():
-        if state[name] != value:
+        if is_other(state[name], value):
             raise StateError(f"the state was saved with {name} = {state[name]!r}, and this run has {value!r}")
 
 
@@ -48,11 +50,15 @@ def coreset_state(coreset: Coreset) -> dict[str, Any]:
     }
 
 
+def _array(values: torch.Tensor) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy()
+
+
 def load_coreset(state: Mapping[str, Any]) -> Coreset:
     """The coreset that :func:`coreset_state` was given."""
     try:
-        columns = {name: state[name] for name in ("rows", "weights")}  # on any device
-        arrays = {name: None if column is None else column.cpu().numpy() for name, column in columns.items()}
+        weights = state["weights"]
+        arrays = {"rows": _array(state["rows"]), "weights": None if weights is None else _array(weights)}
         return Coreset(**{**state, **arrays})
-    except (ArgumentError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
+    except (ArgumentError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
         raise StateError(f"the state holds no sound coreset: {error}") from error

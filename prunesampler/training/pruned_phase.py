@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from prunesampler.capture.binder import Pass, Token
+from prunesampler.capture.binder import Binder, Pass, Token
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
@@ -46,6 +46,7 @@ class PrunedPhase:
         self.waits = False
         self._drawn_for = 0  # the epoch that the coreset was drawn for
         self._next: Coreset | None = None  # drawn already for the epoch to come
+        self._untrained: Pass | None = None  # the first pass since that which was trained on last
         self._read = self._warned = False  # whether a pass over the coreset has begun; whether a repetition was told
 
     @property
@@ -135,7 +136,7 @@ class PrunedPhase:
         draws = self._swap.draws_of(len(coreset), self._config.epoch_length)
         self.check_batches(self._swap.batches(draws, share))
         self.coreset, self._fixed, self._next = coreset, fixed, None
-        self._drawn_for, self._read = epoch or 0, False
+        self._drawn_for, self._read, self._untrained = epoch or 0, False, None
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model())
         self.sampler, self.waits = sampler, True
         self._origin = sampler.state_dict()
@@ -206,8 +207,9 @@ class PrunedPhase:
         self.end()
         self.coreset = None
 
-    def before_pass(self) -> None:
+    def before_pass(self, binder: Binder) -> None:
         """The next pass is of the epoch that the loop or its framework says, where it does; draw for it."""
+        self._go_back(binder)
         epoch = self._swap.epoch
         if epoch is not None:
             cast(PrunedSampler, self.sampler).set_epoch(epoch)
@@ -227,12 +229,26 @@ class PrunedPhase:
                 stacklevel=5,
             )
 
+    def _go_back(self, binder: Binder) -> None:
+        """An evaluation, or a pass that only peeked at a batch, is no epoch of the order: it is read again."""
+        first, self._untrained = self._untrained, None
+        if first is None or first.position is None or first.bound:
+            return
+        if first.exhausted and binder.waiting(first, in_training=True):
+            return  # the loop looks ahead
+        sampler = cast(PrunedSampler, self.sampler)
+        epoch, start = first.position
+        sampler.load_state_dict({**sampler.state_dict(), "epoch": epoch, "position": start})
+        self._read = False
+
     def started(self, of: Pass) -> None:
         """The first batch of a pass is handed out."""
         self._read = True
         if isinstance(self.sampler, StreamOrder):
             self.sampler.count_pass()
         of.starts_at(cast(PrunedSampler, self.sampler).began)
+        if self._untrained is None or self._untrained.bound:
+            self._untrained = of
 
     def weight(self, token: Token, logits: Tensor) -> None:
         """Weight the gradient of a batch's logits."""

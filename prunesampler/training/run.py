@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import model_inputs
 from prunesampler.tracking.ranks import Group
-from prunesampler.tracking.state import check_layout
+from prunesampler.tracking.state import check_count, check_layout
 from prunesampler.training.attachment import Attachment
 from prunesampler.training.checkpoint import coreset_state, load_coreset
 from prunesampler.training.config import RunConfig
@@ -49,6 +49,19 @@ from prunesampler.training.scoring_phase import ScoringPhase
 _log = logging.getLogger("prunesampler")
 
 Phase = Literal["scoring", "pruned", "scored", "detached"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _one_at_a_time(method: F) -> F:
+    """A loader may be read ahead by a thread while the loop trains in another."""
+
+    @functools.wraps(method)
+    def locked(self: Run, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(F, locked)
 
 
 class Run:
@@ -94,7 +107,9 @@ class Run:
         self.scored_epochs = config.score_epochs
         self._failure: Exception | None = None  # of what nobody heard
         self._current: Pass | None = None  # the pass that was trained on last
-        self._paused = False
+        self._lock = threading.RLock()
+        self._paused: set[int] = set()  # threads
+        self._failed_ahead: PruneSamplerError | None = None  # in a thread that reads ahead, where nobody may see it
         self._base_resumes = False  # whether the loader's own sampler was set to where a scoring epoch was cut off
         self._skipped = 0  # batches of the next pass that its loader leaves out
         self._forwards_unfetched = 0
@@ -186,9 +201,10 @@ class Run:
 
     # -- what the loader and the model report ------------------------------------------------------------------
 
+    @_one_at_a_time
     def before_pass(self) -> None:
         """``iter(loader)``: the moment when the set may change."""
-        if self._paused or self.phase == "detached":
+        if self._is_paused or self.phase == "detached":
             return
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -198,6 +214,9 @@ class Run:
         self.pruned.take_place()
         if not torch.is_grad_enabled():
             return  # an evaluation
+        if self._current is None:
+            with self._guard():
+                self._binder.check_called()
         if self.phase == "scoring" and self._owes_rest:
             self.scoring.check_start(skipped=True)
         elif self.phase == "scoring" and self.scoring.due:
@@ -211,18 +230,20 @@ class Run:
             left_early = self.scoring.progress.rows_open and self.pruned.at_the_end
             if self._tracks_draws and left_early and self.group.world_size == 1:
                 self._end_drawn_epoch()
-            self.pruned.before_pass()
+            self.pruned.before_pass(self._binder)
             self._follow()
 
+    @_one_at_a_time
     def started(self) -> Pass:
         """An iterator begins."""
         skipped, self._skipped = self._skipped, 0
-        return self._binder.start(skipped)
+        return self._binder.start(skipped, self._is_paused)
 
+    @_one_at_a_time
     def fetched(self, token: Pass, item: Collated) -> Any:
         """A batch is fetched. Returns what is handed out of it."""
         batch = item.batch
-        if self._paused or self.phase in ("detached", "scored"):
+        if token.paused or self._is_paused or self.phase in ("detached", "scored"):
             return batch
         self._forwards_unfetched = 0
         if token.fetched == token.skipped and self.phase == "pruned":
@@ -253,6 +274,7 @@ class Run:
             self.scoring.tracker.record(torch.from_numpy(rows), proxy_loss=losses)
         return rows[chosen.numpy()], batch_slice(batch, chosen, len(rows))
 
+    @_one_at_a_time
     def exhausted(self, token: Pass) -> None:
         """An iterator ended."""
         token.exhaust()
@@ -285,10 +307,14 @@ class Run:
         if of is self._current and of.closed:
             self.pruned.take_place()
 
+    @_one_at_a_time
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
         """A training forward has returned."""
         if self._paused or not self._watches:
             return
+        failure, self._failed_ahead = self._failed_ahead, None
+        if failure is not None:
+            raise failure
         with self._guard():
             self._forwards_unfetched += 1
             if self._forwards_unfetched > 64 and self._current is None:
@@ -312,9 +338,10 @@ class Run:
 
     # -- what a user asks for ----------------------------------------------------------------------------------
 
+    @_one_at_a_time
     def observe(self, logits: Tensor, inputs: Any) -> None:
         """Logits given by hand, of the batch that waits or of these inputs."""
-        if self._paused or not self._watches:
+        if self._is_paused or not self._watches:
             return
         with self._guard():
             token = self._binder.take_waiting() if inputs is None else self._binder.match(inputs)
@@ -322,6 +349,7 @@ class Run:
                 raise BindingError("observe(logits, inputs): these inputs are not a batch that waits for its logits")
             self._bind(token, lambda: logits)
 
+    @_one_at_a_time
     def follow_rest(self, rest: Any, skipped: int) -> None:
         """Follow another loader through the rest of one pass, of which it leaves out the first batches."""
         if not isinstance(rest, RowLoader):
@@ -329,6 +357,7 @@ class Run:
         rest._row_listener = self._tie()
         self._skipped = skipped
 
+    @_one_at_a_time
     def finish(self) -> None:
         """End the scoring now."""
         if self.phase == "scoring":
@@ -341,12 +370,13 @@ class Run:
                 self._end_drawn_epoch()
             self.folder.conclude(self.scoring.table(), None)
 
+    @_one_at_a_time
     def end_pass(self) -> None:
         """End the pass that was trained on, and the scoring where it is due."""
         if self._current is not None:
             self._current.close()
         self.pruned.take_place()
-        if self._paused or not (self.phase == "scoring" or (self.phase == "pruned" and self._tracks_draws)):
+        if self._is_paused or not (self.phase == "scoring" or (self.phase == "pruned" and self._tracks_draws)):
             return
         with self._guard():
             self._binder.check_seen()
@@ -360,6 +390,7 @@ class Run:
             if self.scoring.due:
                 self._conclude()
 
+    @_one_at_a_time
     def detach(self) -> None:
         """Leave the loader as it was."""
         if self.phase == "detached":
@@ -380,12 +411,17 @@ class Run:
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
-        """Within this context nothing is followed, and no set is switched."""
-        before, self._paused = self._paused, True
+        """Within this context nothing is followed, and no set is switched; what other threads fetch, they do."""
+        mine = {threading.get_ident()} - self._paused
+        self._paused |= mine
         try:
             yield
         finally:
-            self._paused = before
+            self._paused -= mine
+
+    @property
+    def _is_paused(self) -> bool:
+        return threading.get_ident() in self._paused
 
     # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
 
@@ -441,20 +477,24 @@ class Run:
         over = of.exhausted and not self._binder.waiting(of)
         if of.closed or not of.bound or not (abandoned or over):
             return
-        of.close()
-        if self.phase == "scoring":
-            due, alone = self._end_epoch(), self.group.world_size == 1
+        scoring = self.phase == "scoring"
+        drawn = self.phase == "pruned" and self._tracks_draws
+        due = self._end_epoch() if scoring or drawn else False
+        of.close()  # not before: an interrupted merge of scores comes again with the next pass
+        if scoring:
+            alone = self.group.world_size == 1
             if in_forward and (self.scoring.rescores or (alone and not (over and of.released))):
                 return
             if due:
                 self._conclude(at_once=not in_forward or of.released)
-        elif self.phase == "pruned" and self._tracks_draws:
-            self._end_drawn_epoch()
+        elif drawn:
+            self._draw_next()
 
     def _end_epoch(self) -> bool:
+        concludes = self.scoring.end_epoch(self._binder)
         if self._current is not None:
             self._current.close()
-        return self.scoring.end_epoch(self._binder)
+        return concludes
 
     def _end_drawn_epoch(self) -> None:
         """Merge the scores of an epoch that was drawn, and draw the next one from them; on all ranks together."""
@@ -562,6 +602,7 @@ class Run:
 
     # -- state -------------------------------------------------------------------------------------------------
 
+    @_one_at_a_time
     def state_dict(self) -> dict[str, Any]:
         """What :class:`~prunesampler.Pruning` saves of the run, without what it was made with."""
         # The last pass that is scored is not over before its loop is, which may still ask for its length.
@@ -582,7 +623,7 @@ class Run:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state that is damaged, or was not saved on the coreset that this run was given."""
-        check_layout(state["batches_open"], int, "state['batches_open']")
+        check_count(state["batches_open"], "state['batches_open']")
         if state["phase"] not in get_args(Phase):
             raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
         if self.given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != self.given):
@@ -592,7 +633,10 @@ class Run:
         tracked = self.config.tracks_throughout and self.given is None
         if state["phase"] == "scoring" or (state["phase"] == "pruned" and tracked):
             self.scoring.check_state(state["scoring"])
+        else:
+            check_layout(state["scoring"], None, "state['scoring']")
 
+    @_one_at_a_time
     def load_state_dict(self, state: Mapping[str, Any], *, mid_epoch: bool, base_resumes: bool) -> None:
         """Go on from a state that was checked; on all ranks together."""
         if self._filter is not None:
@@ -633,6 +677,8 @@ class Run:
             yield
         except (PruneSamplerError, OSError) as error:  # a full disk is no reason to lose the run either
             if not self._train_on_all or self.phase == "pruned" or isinstance(error, RankError):
+                if self._binder.reads_ahead and isinstance(error, PruneSamplerError):
+                    self._failed_ahead = error
                 raise
             self.scoring.give_up()
             self._follow()

@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_map_only
 from prunesampler.capture.binder import Binder, Token
 from prunesampler.capture.find import Finder
 from prunesampler.capture.plausibility import FirstBatches
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
+from prunesampler.errors import ArgumentError, BindingError, PruneSamplerWarning, StateError
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.inputs import check_classes
 from prunesampler.tracking.ranks import Group
-from prunesampler.tracking.state import check_layout
+from prunesampler.tracking.state import check_count, check_layout
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig
 
@@ -243,16 +243,20 @@ class ScoringPhase:
 
         All ranks are here together; in ``iter`` they need not be.
         """
-        self.progress.end_epoch()
         self._judge()
         self.abandoned = self._group.any(self.failed)
         if self.abandoned:
             raise StateError("scoring failed on one of the ranks")
-        self._seen.end_epoch()
         if self.tracker is not None:
-            binder.check()
+            try:
+                binder.check()
+            except BindingError:
+                self.tracker.reset_epoch()
+                raise
             self._check_column(self.tracker)
             self.tracker.end_epoch()
+        self._seen.end_epoch()
+        self.progress.end_epoch()
         if self._group.world_size > 1:
             self._agreed = self._group.any(self.progress.is_due)
         return self.due
@@ -308,8 +312,18 @@ class ScoringPhase:
         counts = dict.fromkeys(("rank", "world_size", "rows", "rows_open", "rows_per_pass", "ended"), int)
         parts = {"seen": self._seen.layout, "tracker": None if tracker is None else type(tracker)}
         check_layout(state, {**counts, **parts}, "state['scoring']")
+        for name in counts:
+            check_count(state[name], f"state['scoring'][{name!r}]")
+        for name, limit in (("rank", "world_size"), ("rows_open", "rows"), ("ended", "rows")):
+            if state[name] > state[limit] - (name == "rank"):
+                raise StateError(
+                    f"state['scoring'][{name!r}] must be less than {limit}, or as many, which is {state[limit]}; got "
+                    f"{state[name]}"
+                )
         if (tracker is None) != (self.tracker is None):
             raise StateError("the state was saved with scores of another protocol (rescore=) than this run's")
+        if self.tracker is not None and tracker is not None:
+            self.tracker.check_state(tracker)
 
     def load_state_dict(self, state: dict[str, Any], *, batches_open: int) -> None:
         """Go on from there; on all ranks together.

@@ -19,10 +19,10 @@ def test_a_sample_is_that_of_any_view_of_the_same_elements(numel: int, seed: int
     if numel % 6 == 0:
         image = x.reshape(1, 2, 3, -1)
         assert torch.equal(sample(image.contiguous(memory_format=torch.channels_last)), sample(x))
-    assert Probe(numel, sample(x)).equals(numel, sample(x.double()))
-    assert Probe(numel, sample(x)).equals(numel, sample(x.bfloat16()))
-    assert not Probe(numel, sample(x)).equals(numel, sample(x + 1))
-    assert not Probe(numel, sample(x)).equals(numel + 1, sample(x))
+    for same in (x.double(), x.bfloat16()):
+        assert Probe(x).equals(same, sample(same))
+    assert not Probe(x).equals(x + 1, sample(x + 1))
+    assert not Probe(x).equals(torch.zeros(numel + 1), sample(x))
 
 
 def test_samples_are_spread_over_the_whole() -> None:
@@ -31,12 +31,25 @@ def test_samples_are_spread_over_the_whole() -> None:
     assert gaps.max() < 110  # even would be 39
 
 
-def test_constant_inputs_count_only_where_there_is_nothing_else() -> None:
+def test_constant_inputs_stand_apart_and_where_they_are_not_constant_throughout_they_do_not() -> None:
     ids, mask = torch.arange(6), torch.ones(6)
-    probes = [Probe(6, sample(mask)), Probe(6, sample(ids))]
-    assert likeness(probes, [(6, sample(mask)), (6, sample(ids))]) == [(1, 1)]
-    assert likeness(probes, [(6, sample(mask))]) == []
-    assert likeness(probes[:1], [(6, sample(mask))]) == [(0, 0)]
+    probes = [Probe(mask), Probe(ids)]
+    samples = [sample(mask), sample(ids)]
+    assert likeness(probes, [mask, ids], samples) == ([(1, 1)], [])
+    assert likeness(probes, [mask], samples) == ([], [(0, 0)])
+    sparse = torch.zeros(100_000)
+    sparse[70_001] = 3.0
+    assert sample(sparse).eq(0).all()
+    probe, copy, empty = Probe(sparse), sparse.clone(), torch.zeros(100_000)
+    assert likeness([probe], [copy], [sample(copy)]) == ([(0, 0)], [])
+    assert likeness([probe], [empty], [sample(empty)]) == ([], [])
+    assert probe.equals_whole(copy) is True
+    assert probe.equals_whole(empty) is False
+    assert (int(probe.differs(copy)), int(probe.differs(empty))) == (0, 1)
+    del sparse
+    gc.collect()
+    assert probe.equals_whole(copy) is None
+    assert likeness([probe], [copy], [sample(copy)]) == ([(0, 0)], [])
 
 
 def test_an_input_is_itself_until_it_changes_or_dies() -> None:

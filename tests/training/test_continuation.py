@@ -74,7 +74,6 @@ def test_a_loop_that_makes_and_attaches_its_loader_anew_each_epoch(dataset: str,
         {"drop_last": True, "batch_size": 8},
         {"sampler": torch.utils.data.SequentialSampler(SHARED), "shuffle": None},
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("keeps_old", [True, False])
 def test_other_options_of_the_loader_are_the_same_run(options: dict[str, Any], keeps_old: bool) -> None:
@@ -245,7 +244,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "named"), CHANGES, ids=str)
+@pytest.mark.parametrize(("change", "named"), CHANGES)
 def test_other_options_take_over_and_say_which(change: dict[str, Any], named: str, tmp_path: Path) -> None:
     if "save_dir" in change:
         change = {"save_dir": tmp_path / "elsewhere"}
@@ -365,7 +364,7 @@ def test_a_model_inside_the_attached_one() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, EPOCHS + 1])
-@pytest.mark.parametrize("options", [{}, {"rescore": DataLoader(SHARED, BATCH)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"rescore": DataLoader(SHARED, BATCH)}])
 def test_no_cycle_keeps_a_loader_or_a_model(epochs: int, options: dict[str, Any]) -> None:
     gc.collect()
     gc.disable()
@@ -417,7 +416,6 @@ def weighted() -> ps.Coreset:
         ({"coreset": ps.Coreset(range(9), num_rows=N)}, 0),
         ({"coreset": weighted()}, 1),
     ],
-    ids=str,
 )
 def test_the_hook_is_there_as_long_as_something_is_scored_or_weighted(options: Any, hooks: int) -> None:
     model = nn.Sequential(nn.Linear(4, 3))

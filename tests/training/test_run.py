@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import pkgutil
+import queue
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
-from tests.helpers.attached import BATCH, EPOCHS, N, attach, check_pruned_epochs, make_loader, started
+import prunesampler as ps
+from prunesampler.scores.logits import el2n
+from tests.helpers.attached import AUTO, BATCH, EPOCHS, N, attach, check_pruned_epochs, make_loader, started
 from tests.helpers.training import Journal, Leaky, Net, Trainer, check_scores, evaluate, hardest, lookahead
 
 
@@ -176,3 +182,250 @@ def test_evaluation_between_and_over_the_train_loader() -> None:
     kept = hardest(trainer.journal, N, 28)
     check_pruned_epochs(loader, trainer, kept)
     check_scores(loader.pruning.table, trainer.journal, N)
+
+
+# -- peeks: next(iter(loader)) ------------------------------------------------------------------------------------
+
+
+def peek(loader: Any, grad: bool) -> Any:
+    with torch.set_grad_enabled(grad):
+        return next(iter(loader))
+
+
+class PeekingTrainer(Trainer):
+    """Looks at a batch before every epoch and in the middle of it, as scripts do to log pictures."""
+
+    def __init__(self, *args: Any, loader: Any, grad: bool, copies: bool) -> None:
+        super().__init__(*args)
+        self.loader, self.grad, self.copies = loader, grad, copies
+
+    def forward(self, batch: Any) -> Any:
+        x, y = batch
+        return super().forward((x.clone(), y) if self.copies else batch)
+
+    def epoch(self, batches: Any) -> None:
+        peek(self.loader, self.grad)
+        for number, batch in enumerate(batches):
+            self.step(batch)
+            if number == 2:
+                peek(self.loader, False)
+        self.journal.end_epoch()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_peek_is_no_epoch(grad: bool, copies: bool, workers: int) -> None:
+    model = Net()
+    persistent = {"num_workers": workers, "persistent_workers": False}
+    loader = attach(make_loader(shuffle=False, generator=None, **persistent), model, score_epochs=4, **AUTO)
+    trainer = PeekingTrainer(model, Journal(), loader=loader, grad=grad, copies=copies)
+    for _ in range(4):
+        trainer.epoch(loader)
+    loader.pruning.begin_pass()
+    table = loader.pruning.table
+    assert table.protocols["el2n"]["epochs"] == 4
+    check_scores(table, trainer.journal, N)
+    halves = [trainer.journal.halves(row) for row in range(N)]
+    expected = [pytest.approx(abs(odd - even), abs=1e-6) for odd, even in halves]
+    assert table.scores["el2n_spread"].tolist() == expected
+    assert set(loader.pruning.coreset.rows.tolist()) == set(range(N)) - trainer.journal.superfluous(N, 0.4)
+
+
+def subset_run() -> tuple[Any, Trainer]:
+    model = Net()
+    loader = make_loader(generator=torch.Generator().manual_seed(5))
+    return ps.attach(loader, model, policy=ps.RandomSubset(0.5)), Trainer(model, Journal())
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_peek_at_a_pruned_pass_is_no_epoch_of_the_order(grad: bool) -> None:
+    orders = []
+    for peeks in (0, 1, 2):
+        loader, trainer = subset_run()
+        for _ in range(3):
+            for _ in range(peeks):
+                peek(loader, grad)
+            trainer.epoch(loader)
+        orders.append(trainer.journal.epochs)
+    assert orders[0] == orders[1] == orders[2]
+    assert sorted(orders[0][0] + orders[0][1]) == list(range(N))  # without replacement
+
+
+def test_an_evaluation_over_the_pruned_loader_is_no_epoch_of_the_order() -> None:
+    orders = []
+    for evaluates in (False, True):
+        loader, trainer = subset_run()
+        for _ in range(4):
+            if evaluates:
+                evaluate(trainer.model, loader)
+            trainer.epoch(lookahead(loader))
+        orders.append(trainer.journal.epochs)
+    assert orders[0] == orders[1]
+
+
+# -- loaders that are read ahead by a thread ----------------------------------------------------------------------
+
+
+class Ahead(DataLoader):
+    """As prefetch_generator's BackgroundGenerator reads."""
+
+    size = 4
+
+    def __iter__(self) -> Any:
+        found: Any = queue.Queue(self.size)
+        batches = super().__iter__()
+
+        def fetch() -> None:
+            try:
+                for batch in batches:
+                    found.put(batch)
+            finally:
+                found.put(None)
+
+        thread = threading.Thread(target=fetch, daemon=True)
+        thread.start()
+        yield from iter(found.get, None)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "shuffle", "copies"),
+    [(1, N, True, True), (3, N, False, False), (100, N, False, True), (3, 420, True, True), (1000, 420, True, True)],
+)
+def test_a_thread_reads_the_loader_ahead(size: int, rows: int, shuffle: bool, copies: bool) -> None:
+    plain = Ahead(Leaky(rows), batch_size=BATCH, shuffle=shuffle)
+    plain.size = size
+    model = Net()
+    loader = attach(plain, model)
+    trainer = PeekingTrainer(model, Journal(), loader=loader, grad=False, copies=copies)
+    for _ in range(EPOCHS):
+        Trainer.epoch(trainer, loader)
+    kept = hardest(trainer.journal, rows, round(0.7 * rows))
+    trainer.journal.recording = False
+    Trainer.epoch(trainer, loader)
+    assert sorted(trainer.journal.epochs[-2]) == sorted(kept)
+    check_scores(loader.pruning.table, trainer.journal, rows)
+
+
+def test_one_thread_reads_all_passes_ahead() -> None:
+    model = Net()
+    loader = attach(make_loader(sampler=SequentialSampler(range(N)), shuffle=None, generator=None), model, keep=None)
+    trainer, found = Trainer(model, Journal()), queue.Queue(3)
+
+    def fetch() -> None:
+        for _ in range(EPOCHS):
+            for batch in loader:
+                found.put(batch)
+        found.put(None)
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    for x, y in iter(found.get, None):
+        trainer.step((x.clone(), y))
+    thread.join()
+    loader.pruning.finish()
+    assert loader.pruning.table.protocols["el2n"]["epochs"] == EPOCHS
+    check_scores(loader.pruning.table, trainer.journal, N)
+
+
+def test_a_pause_in_the_loop_does_not_pause_what_a_thread_reads_for_it() -> None:
+    loader, trainer = started()
+    batches, fetched = iter(loader), []
+    trainer.step(next(batches))
+    with loader.pruning.paused():
+        thread = threading.Thread(target=lambda: fetched.append(next(batches)))
+        thread.start()
+        thread.join()
+        trainer.model(fetched[0][0])
+    for batch in (*fetched, *batches):
+        trainer.step(batch)
+    loader.pruning.finish()
+    check_scores(loader.pruning.table, trainer.journal, N)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_is_refused_in_a_thread_is_refused_in_the_loop() -> None:
+    loader, trainer = started()
+    batches, inner = iter(loader), iter(loader)
+    x, y = next(batches)
+    newer = next(inner)
+    trainer.step(newer)
+    thread = threading.Thread(target=lambda: next(batches))
+    thread.start()
+    thread.join()
+    with pytest.raises(ps.BindingError, match="interleaved"):
+        trainer.step((x, y))
+
+
+# -- interrupts: Ctrl-C in a notebook, and the loop is run again --------------------------------------------------
+
+INTERRUPTS = [
+    ("prunesampler.tracking.tracker.ScoreTracker.update", False),
+    ("prunesampler.tracking.tracker.ScoreTracker.update", True),
+    ("prunesampler.tracking.tracker.ScoreTracker.end_epoch", False),
+    ("prunesampler.tracking.tracker.ScoreTracker.end_epoch", True),
+    ("prunesampler.tracking.epoch_buffers.BatchQueue._copy", True),
+    ("prunesampler.tracking.epoch_buffers.EpochBuffers.add", False),
+    ("prunesampler.tracking.epoch_buffers.EpochBuffers._sum", False),
+    ("prunesampler.tracking.epoch_buffers.EpochBuffers._follow", True),
+    ("prunesampler.tracking.epoch_buffers.EpochBuffers.clear", False),
+    ("prunesampler.tracking.totals.Totals.gather", True),
+    ("prunesampler.tracking.totals.Totals.add", False),
+    ("prunesampler.tracking.totals._count", False),
+    ("prunesampler.capture.binder.Binder.match", False),
+    ("prunesampler.capture.binder.Binder.match", True),
+    ("prunesampler.capture.binder.Binder.fetched", True),
+    ("prunesampler.training.scoring_phase.Progress.train", False),
+    ("prunesampler.training.scoring_phase.Progress.end_epoch", False),
+]
+
+
+@pytest.mark.parametrize(("place", "after"), INTERRUPTS)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_an_interrupted_run_is_exact_or_refused_with_a_cure(
+    place: str, after: bool, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model stays as it is, so whatever is scored of a row is the same number."""
+    model = Net()
+    loader = attach(make_loader(), model, keep=None)
+    real, calls = pkgutil.resolve_name(place), []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == nth and not after:
+            raise KeyboardInterrupt
+        found = real(*args, **kwargs)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(place, interrupted)
+    refusals = []
+
+    def epoch() -> None:
+        try:
+            for x, _ in loader:
+                model(x)
+        except ps.StateError as refusal:
+            refusals.append(str(refusal))
+
+    for _ in range(EPOCHS + 1):
+        with suppress(KeyboardInterrupt):
+            epoch()
+        if len(refusals) == 1 and "reset_epoch" in refusals[0]:
+            loader.pruning.tracker.reset_epoch()
+            refusals.append("cured")
+        elif len(refusals) == 1:
+            loader.pruning.detach()
+            loader = attach(loader, model, keep=None)
+            refusals.append("cured")
+    with suppress(KeyboardInterrupt):
+        epoch()
+    loader.pruning.finish()
+    assert refusals[1:] in ([], ["cured"])
+    data = Leaky(N)
+    with torch.no_grad():
+        true = el2n(model(data.x), data.targets)
+    found = torch.from_numpy(loader.pruning.table.scores["el2n"].copy())
+    torch.testing.assert_close(found, true, rtol=0, atol=1e-5)
