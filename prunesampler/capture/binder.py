@@ -56,6 +56,12 @@ class Pass:
     exhausted: bool = False
     released: bool = False
     closed: bool = False
+    counted: bool = False  # by the batches handed out, as nobody follows the forwards
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether the loop trained in it; of a counted pass, whether it had more than the one batch of a peek."""
+        return self.bound > (1 if self.counted and not self.exhausted else 0)
 
     def starts_at(self, position: tuple[int, int]) -> None:
         """The pass begins at this (epoch, global position) of a pruned order."""
@@ -69,8 +75,10 @@ class Pass:
         """Nobody holds its iterator any more."""
         self.released = True
 
-    def count(self, ahead: int) -> None:
+    def count(self, ahead: int, in_training: bool) -> None:
         """A batch is handed out whose forward nobody follows; so many are before they are trained on."""
+        self.counted = True
+        self.bound += in_training
         self.fetched += 1
         self.trained = max(self.trained, self.fetched - ahead)
 

@@ -232,7 +232,7 @@ class PrunedPhase:
     def _go_back(self, binder: Binder) -> None:
         """An evaluation, or a pass that only peeked at a batch, is no epoch of the order: it is read again."""
         first, self._untrained = self._untrained, None
-        if first is None or first.position is None or first.bound:
+        if first is None or first.position is None or first.was_trained:
             return
         if first.exhausted and binder.waiting(first, in_training=True):
             return  # the loop looks ahead
@@ -247,7 +247,7 @@ class PrunedPhase:
         if isinstance(self.sampler, StreamOrder):
             self.sampler.count_pass()
         of.starts_at(cast(PrunedSampler, self.sampler).began)
-        if self._untrained is None or self._untrained.bound:
+        if self._untrained is None or self._untrained.was_trained:
             self._untrained = of
 
     def weight(self, token: Token, logits: Tensor) -> None:

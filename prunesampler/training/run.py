@@ -254,7 +254,7 @@ class Run:
                 rows, batch = self._filtered(self._filter, rows, batch)
                 drawn = None
             if not self._watches:
-                token.count(self._binder.ahead)
+                token.count(self._binder.ahead, self._in_training)
                 self._current = token if self._in_training else self._current
                 return batch
             positions = torch.from_numpy(rows)
