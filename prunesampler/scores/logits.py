@@ -148,7 +148,7 @@ def _is_argmax(others: Tensor, along: int, label: Tensor, best: Tensor, targets:
     right, tied = label > best, label == best
     if not tied.is_cpu or tied.any():  # ties are rare, and a CPU need not look for the first one
         first = (others == best.unsqueeze(along)).byte().argmax(along)
-        right |= tied & (targets < first)
+        right |= tied & (targets <= first)  # equal only where all are −inf, as its own place among the others is
     return right
 
 

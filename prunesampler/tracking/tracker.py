@@ -11,7 +11,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, check_choice, check_int
+from prunesampler.errors import (
+    ArgumentError,
+    PruneSamplerError,
+    PruneSamplerWarning,
+    StateError,
+    check_choice,
+    check_int,
+)
 from prunesampler.scores.logits import check_logits
 from prunesampler.scores.registry import SCORES, compute
 from prunesampler.tables.score_table import ScoreTable
@@ -237,12 +244,16 @@ class ScoreTracker:
         """
         self._credit_waiting()
         with torch.inference_mode(False):
-            self._totals.merge(self._buffers, self._group)
-            if self._totals.nothing_finite:
-                text = "every score of this epoch is infinite or NaN: look at what the model gives"
-                warnings.warn(text, PruneSamplerWarning, stacklevel=2)
             self._torn = True  # until what was merged is cleared, lest it be merged again
+            try:
+                self._totals.merge(self._buffers, self._group)
+            except PruneSamplerError:
+                self._torn = False  # of the buffers nothing has changed
+                raise
             self._clear()
+        if self._totals.nothing_finite:  # last, as a warning may be an error
+            text = "every score of this epoch is infinite or NaN: look at what the model gives"
+            warnings.warn(text, PruneSamplerWarning, stacklevel=2)
 
     def reset_epoch(self) -> None:
         """Forget what was seen since the last :meth:`end_epoch`."""

@@ -99,6 +99,15 @@ def test_of_equal_logits_the_first_one_is_the_prediction() -> None:
         assert scores.correct(row, torch.arange(4)).tolist() == (row.argmax(1) == torch.arange(4)).tolist()
 
 
+@pytest.mark.parametrize("classes", [2, 3, 40])
+@pytest.mark.parametrize("high", [-math.inf, 0.0, 1.0])
+def test_correct_is_what_argmax_says_of_classes_that_are_masked(classes: int, high: float) -> None:
+    logits = torch.full((classes, classes), -math.inf)
+    logits[:, classes // 2 :] = high
+    targets = torch.arange(classes)
+    assert scores.correct(logits, targets).tolist() == (logits.argmax(1) == targets).tolist()
+
+
 @pytest.mark.parametrize("gap", [10.0, 17.0, 40.0, 60.0, 80.0])
 @pytest.mark.parametrize("name", ["el2n", "loss", "entropy"])
 def test_confident_samples_keep_their_relative_precision(name: str, gap: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -261,6 +262,42 @@ def test_a_run_of_nothing_but_nan_says_so() -> None:
         tracker.end_epoch()
     with pytest.warns(PruneSamplerWarning, match=r"2 of 2 presentations \(100.00%\).*every one of them"):
         assert np.isnan(tracker.table().scores["el2n"]).all()
+
+
+def test_a_warning_that_is_an_error_does_not_have_an_epoch_merged_twice() -> None:
+    tracker = ScoreTracker(N)
+    tracker.update([0, 1], torch.full((2, C), math.nan), [0, 1])
+    with warnings.catch_warnings(), pytest.raises(PruneSamplerWarning):
+        warnings.simplefilter("error")
+        tracker.end_epoch()
+    tracker.update([0, 2], torch.zeros(2, C), [0, 1])
+    tracker.end_epoch()
+    with pytest.warns(PruneSamplerWarning, match="2 of 4 presentations"):
+        table = tracker.table()
+    assert table.presentations.tolist()[:3] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("method", ["merge", "_merge_columns"])
+def test_an_interrupt_right_after_the_merge_does_not_have_it_merged_twice(method: str, monkeypatch: Any) -> None:
+    tracker = ScoreTracker(N)
+    tracker.update(*batch_of([0, 1, 2], 0))
+    real = getattr(Totals, method)
+
+    def interrupted(*args: Any) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Totals, method, interrupted)
+        tracker.end_epoch()
+    with pytest.raises(StateError, match="interrupted"):
+        tracker.end_epoch()
+    if method == "merge":
+        tracker.reset_epoch()
+        assert tracker.table().presentations.tolist()[:4] == [1, 1, 1, 0]
+    else:
+        with pytest.raises(StateError, match="interrupted"):
+            tracker.table()
 
 
 def test_a_row_tells_the_epoch_that_its_score_is_of() -> None:
