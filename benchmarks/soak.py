@@ -52,7 +52,7 @@ class Lives:
 
     def epoch(self, loader: Any, batches: int | None = None) -> None:
         """So many batches, or all; their number is checked."""
-        done = 0
+        done, expected = 0, len(loader) if batches is None else batches
         for x, y in loader:
             loss = nn.functional.cross_entropy(self.model(x), y)
             self.optimizer.zero_grad()
@@ -61,7 +61,7 @@ class Lives:
             done += 1
             if done == batches:
                 break
-        assert done == (len(loader) if batches is None else batches)
+        assert done == expected
 
     def __iter__(self) -> Iterator[None]:
         number = 0

@@ -636,6 +636,7 @@ def test_every_argument_that_is_told_exists() -> None:
         shards.build_index,
         shards.keep,
         prunesampler.attach,
+        prunesampler.Pruning.follow,
         prunesampler.select,
         prunesampler.score,
         prunesampler.PrunedSampler,

@@ -47,7 +47,8 @@ def train(config: dict[str, Any]) -> None:
     warnings.simplefilter("ignore", ps.PruneSamplerWarning)
     rank = ray.train.get_context().get_world_rank()
     model = prepare_model(Net())
-    plain = ps.attach(DataLoader(Leaky(N), batch_size=BATCH, shuffle=True), model, score_epochs=EPOCHS)
+    whole = ps.PrunedSampler(N, num_replicas=1)
+    plain = ps.attach(DataLoader(Leaky(N), batch_size=BATCH, sampler=whole), model, score_epochs=EPOCHS)
     rebuilt = prepare_data_loader(plain)
     with pytest.raises(ps.BindingError, match="call attach after") as too_early:
         for _ in range(64):

@@ -73,7 +73,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_reading_a_file_never_runs_code_in_it() -> None:
     packages = {"cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    errors_only = {"pickle.UnpicklingError", "pickle.PickleError"}
+    harmless = {"pickle.UnpicklingError", "pickle.PickleError", "pickle.dumps"}
     for source in Path(prunesampler.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.ImportFrom):
@@ -81,7 +81,7 @@ def test_reading_a_file_never_runs_code_in_it() -> None:
             elif isinstance(node, ast.Import):
                 assert not {alias.name.partition(".")[0] for alias in node.names} & packages, source
             elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle."):
-                assert ast.unparse(node) in errors_only, source
+                assert ast.unparse(node) in harmless, source
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
                 options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert options.get("weights_only") == "True" or options.get("allow_pickle") == "False", source

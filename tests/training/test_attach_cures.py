@@ -454,7 +454,7 @@ def test_a_forward_on_what_is_taken_for_the_targets() -> None:
             lambda i: (f"path/{i}", X[i], {"label": Y[i]}), second, lambda batch: batch[2]["label"], **options
         )
 
-    with pytest.raises(ps.BindingError, match=r"target_fn=, a function from the batch to its labels"):
+    with pytest.raises(ps.UnsupportedError, match=r"give target_fn=, a function from the batch to them"):
         run()
     check(run(target_fn=lambda batch: batch[2]["label"]))
 

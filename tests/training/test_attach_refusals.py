@@ -286,7 +286,7 @@ def test_what_auto_leaves_may_be_less_than_a_batch(tmp_path: Path) -> None:
 
     class Constant(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) * 0 + torch.tensor([1.0, 0.0, 0.0])
+            return super().forward(x) * 0 + torch.tensor([5.0, 0.0, 0.0])
 
     loader = DataLoader(Easy(N), batch_size=N // 2, shuffle=True, drop_last=True)
     model = Constant()
