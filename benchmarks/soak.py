@@ -42,8 +42,6 @@ class Lives:
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(ROWS, 4, generator=generator)
         self.dataset = TensorDataset(inputs, (inputs.argmax(1)))
-        self.model = nn.Linear(4, 4)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.loader_options = loader_options
         self.loader = self.new_loader()
 
@@ -74,6 +72,8 @@ class Lives:
     def life(self, save_dir: str | None, *, same: bool) -> Iterator[None]:
         if self.loader_options.get("persistent_workers"):  # which cannot be reached once they run
             self.loader, same = self.new_loader(), False
+        self.model = nn.Linear(4, 4)  # on the same model the run of the life before would go on
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         loader: Any = ps.attach(self.loader, self.model, save_dir=save_dir, **OPTIONS)
         self.epoch(loader, 3)
         yield
