@@ -83,7 +83,8 @@ class Arm:
 
     @property
     def file(self) -> str:
-        return f"{self.setting}-{self.name}-{self.cost:g}-{self.seed}.json"
+        name = self.name.replace(", ", "-").replace(" ", "-")
+        return f"{self.setting}-{name}-{self.cost:g}-{self.seed}.json"
 
 
 def epochs_at(cost: float, epochs: int, share: float, anneal: float = 0.125) -> int:
@@ -287,6 +288,7 @@ def main() -> None:
             print(f"left out for want of time: {arm.file}")
             continue
         done = perform(arm, images, test)
+        done["command"] = done["command"].replace(str(given.data), "DIR")
         scratch = given.out / f"{arm.file}.tmp"
         scratch.write_text(json.dumps(done, indent=1) + "\n")
         os.replace(scratch, given.out / arm.file)

@@ -637,6 +637,7 @@ def test_every_argument_that_is_told_exists() -> None:
         shards.keep,
         prunesampler.attach,
         prunesampler.Pruning.follow,
+        prunesampler.InfoBatch,
         prunesampler.select,
         prunesampler.score,
         prunesampler.PrunedSampler,
