@@ -330,9 +330,8 @@ def _header(path: str | os.PathLike[str], file: pq.ParquetFile, kind: str) -> He
     for name, found in types.items():
         if found not in known:
             raise CorruptFileError(f"{path} is damaged: {name!r:.100} is of type {found:.100}")
-    rows = metadata.get("num_rows", length)
-    often = kind == "schedule"  # where a row comes again in another epoch
-    if type(rows) is not int or (rows < length and not often):
+    rows, epochs = metadata.get("num_rows", length), metadata.get("num_epochs", 1)
+    if type(rows) is not int or type(epochs) is not int or rows * epochs < length:  # each row once an epoch
         raise CorruptFileError(f"{path} is damaged: it has {length} rows, of a dataset of {rows!r:.40}")
     groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     if sum(groups) != length or not all(0 <= rows <= ROW_GROUP for rows in groups):

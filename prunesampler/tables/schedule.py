@@ -52,6 +52,9 @@ class Schedule(Stored):
         """(K,) int64, the rows of all epochs one after another."""
         return np.concatenate(self.epochs)
 
+    def _metadata(self) -> dict[str, Any]:
+        return {**super()._metadata(), "num_epochs": len(self.epochs)}
+
     def _all_columns(self) -> dict[str, Any]:
         sizes = [len(rows) for rows in self.epochs]
         return {"epoch": np.repeat(np.arange(len(sizes), dtype=np.int32), sizes), "row": self.rows}
@@ -62,9 +65,9 @@ class Schedule(Stored):
         epochs = integers("epoch", columns["epoch"], len(rows), lowest=0)
         if len(epochs) and (np.diff(epochs) < 0).any():
             raise ArgumentError("epoch", "must ascend", "an epoch after a later one")
-        count = int(epochs[-1]) + 1 if len(epochs) else 0
-        if count > len(rows):
-            raise ArgumentError("epoch", "must leave no epoch out", count)
+        count = metadata["num_epochs"]
+        if count > len(rows) or int(epochs[-1]) + 1 != count:
+            raise ArgumentError("epoch", f"must be those of {count} epochs, each with a row", epochs)
         return cls(
             np.split(rows, np.searchsorted(epochs, np.arange(1, count))),
             **{name: metadata[name] for name in cls._provenance},

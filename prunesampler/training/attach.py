@@ -224,7 +224,8 @@ def attach(
         swap: Any = swap_of(plain, chosen, seed, None if told is None else told.num_rows)
     if loader is not plain and "iteration" in vars(loader):
         swap.count_by(loader)
-    if chosen.batch_share(0) < 1 and (stream is not None or swap.split.processes > 1):
+    proxy = chosen.batch_filter()
+    if proxy is not None and (stream is not None or swap.split.processes > 1):
         raise UnsupportedError(
             f"{type(chosen).__name__} needs batches of another size, which "
             + ("a shard pipeline makes itself" if stream is not None else "Accelerate splits over its processes")
@@ -343,6 +344,7 @@ def attach(
         group=group,
         finder=finder,
         row_fn=told,
+        proxy=proxy,
         input_fn=input_fn,
         rescore_inputs=inputs_check(config.rescored, model, finder, input_fn),
         train_on_all=on_error == "train_on_all",

@@ -90,6 +90,7 @@ class Run:
         group: Group,
         finder: Finder,
         row_fn: RowFunction | None,
+        proxy: ProxyTraining | None,
         input_fn: Callable[[Any], Any] | None,
         rescore_inputs: RescoreInputs | None,
         train_on_all: bool,
@@ -100,7 +101,7 @@ class Run:
         self._rescore_inputs = rescore_inputs
         self._row_fn = row_fn
         self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
-        self._filter = config.policy.batch_filter()
+        self._filter = proxy
         self.group, self._train_on_all = group, train_on_all
         self.phase: Phase = "scoring"
         self.given: Coreset | None = None

@@ -28,6 +28,7 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import score
 from prunesampler.training.attach import attach
+from prunesampler.training.policies.proxy_filter import ProxyFilter
 from prunesampler.training.policies.random_subset import RandomSubset
 from tests.helpers.ranks import run_ranks
 from tests.helpers.shardfiles import LEFT_OPEN, write_split
@@ -436,6 +437,9 @@ def test_refusals(urls: list[str], index: ShardIndex) -> None:
         attach(DataLoader(samples(urls)), Net())
     with pytest.raises(ArgumentError, match="with_epoch"):
         attach(plain_loader(urls, index, 0), Net(), epoch_length="full")
+    # Refused whatever the first epoch's share is.
+    with pytest.raises(UnsupportedError, match="which a shard pipeline makes itself"):
+        attach(plain_loader(urls, index, 0), Net(), policy=ProxyFilter(Net(), keep=[1.0, 0.5]))
     loader: Any = attach(plain_loader(urls, index, 0), Net())
     with pytest.raises(StateError, match="how many batches"):
         loader.pruning.total_steps(3)

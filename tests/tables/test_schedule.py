@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prunesampler as ps
+from prunesampler.tables.parquet import write_columns
 
 EPOCHS = st.lists(st.sets(st.integers(0, 30), min_size=1).map(sorted), min_size=1, max_size=5)
 
@@ -40,3 +41,12 @@ def test_another_kind_and_another_dataset_are_refused(tmp_path: Path) -> None:
         ps.Schedule.load(tmp_path / "c.parquet")
     with pytest.raises(ps.MismatchError):
         ps.Schedule.load(tmp_path / "s.parquet", fingerprint="b")
+
+
+@pytest.mark.parametrize("claimed", [1, 3, 2**40, -2, "2"])
+def test_a_file_that_says_another_number_of_epochs_is_refused(claimed: Any, tmp_path: Path) -> None:
+    schedule = ps.Schedule([[0, 1], [1]], num_rows=2)
+    metadata, columns = schedule._metadata(), schedule._columns()
+    write_columns(tmp_path / "s.parquet", {**metadata, "num_epochs": claimed}, columns)
+    with pytest.raises(ps.CorruptFileError):
+        ps.Schedule.load(tmp_path / "s.parquet")

@@ -8,11 +8,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler._random import mix
 from prunesampler.errors import check_number
-from prunesampler.sampling.permutation import Permutation
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.training.policies.policy import Policy, hardness
+from prunesampler.training.policies.policy import Policy, hardness, random_rows
 
 _PART = 0x6F726470  # keeps these draws apart from others of the same seed
 
@@ -53,7 +51,7 @@ class OrderDP(Policy):
     ) -> npt.NDArray[np.int64]:
         """The hardest of the part that the epoch draws; of equal losses those that were drawn first."""
         assert table is not None
-        part = rows[random_part(len(rows), self.part, mix(seed, _PART, epoch))]
+        part = random_rows(rows, part_size(len(rows), self.part), seed, _PART, epoch)
         order = np.argsort(-hardness(table, "loss", part), kind="stable")
         return np.sort(part[order[: self.num_draws(len(rows), epoch)]])
 
@@ -65,8 +63,3 @@ class OrderDP(Policy):
 def part_size(count: int, share: float) -> int:
     """How many rows a share of so many is, at least one."""
     return max(1, round(share * count))
-
-
-def random_part(count: int, share: float, key: int) -> npt.NDArray[np.int64]:
-    """A share of the positions in [0, count), in a seeded random order."""
-    return Permutation(count, key)(np.arange(part_size(count, share)))

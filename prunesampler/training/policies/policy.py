@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from prunesampler._random import mix
 from prunesampler.errors import ArgumentError, MismatchError, check_choice, check_int
+from prunesampler.sampling.permutation import Permutation
 from prunesampler.sampling.systematic import inclusion_probabilities, systematic_sample
 from prunesampler.tables.columns import row_numbers
 from prunesampler.tables.coreset import Coreset
@@ -134,6 +135,15 @@ def hardness(table: ScoreTable, by: str, rows: npt.NDArray[np.int64]) -> npt.NDA
     if table.directions[by] == "lower":
         values = -values
     return np.where(np.isnan(values), np.inf, values)
+
+
+def random_rows(rows: npt.NDArray[np.int64], size: int, *key: int) -> npt.NDArray[np.int64]:
+    """(size,) distinct ones of ``rows``, in a random order that the integers of ``key`` seed.
+
+    >>> random_rows(np.array([3, 5, 7]), 3, 0, 1).tolist() == random_rows(np.array([3, 5, 7]), 3, 0, 1).tolist()
+    True
+    """
+    return rows[Permutation(len(rows), mix(*key))(np.arange(size))] if size else rows[:0]
 
 
 def coreset_of(

@@ -8,12 +8,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler._random import mix
 from prunesampler.errors import ArgumentError, check_int, check_number
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.policies.annealing import check_annealing, is_annealing
-from prunesampler.training.policies.orderdp import part_size, random_part
-from prunesampler.training.policies.policy import Policy, hardness
+from prunesampler.training.policies.orderdp import part_size
+from prunesampler.training.policies.policy import Policy, hardness, random_rows
 
 _PART = 0x73657461  # keeps these draws apart from others of the same seed
 
@@ -66,7 +65,7 @@ class SeTa(Policy):
         last: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
         """The rows of the groups under the window."""
-        part = np.sort(rows[random_part(len(rows), 1 - self.ratio, mix(seed, _PART, epoch))])
+        part = np.sort(random_rows(rows, part_size(len(rows), 1 - self.ratio), seed, _PART, epoch))
         if is_annealing(epoch, self.anneal, self.epochs):
             return part
         assert table is not None

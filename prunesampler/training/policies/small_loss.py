@@ -8,13 +8,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler._random import mix
 from prunesampler.errors import ArgumentError, check_int, check_number
-from prunesampler.sampling.permutation import Permutation
 from prunesampler.selection.select import resolve_keep
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.totals import Reduction
-from prunesampler.training.policies.policy import Policy, hardness
+from prunesampler.training.policies.policy import Policy, hardness, random_rows
 
 _RETURNS = 0x736D616C  # keeps these draws apart from others of the same seed
 
@@ -72,10 +70,8 @@ class SmallLoss(Policy):
         assert table is not None
         order = np.argsort(hardness(table, self.by, rows), kind="stable")
         count = resolve_keep(self.keep, len(rows))
-        others, back = order[count:], self.num_draws(len(rows), epoch) - count
-        if back:
-            others = others[Permutation(len(others), mix(seed, _RETURNS, epoch))(np.arange(back))]
-        return np.sort(rows[np.concatenate([order[:count], others[:back]])])
+        back = random_rows(order[count:], self.num_draws(len(rows), epoch) - count, seed, _RETURNS, epoch)
+        return np.sort(rows[np.concatenate([order[:count], back])])
 
     def num_draws(self, eligible: int, epoch: int) -> int:
         """The easiest rows, and some others."""

@@ -8,12 +8,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler._random import mix
 from prunesampler.errors import ArgumentError, check_int, check_number
-from prunesampler.sampling.permutation import Permutation
 from prunesampler.selection.select import resolve_keep
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.training.policies.policy import Policy
+from prunesampler.training.policies.policy import Policy, random_rows
 
 _START, _RETURNS = 0x73776170, 0x6261636B  # keep these draws apart from others of the same seed
 
@@ -69,8 +67,7 @@ class SwapForgotten(Policy):
     ) -> npt.NDArray[np.int64]:
         """The rows of the epoch before; other ones where an exchange is due."""
         if last is None:
-            start = Permutation(len(rows), mix(seed, _START))(np.arange(self.num_draws(len(rows), epoch)))
-            return np.sort(rows[start])
+            return np.sort(random_rows(rows, self.num_draws(len(rows), epoch), seed, _START))
         if epoch % self.every or epoch > self.until or table is None:
             return last
         outside = np.setdiff1d(rows, last, assume_unique=True)
@@ -80,7 +77,7 @@ class SwapForgotten(Policy):
         forgotten = table.column("recent_forgetting")[last]
         # A row that was drawn and not seen, as an epoch was left early, stays.
         order = np.argsort(np.where(np.isnan(forgotten), np.inf, forgotten), kind="stable")
-        back = outside[Permutation(len(outside), mix(seed, _RETURNS, epoch))(np.arange(count))]
+        back = random_rows(outside, count, seed, _RETURNS, epoch)
         return np.sort(np.concatenate([last[order[count:]], back]))
 
     def num_draws(self, eligible: int, epoch: int) -> int:
