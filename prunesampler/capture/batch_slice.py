@@ -16,7 +16,7 @@ def batch_slice(batch: Any, positions: Tensor, size: int) -> Any:
     """The samples at some positions of a batch of ``size``, in a batch of the same types.
 
     Tensors and arrays whose first dimension is ``size`` are indexed, and so are lists and tuples of ``size`` entries
-    that hold none (texts, paths, images). Whatever else a batch carries stays as it is.
+    that hold none such (texts, paths, images one by one). Whatever else a batch carries stays as it is.
 
     Args:
         batch: nested tuples, lists and mappings.
@@ -53,7 +53,7 @@ def _slice(value: Any, positions: Tensor, size: int) -> Any:
             changed[key] = item
         return changed
     if isinstance(value, (tuple, list)):
-        if len(value) == size and not any(True for _ in _leaves(value)):
+        if len(value) == size and not any(_holds_samples(leaf, size) for leaf in _leaves(value)):
             kept = [value[position] for position in positions.tolist()]
         else:
             kept = [_slice(item, positions, size) for item in value]

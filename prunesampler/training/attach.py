@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -49,6 +48,7 @@ from prunesampler.training.continuation import (
     samplers_as_found,
     take_over,
     tell_of_continuation,
+    weakly,
 )
 from prunesampler.training.handle import Pruning
 from prunesampler.training.policies.policy import Draw, Policy
@@ -304,11 +304,11 @@ def attach(
         swap = swap_of(plain, chosen, seed, None)
     folder = RunFolder(save_dir, resume=resume, num_rows=swap.num_rows, fingerprint=fingerprint, group=group)
 
-    model_ref = weakref.ref(model) if model is not None else None  # it carries the run, which is not to keep it
+    model_ref = weakly(model)  # it carries the run, which is not to keep it
 
     def rescored(tracked: ScoreTable | None) -> ScoreTable:
         table = score_all(
-            cast(nn.Module, model_ref and model_ref()),
+            cast(nn.Module, model_ref()),
             cast(Any, rescore),
             scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
             row_fn=row_fn,

@@ -36,6 +36,14 @@ class _Carried:
         return tuple, ()
 
 
+def weakly(value: Any) -> Callable[[], Any]:
+    """A weak reference; for None, and for what there is none to (a list), a function that gives None."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return _nothing
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The user's own module in a compiled or data-parallel one."""
     while isinstance(inner := vars(model).get("_modules", {}).get("_orig_mod") or _wrapped(model), nn.Module):
@@ -127,13 +135,9 @@ class RunKey:
     @classmethod
     def of(cls, dataset: Any, contents: str, swap: Any, options: dict[str, Any]) -> RunKey:
         """Arrays and functions are kept as what they are compared by."""
-        try:
-            ref: Callable[[], Any] = weakref.ref(dataset)
-        except TypeError:  # a list
-            ref = _nothing
         rows = {name: getattr(swap, name, None) for name in ("num_rows", "num_replicas", "draws", "eligible")}
         rows |= {"kind": type(swap).__name__, **getattr(swap, "options", {})}
-        return cls(ref, contents, *({k: _plain(v) for k, v in given.items()} for given in (rows, options)))
+        return cls(weakly(dataset), contents, *({k: _plain(v) for k, v in given.items()} for given in (rows, options)))
 
     def difference(self, other: RunKey) -> str | None:
         """What tells the two apart, for people; None if nothing does."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.training.checkpoint import load_coreset
 from prunesampler.training.config import RunConfig
+from prunesampler.training.continuation import weakly
 from prunesampler.training.policies.policy import coreset_of
 from prunesampler.training.sample_weights import SampleWeights
 from prunesampler.training.sampler_swap import StreamOrder
@@ -37,9 +37,7 @@ class PrunedPhase:
         self.coreset: Coreset | None = None
         self.sampler: Sampler[int] = swap.base
         self._config, self._swap, self._fingerprint = config, swap, fingerprint
-        self._model: Callable[[], nn.Module | None] = (
-            _nothing if model is None else weakref.ref(model)
-        )  # it carries the run, which is not to keep it
+        self._model = weakly(model)  # it carries the run, which is not to keep it
         self._weights: SampleWeights | None = None
         self._origin: dict[str, Any] = {}  # where the order began in this process
         self._fixed = False  # a coreset for good, whatever the policy
@@ -280,7 +278,3 @@ class PrunedPhase:
         sampler.load_state_dict({**sampler.state_dict(), "position": 0})
         self._origin = sampler.state_dict()
         return int(start // self._swap.rows_per_step) if start else 0  # a stream begins every pass at its start
-
-
-def _nothing() -> None:
-    return None

@@ -39,7 +39,7 @@ from prunesampler.tracking.state import check_count, check_layout
 from prunesampler.training.attachment import Attachment
 from prunesampler.training.checkpoint import coreset_state, load_coreset
 from prunesampler.training.config import RunConfig
-from prunesampler.training.continuation import RunKey, carry, let_go, unwrapped
+from prunesampler.training.continuation import RunKey, carry, let_go, unwrapped, weakly
 from prunesampler.training.proxy import ProxyTraining
 from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.rescore_inputs import RescoreInputs
@@ -114,10 +114,10 @@ class Run:
         self._base_resumes = False  # whether the loader's own sampler was set to where a scoring epoch was cut off
         self._skipped = 0  # batches of the next pass that its loader leaves out
         self._forwards_unfetched = 0
-        self._loader_ref: Callable[[], Any] = _nothing
-        self._model_ref: Callable[[], nn.Module | None] = _nothing
-        self._inner_ref: Callable[[], nn.Module | None] = _nothing  # the same without what wraps it
-        self._tie: Callable[[], Attachment | None] = _nothing
+        self._loader_ref: Callable[[], Any] = weakly(None)
+        self._model_ref: Callable[[], nn.Module | None] = weakly(None)
+        self._inner_ref: Callable[[], nn.Module | None] = weakly(None)  # the same without what wraps it
+        self._tie: Callable[[], Attachment | None] = weakly(None)
         self._has_model = self._told = False
         self._hook: ForwardHook | None = None
         self._watches = True  # whether training forwards are followed
@@ -694,7 +694,3 @@ def _how(coreset: Coreset) -> str:
     if spare is not None:
         return f"{spare} are superfluous by {options.get('by')}"
     return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"
-
-
-def _nothing() -> None:
-    return None

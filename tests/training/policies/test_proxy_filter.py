@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
 import prunesampler as ps
 from tests.helpers.ranks import run_ranks
@@ -109,13 +109,20 @@ class Kinds(Leaky):
         return {"input": x, "labels": y, "path": f"{i}.png", "pair": (x * 2, np.float32(i))}
 
 
+def with_images(samples: list[Any]) -> Any:
+    """Images of many sizes are no tensor, as in detection."""
+    batch = default_collate(samples)
+    return {**batch, "images": [torch.full((3, 2 + i % 5), i) for i in map(int, batch["pair"][1].tolist())]}
+
+
 def test_a_batch_keeps_its_type() -> None:
-    loader, _ = make(Kinds(N))
+    loader, _ = make(Kinds(N), collate_fn=with_images)
     batch = next(iter(loader))
     rows = batch["input"][:, 0].long().tolist()
     assert batch["path"] == [f"{row}.png" for row in rows]
     assert batch["pair"][0][:, 0].tolist() == [2 * row for row in rows]
     assert batch["pair"][1].tolist() == rows
+    assert [int(image[0, 0]) for image in batch["images"]] == rows
 
 
 def test_a_run_resumes_after_any_step() -> None:
