@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from prunesampler.errors import ArgumentError, MismatchError, StateError, check_bool, check_int
+from prunesampler.sampling.block_shuffle import BlockShuffle, BlockStream
 from prunesampler.sampling.epochs import MAX_EPOCHS, EpochReader, RowIterator, RowStream
 from prunesampler.sampling.permutation import rank_length, stream_rows
 from prunesampler.sampling.weighted import Weighted, draw_rows
@@ -43,7 +44,8 @@ class PrunedSampler(Sampler[int]):
 
     Args:
         data_source: a dataset with a length, or its number of rows, 1 to 2**33.
-        shuffle: without it rows come in the order of ``rows``, by default ascending.
+        shuffle: without it rows come in the order of ``rows``, by default ascending. A
+            :class:`~prunesampler.sampling.block_shuffle.BlockShuffle` mixes rows of a few shards at a time.
         seed: any int, the same on all ranks.
         coreset: prune from the start.
         num_replicas: ranks that split an epoch; "auto": as torch.distributed says; None: 1, and refused in a
@@ -80,7 +82,7 @@ class PrunedSampler(Sampler[int]):
         self,
         data_source: int | Sized,
         *,
-        shuffle: bool = True,
+        shuffle: bool | BlockShuffle = True,
         seed: int = 0,
         coreset: Coreset | None = None,
         num_replicas: int | Literal["auto"] | None = None,
@@ -100,10 +102,12 @@ class PrunedSampler(Sampler[int]):
         self.seed: Final = check_int("seed", seed, -(2**63), 2**64 - 1) if generator is None else _drawn(generator)
         self.num_replicas, self.rank = _replicas_and_rank(num_replicas, rank)
         self.drop_last: Final = check_bool("drop_last", drop_last)
-        self.shuffle: Final = check_bool("shuffle", shuffle)
+        self.shuffle: Final = shuffle if isinstance(shuffle, BlockShuffle) else check_bool("shuffle", shuffle)
         self.replacement: Final = check_bool("replacement", replacement)
-        if not shuffle and (replacement or sampling_weights is not None):
+        if shuffle is not True and (replacement or sampling_weights is not None):
             raise ArgumentError("shuffle", "must be True with replacement or sampling_weights", shuffle)
+        if isinstance(shuffle, BlockShuffle) and shuffle.num_rows != self.num_rows:
+            raise ArgumentError("shuffle", f"must be of groups of {self.num_rows} rows", f"one of {shuffle.num_rows}")
         self.epoch_length: Final = _epoch_length(epoch_length)
         self._rows = None if rows is None else _distinct(rows, self.num_rows)
         self.sampling_weights: Final = None if sampling_weights is None else _weights(sampling_weights, self.num_rows)
@@ -294,6 +298,9 @@ class PrunedSampler(Sampler[int]):
                 raise ArgumentError("sampling_weights", "must be above 0 for a row that is kept", "zeros")
             # An epoch of fewer draws is a pass of its own, or later epochs would get what the heavy rows left.
             numbers = Weighted(weights, seed=self.seed, replacement=self.replacement, longest_pass=length)
+        elif isinstance(self.shuffle, BlockShuffle):
+            kept = None if kept is None else np.sort(kept)
+            numbers = BlockStream(self.shuffle, kept, self.seed)
         elif self.replacement:
             numbers = functools.partial(draw_rows, size=count, seed=self.seed)
         else:
@@ -304,7 +311,8 @@ class PrunedSampler(Sampler[int]):
         """What must be equal for two samplers to have the same stream."""
         names = ("num_rows", "seed", "shuffle", "replacement", "epoch_length", "drop_last")
         coreset = {"kept": self._stream.count, "coreset": _digest(self._coreset)}
-        return {name: getattr(self, name) for name in names} | self._array_digests | coreset
+        blocks = {"shuffle": str(self.shuffle)} if isinstance(self.shuffle, BlockShuffle) else {}
+        return {name: getattr(self, name) for name in names} | blocks | self._array_digests | coreset
 
     @functools.cached_property
     def _array_digests(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from prunesampler.capture.rows import RowStream, row_stream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
+from prunesampler.sampling.block_shuffle import BlockShuffle
 from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.sampling.permutation import rank_length
 from prunesampler.sampling.sampler import PrunedSampler
@@ -358,6 +359,7 @@ def _shared(base: Any, split: BatchSplit) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value by which ranks may be compared."""
+    value = str(value) if isinstance(value, BlockShuffle) else value
     return content_digest({}, {"values": value}) if isinstance(value, np.ndarray) else value
 
 
