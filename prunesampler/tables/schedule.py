@@ -1,4 +1,4 @@
-"""Which rows each epoch of a run was, or shall be, trained on, and its Parquet file."""
+"""Which rows each epoch of a run was, or shall be, trained on, in which order, and its Parquet file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ class Schedule(Stored):
     """Rows for each epoch. Immutable.
 
     Args:
-        epochs: one array of distinct row numbers in [0, num_rows) for each epoch, at least one epoch.
+        epochs: one array of distinct row numbers in [0, num_rows) for each epoch, in the order in which they are
+            trained on; at least one epoch.
         num_rows: size of the dataset.
         fingerprint: what the dataset is recognised by.
 
     Raises:
         ArgumentError: there is no epoch, one is empty, or a row repeats in it or is out of range.
 
-    The file that :meth:`save` writes has the columns ``epoch`` int32 and ``row`` int64.
+    The file that :meth:`save` writes has the columns ``epoch`` int32 and ``row`` int64, in that order.
 
-    >>> schedule = Schedule([[0, 2], [1]], num_rows=3)
+    >>> schedule = Schedule([[2, 0], [1]], num_rows=3)
     >>> len(schedule.epochs), schedule.epochs[0]
-    (2, array([0, 2]))
+    (2, array([2, 0]))
     """
 
     _kind = "schedule"
@@ -38,10 +39,10 @@ class Schedule(Stored):
     def __init__(self, epochs: Sequence[npt.ArrayLike], *, num_rows: int, fingerprint: str | None = None) -> None:
         self.num_rows = check_int("num_rows", num_rows, 1)
         self.fingerprint = optional_text("fingerprint", fingerprint)
-        self.epochs = [np.sort(row_numbers("epochs", rows, self.num_rows)) for rows in epochs]
+        self.epochs = [row_numbers("epochs", rows, self.num_rows) for rows in epochs]
         if not self.epochs or not all(len(rows) for rows in self.epochs):
             raise ArgumentError("epochs", "must be one epoch or more, each of one row or more", epochs)
-        if any((np.diff(rows) == 0).any() for rows in self.epochs):
+        if any(len(np.unique(rows)) < len(rows) for rows in self.epochs):
             raise ArgumentError("epochs", "must name no row twice in one epoch", epochs)
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
+from prunesampler.tracking.state import check_count
 from prunesampler.training.checkpoint import load_coreset
 from prunesampler.training.config import RunConfig
 from prunesampler.training.continuation import weakly
@@ -124,20 +125,25 @@ class PrunedPhase:
         at_once: bool = True,
     ) -> None:
         """Read the coreset from the next pass on; ``len(loader)`` says so at once, or after :meth:`take_place`."""
-        sampler = self._swap.sampler(coreset, seed=self._config.seed, epoch_length=self._config.epoch_length)
+        policy = self._config.policy
+        draws_anew = policy.every_epoch and not fixed
+        order = policy.order(epoch or 0) if draws_anew else None
+        sampler = self._swap.sampler(
+            coreset, seed=self._config.seed, epoch_length=self._config.epoch_length, order=order
+        )
         if position is not None:
             sampler.load_state_dict(position)
-            epoch = position.get("epoch", 0)
         elif epoch is not None:
             sampler.set_epoch(epoch)
-        share = self._config.policy.batch_share(epoch or 0) if self._config.policy.every_epoch and not fixed else 1.0
+        share = policy.batch_share(epoch or 0) if draws_anew else 1.0
         draws = self._swap.draws_of(len(coreset), self._config.epoch_length)
         self.check_batches(self._swap.batches(draws, share))
         self.coreset, self._fixed, self._next = coreset, fixed, None
         self._drawn_for, self._read, self._untrained = epoch or 0, False, None
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model())
         self.sampler, self.waits = sampler, True
-        self._origin = sampler.state_dict()
+        # As it was given: the end of the epoch that the coreset was drawn for is not the beginning of the next.
+        self._origin = sampler.state_dict() if position is None else dict(position)
         if at_once:
             self.take_place()
 
@@ -266,13 +272,15 @@ class PrunedPhase:
 
     def resume(self, coreset: Any, position: Any, *, mid_epoch: bool, fixed: bool = False) -> int:
         """Go on from there."""
+        epoch = position.get("epoch", 0) if isinstance(position, Mapping) else position
+        check_count(epoch, "state['sampler']['epoch']")
         try:
-            self.begin(load_coreset(coreset), position=position or {}, fixed=fixed)
+            self.begin(load_coreset(coreset), epoch=epoch, position=position, fixed=fixed)
         except ArgumentError as error:
             raise StateError(f"state['coreset'] is of another dataset: {error}") from error
         sampler = cast(PrunedSampler, self.sampler)
         self._swap.go_to(sampler.state_dict()["epoch"])
-        if mid_epoch:
+        if mid_epoch or self.at_the_end:
             return 0
         _, start = sampler.began
         sampler.load_state_dict({**sampler.state_dict(), "position": 0})

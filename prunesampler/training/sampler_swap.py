@@ -269,11 +269,20 @@ class SamplerSwap:
         """Rows that one epoch draws over all ranks, once so many rows are kept."""
         return self.draws if epoch_length == "full" else max(1, round(self.draws * kept / self.num_eligible))
 
-    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"]) -> PrunedSampler:
-        """The sampler that draws the coreset in the way of the base sampler."""
-        options: dict[str, Any] = {"num_replicas": 1, **self.options, "seed": seed}
+    def sampler(
+        self,
+        coreset: Coreset,
+        *,
+        seed: int,
+        epoch_length: Literal["kept", "full"],
+        order: NDArray[np.int64] | None = None,
+    ) -> PrunedSampler:
+        """The sampler that draws the coreset in the way of the base sampler, or in a given order of its rows."""
+        options: dict[str, Any] = {"num_replicas": 1, "rows": self.eligible, **self.options, "seed": seed}
+        if order is not None:
+            options |= {"rows": order, "shuffle": False, "replacement": False, "sampling_weights": None}
         draws = self.draws_of(len(coreset), epoch_length)
-        return PrunedSampler(self.num_rows, rows=self.eligible, coreset=coreset, epoch_length=draws, **options)
+        return PrunedSampler(self.num_rows, coreset=coreset, epoch_length=draws, **options)
 
     def agreement(self) -> dict[str, Any]:
         """What must be alike on every rank, in plain data; and ``place``, which part is read here."""
@@ -471,8 +480,8 @@ class StreamSwap:
         """Rows that one epoch draws over all ranks, once so many rows are kept."""
         return kept
 
-    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"]) -> Any:
-        """What lets the coreset through."""
+    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"], order: Any = None) -> Any:
+        """What lets the coreset through, in the stream's own order."""
         return StreamOrder(coreset, self.num_replicas)
 
     def check_in_place(self, loader: Any, expected: Any) -> None:

@@ -60,7 +60,6 @@ class Policy(ABC):
         every_epoch: whether a new set is drawn before every epoch, or one set for good.
         reads: scores that each draw reads. They are tracked in every epoch, and a row's is that of the last epoch
             in which it was drawn. Empty: nothing is tracked, and ``table`` is None.
-        reduction, forgetting_window: how they are followed, as :class:`~prunesampler.ScoreTracker` has it.
         reduction: of these scores, as :class:`~prunesampler.ScoreTracker` has it.
         forgetting_window: as there.
 
@@ -108,6 +107,13 @@ class Policy(ABC):
     def expected_draws(self, eligible: int, epoch: int) -> float | None:
         """About how many, where :meth:`num_draws` does not know; None: it cannot be said."""
         return self.num_draws(eligible, epoch)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64] | None:
+        """The drawn rows in the order in which the epoch reads them; None: shuffled, or as the loader's sampler has it.
+
+        A shard pipeline reads them in its own.
+        """
+        return None
 
     def batch_share(self, epoch: int) -> float:
         """The share of each fetched batch that is handed out."""

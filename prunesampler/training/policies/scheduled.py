@@ -17,9 +17,11 @@ from prunesampler.training.policies.policy import Policy
 
 @dataclass(frozen=True)
 class Scheduled(Policy):
-    """Every epoch the rows that a :class:`~prunesampler.Schedule` names, such as :class:`RecordHardest` writes.
+    """Every epoch the rows that a :class:`~prunesampler.Schedule` names, in its order (see :class:`RecordHardest`).
 
-    One proxy's training serves many runs so. After the last recorded epoch it begins again with the first.
+    One proxy's training serves many runs so. After the last recorded epoch it begins again with the first. A loader
+    of round(keep * B) rows a batch, where the recording run had B, trains on the very batches that were recorded, less
+    what was left out of them. Ranks take turns row by row; a shard pipeline has an order of its own.
 
     Args:
         path: of ``schedule.parquet``, read at once.
@@ -29,10 +31,12 @@ class Scheduled(Policy):
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Schedule([[0, 2], [1]], num_rows=3).save(f"{folder}/schedule.parquet")
+    ...     Schedule([[2, 0], [1]], num_rows=3).save(f"{folder}/schedule.parquet")
     ...     policy = Scheduled(f"{folder}/schedule.parquet")
     >>> [policy.draw(epoch, None, np.arange(3), seed=0).rows.tolist() for epoch in range(3)]
     [[0, 2], [1], [0, 2]]
+    >>> policy.order(2)
+    array([2, 0])
     """
 
     path: str | os.PathLike[str]
@@ -56,6 +60,10 @@ class Scheduled(Policy):
     def num_draws(self, eligible: int, epoch: int) -> int:
         """As many as were written down."""
         return len(self._rows(epoch))
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The rows as they were written down."""
+        return self._rows(epoch)
 
     def _rows(self, epoch: int) -> npt.NDArray[np.int64]:
         return self.schedule.epochs[epoch % len(self.schedule.epochs)]

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 import prunesampler as ps
+from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 
 N, BATCH = 20, 4
@@ -22,14 +24,53 @@ def attached(path: Path, n: int = N, **options: Any) -> tuple[Any, Trainer]:
         return ps.attach(loader, model, policy=ps.Scheduled(path), **options), Trainer(model, Journal())
 
 
-def test_epochs_read_what_was_written_down_and_begin_again(tmp_path: Path) -> None:
-    epochs = [list(range(10)), list(range(4, 9)), [19]]
+def test_epochs_read_what_was_written_down_in_its_order_and_begin_again(tmp_path: Path) -> None:
+    epochs = [list(range(10, 0, -1)), [4, 8, 5, 7, 6], [19]]
     ps.Schedule(epochs, num_rows=N).save(tmp_path / "s.parquet")
     loader, trainer = attached(tmp_path / "s.parquet")
     assert loader.pruning.total_steps(5) == 3 + 2 + 1 + 3 + 2
     for epoch in range(5):
         trainer.epoch(loader)
-        assert sorted(trainer.journal.epochs[epoch]) == epochs[epoch % 3]
+        assert trainer.journal.epochs[epoch] == epochs[epoch % 3]
+
+
+def test_a_run_resumes_inside_a_schedule(tmp_path: Path) -> None:
+    ps.Schedule([list(range(10, 0, -1)), [4, 8, 5, 7, 6, 19]], num_rows=N).save(tmp_path / "s.parquet")
+    loader, trainer = attached(tmp_path / "s.parquet")
+    states = []
+    for _ in range(3):
+        for batch in loader:
+            trainer.step(batch)
+            states.append((sum(map(len, trainer.journal.epochs)), loader.pruning.state_dict()))
+        trainer.journal.end_epoch()
+    whole = list(itertools.chain(*trainer.journal.epochs))
+    for done, state in states:
+        loader, trainer = attached(tmp_path / "s.parquet")
+        loader.pruning.load_state_dict(state)
+        again = loader.pruning.state_dict()  # of a job that is cut off once more before it trains
+        loader, trainer = attached(tmp_path / "s.parquet")
+        loader.pruning.load_state_dict(again)
+        while sum(map(len, trainer.journal.epochs)) < len(whole) - done:
+            trainer.epoch(loader)
+        assert list(itertools.chain(*trainer.journal.epochs)) == whole[done:]
+
+
+def on_ranks(rank: int, world_size: int, path: str) -> list[list[int]]:
+    sampler: Any = DistributedSampler(range(N))  # type: ignore[arg-type]
+    loader = DataLoader(Leaky(N), batch_size=2, sampler=sampler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.PruneSamplerWarning)
+        ps.attach(loader, None, policy=ps.Scheduled(path))
+    epochs = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        epochs.append([int(row) for x, _ in loader for row in x[:, 0]])
+    return epochs
+
+
+def test_ranks_take_turns_in_the_order_of_the_schedule(tmp_path: Path) -> None:
+    ps.Schedule([[9, 8, 1, 0, 5, 2], [3, 7]], num_rows=N).save(tmp_path / "s.parquet")
+    assert run_ranks(2, on_ranks, str(tmp_path / "s.parquet")) == [[[9, 1, 5], [3]], [[8, 0, 2], [7]]]
 
 
 def test_a_schedule_of_another_dataset_is_refused_at_attach(tmp_path: Path) -> None:
