@@ -86,8 +86,8 @@ def test_the_public_surface_is_documented() -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, prunesampler; print([m for m in ('typer', 'rich', 'sklearn', 'torchvision', 'pandas', 'polars', "
-        "'duckdb', 'webdataset', 'torchdata', 'tqdm', 'torch._dynamo') if m in sys.modules])"
+        "import sys; from prunesampler import *; print([m for m in ('typer', 'rich', 'sklearn', 'torchvision', "
+        "'pandas', 'polars', 'duckdb', 'webdataset', 'torchdata', 'tqdm', 'torch._dynamo') if m in sys.modules])"
     )
     before = "import sys, torch; print([m for m in ('torch._dynamo', 'tqdm') if m in sys.modules])"
     found = [
@@ -95,3 +95,14 @@ def test_importing_is_light() -> None:
         for c in (code, before)
     ]
     assert set(ast.literal_eval(found[0])) <= set(ast.literal_eval(found[1]))
+
+
+def test_names_are_imported_when_they_are_used() -> None:
+    code = (
+        "import sys, prunesampler as ps; assert not {'numpy', 'torch'} & set(sys.modules); assert 'attach' in dir(ps); "
+        "ps.ScoreTable, ps.Coreset, ps.select, ps.merge; assert 'torch' not in sys.modules; "
+        "ps.shards.ShardIndex, ps.attach; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'atach'"):
+        _ = prunesampler.atach  # type: ignore[attr-defined]

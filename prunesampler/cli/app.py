@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,10 +16,33 @@ from prunesampler.cli.scores import merge, report, select
 from prunesampler.cli.shards import index, repack
 from prunesampler.errors import PruneSamplerError
 
+# A command's module imports only what its help needs; the rest is imported when it runs.
+_COMMANDS: dict[Callable[..., None], Sequence[str]] = {
+    demo: ("demo", "demo --data cifar10 --root data --download"),
+    inspect: (
+        "inspect runs/a/scores.parquet",
+        "inspect runs/a/scores.parquet --keep 0.7,0.5,auto --epochs 100",
+        "inspect runs/a/coreset.parquet --json",
+    ),
+    report: ("report runs/a/scores.parquet -o report.html --images data/train",),
+    select: (
+        "select runs/a/scores.parquet -o half.parquet --keep 0.5",
+        "select runs/a/scores.parquet -o top.parquet --keep 20000 --method top",
+    ),
+    merge: ("merge runs/a/scores.parquet runs/b/scores.parquet -o merged.parquet",),
+    diff: ("diff runs/a/scores.parquet runs/b/scores.parquet", "diff half.parquet top.parquet --json"),
+    index: ("index 'shards/{000000..000099}.tar' -o index.parquet",),
+    repack: ("repack index.parquet half.parquet 'kept/{shard:06d}.tar'",),
+}
 _UsageError: Any = typer.BadParameter.__base__  # its public home has moved between releases of typer
 _INTERRUPTED = 130
 
-app = typer.Typer(add_completion=False, help="Train on the examples that matter.")
+app = typer.Typer(
+    help="Train on the examples that matter.",
+    epilog="'prunesampler COMMAND --help' has examples. 'prunesampler --install-completion' lets the shell complete.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain text: quick, narrow, and examples to copy
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -58,15 +81,16 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-for _command in (demo, inspect, report, select, merge, diff, index, repack):
-    app.command()(_command)
+for _command, _examples in _COMMANDS.items():
+    # \b: as it stands, not wrapped
+    app.command(epilog="\b\nExamples:\n" + "\n".join(f"  prunesampler {each}" for each in _examples))(_command)
 
 
 if __name__ == "__main__":

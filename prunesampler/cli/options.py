@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from prunesampler.errors import ArgumentError, MismatchError, StateError
-from prunesampler.selection.engine import RayEngine, Threads
-from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.score_table import ScoreTable
+
+if TYPE_CHECKING:  # a command imports what it works with when it runs: its help does not wait for it
+    from prunesampler.tables.score_table import Coreset, ScoreTable
 
 Keep = float | int | Literal["auto"]
 
@@ -29,6 +29,8 @@ class Engine(str, Enum):
 @contextmanager
 def engine_for(engine: Engine, *paths: Path) -> Iterator[tuple[Any, list[Path]]]:
     """What maps a function over parts of the work, and the paths by which it finds the files."""
+    from prunesampler.selection.engine import RayEngine, Threads
+
     if engine is Engine.ray:
         yield RayEngine().map, [path.absolute() for path in paths]
         return
@@ -38,9 +40,11 @@ def engine_for(engine: Engine, *paths: Path) -> Iterator[tuple[Any, list[Path]]]
 
 EngineOption = Annotated[Engine, typer.Option("--engine", help="Work in this process, or on a Ray cluster.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 MethodOption = Annotated[str, typer.Option("--method", help="stratified, top, bottom, window or random.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed for ties and random draws.")]
 Scores = Annotated[Path, typer.Argument(help="A file of scores.", show_default=False)]
 
 
@@ -75,6 +79,8 @@ def byte_count(text: str) -> int:
 
 def load_file(path: Path) -> ScoreTable | Coreset:
     """Read a file of either kind."""
+    from prunesampler.tables.score_table import Coreset, ScoreTable
+
     try:
         return ScoreTable.load(path)
     except MismatchError:  # of the other kind; a newer format is refused again

@@ -8,30 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.analysis.advice import judge
-from prunesampler.analysis.format import printable
-from prunesampler.analysis.images import load_pictures
-from prunesampler.analysis.report.page import page, pictured
-from prunesampler.analysis.statistics import score_names
-from prunesampler.cli.console import warnings_as_lines
+from prunesampler.analysis.format import counted, percent, printable
+from prunesampler.cli.console import warnings_as_lines, write_json
 from prunesampler.cli.options import (
     Engine,
     EngineOption,
     Force,
+    Json,
     MethodOption,
     Out,
     Scores,
+    Seed,
     check_output,
     engine_for,
     keep_option,
     keeps_option,
     number_option,
 )
-from prunesampler.selection.select import Selection, select_file
-from prunesampler.tables.atomic import atomic_write
-from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.merge import merge_files
-from prunesampler.tables.score_table import ScoreTable
 
 
 def select(
@@ -43,13 +36,16 @@ def select(
     offset: Annotated[str | None, typer.Option(help="Fraction in [0, 1), or number, of hardest rows to drop.")] = None,
     class_balanced: Annotated[bool, typer.Option("--class-balanced", help="The same share of each class.")] = False,
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
-    seed: Annotated[int, typer.Option(help="Of ties and random draws.")] = 0,
+    seed: Seed = 0,
     unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
     threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
     force: Force = False,
+    json: Json = False,
     engine: EngineOption = Engine.local,
 ) -> None:
-    """Keep rows by their scores: a file of scores in, a coreset's file out."""
+    """Keep rows by their scores, and write them as a coreset."""
+    from prunesampler.selection.select import Selection, select_file
+
     given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
     given |= {"class_balanced": class_balanced, "unscored": unscored, "threshold": threshold}
     if offset is not None:
@@ -59,7 +55,11 @@ def select(
     with warnings_as_lines(), engine_for(engine, scores) as (run, (path,)):
         found, classes = select_file(run, path, out, selection)
         selection.warn(found["eligible"])
-    for line in _summary(found, {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}):
+    shares = {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}
+    if json:
+        write_json({**found, "kept_share_of_classes": shares, "out": str(out)})
+        return
+    for line in _summary(found, shares):
         typer.echo(printable(line))
     typer.echo(f"written to {out}")
 
@@ -68,18 +68,18 @@ def _summary(found: dict[str, Any], shares: dict[int, float]) -> Iterator[str]:
     options, eligible, kept = found["options"], found["eligible"], found["kept"]
     how = f"all but {eligible - kept:,} superfluous rows" if options["keep"] == "auto" else options["method"]
     by = "" if options["method"] == "random" else f" by {options['by']}"
-    yield f"kept {kept:,} of {eligible:,} rows ({kept / eligible:.1%}): {how}{by}"
+    yield f"kept {kept:,} of {eligible:,} rows ({percent(kept / eligible)}): {how}{by}"
     if options["keep"] == "auto":
         yield f"superfluous: learned, never forgotten, {options['by']} at most {options['threshold']:g} in both halves"
     elif offset := found["offset"]:
-        yield f"left out the hardest {offset:,}" if isinstance(offset, int) else f"left out the hardest {offset:.1%}"
+        yield f"left out the hardest {f'{offset:,}' if isinstance(offset, int) else percent(offset)}"
     if threshold := found["threshold"]:
         yield f"{options['by']} of the kept rows: {threshold[0]:.4g} to {threshold[1]:.4g}"
     if found["unscored"]:
         yield f"kept without a score: {found['unscored']:,}"
     if shares:
         least, most = (extreme(shares, key=shares.__getitem__) for extreme in (min, max))
-        spread = f"{shares[least]:.1%} (class {least}) to {shares[most]:.1%} (class {most})"
+        spread = f"{percent(shares[least])} (class {least}) to {percent(shares[most])} (class {most})"
         yield f"of {len(shares):,} classes: {spread} kept"
 
 
@@ -87,18 +87,33 @@ def merge(
     scores: Annotated[list[Path], typer.Argument(help="Files of scores, one a run.", show_default=False)],
     out: Out,
     force: Force = False,
+    json: Json = False,
     engine: EngineOption = Engine.local,
 ) -> None:
-    """Average runs that measured the same dataset: the mean of scores, the sum of forgetting events."""
+    """Average several runs over the same dataset.
+
+    Scores are averaged, forgetting events added up.
+    """
+    from prunesampler.analysis.statistics import score_names
+    from prunesampler.tables.merge import merge_files
+
     check_output(out, scores, force)
     with engine_for(engine, *scores) as (run, paths):
         table: Any = merge_files(run, paths, out)
-    typer.echo(f"merged {len(scores)} files, {len(table):,} rows of {table.num_rows:,}")
-    for name in score_names(table):
-        protocol = table.protocols[name]
-        between = f", Spearman between files {protocol['between_runs']:.3f}" if "between_runs" in protocol else ""
-        typer.echo(f"{printable(name)}: {protocol['runs']} runs{between}")
-    typer.echo(f"written to {out}")
+    runs = {
+        name: {each: protocol[each] for each in ("runs", "between_runs") if each in (protocol := table.protocols[name])}
+        for name in score_names(table)
+    }
+    if json:
+        found = {"files": len(scores), "rows": len(table), "num_rows": table.num_rows, "scores": runs}
+        write_json({**found, "out": str(out)})
+        return
+    for name, found in runs.items():
+        measured = f"{printable(name)} is the mean of {found['runs']} runs"
+        between = "between_runs" in found
+        typer.echo(measured + (f", which correlate by {found['between_runs']:.3f} (Spearman)" if between else ""))
+    every = "every row" if len(table) == table.num_rows else f"{len(table):,} of the {counted(table.num_rows, 'row')}"
+    typer.echo(f"merged {len(scores)} files, with scores of {every} of the dataset, into {out}")
 
 
 def report(
@@ -110,7 +125,16 @@ def report(
     keep: Annotated[str, typer.Option(help="What to judge: fractions, numbers or auto.")] = "0.7,0.5,0.3",
     force: Force = False,
 ) -> None:
-    """Write one HTML page about scores: distributions, whether they speak for pruning, the hardest and easiest rows."""
+    """Write one HTML page about scores.
+
+    It shows their distributions, whether they speak for pruning, and the hardest and the easiest rows.
+    """
+    from prunesampler.analysis.advice import judge
+    from prunesampler.analysis.images import load_pictures
+    from prunesampler.analysis.report.page import page, pictured
+    from prunesampler.tables.atomic import atomic_write
+    from prunesampler.tables.score_table import Coreset, ScoreTable
+
     check_output(out, [path for path in (scores, coreset) if path is not None], force)
     table = ScoreTable.load(scores)
     selected = None if coreset is None else Coreset.load(coreset)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from prunesampler.analysis.format import counted, printable
-from prunesampler.cli.console import plain_table, write
-from prunesampler.cli.options import Engine, EngineOption, Quiet, byte_count, check_output
+from prunesampler.cli.console import PlainTable, write, write_json
+from prunesampler.cli.options import Engine, EngineOption, Json, Quiet, byte_count, check_output
 from prunesampler.errors import PruneSamplerWarning
 
 _SHOWN = 3
@@ -25,9 +25,13 @@ def index(
     repeated_keys: Annotated[bool, typer.Option("--repeated-keys", help="Allow a key in several shards.")] = False,
     allow_commands: AllowCommands = False,
     workers: Annotated[int | None, typer.Option(help="Shards read at once.", show_default="2 a processor")] = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give every sample of tar shards a row; the rows of shards that were indexed before do not change."""
+    """Give every sample of tar shards a row.
+
+    The rows of shards that were indexed before do not change.
+    """
     from prunesampler.shards.build import build_index
     from prunesampler.shards.index import ShardIndex
     from prunesampler.shards.urls import expand_urls, local_path
@@ -47,6 +51,15 @@ def index(
             progress=not quiet,
         )
     known = 0 if older is None else len(older.shards)
+    labels = [] if built.labels is None else built.labels[built.labels >= 0].tolist()
+    classes = len(set(labels))
+    empty = [printable(record.url) for record in built.records[known:] if not record.rows]
+    if json:
+        if known < len(built.shards):
+            built.save(out)
+        found = {"shards": len(built.shards), "new_shards": len(built.shards) - known, "samples": len(built)}
+        write_json({**found, "labels": len(labels), "classes": classes, "empty_shards": empty, "out": str(out)})
+        return
     if known == len(built.shards):
         typer.echo(f"nothing new: {counted(len(built), 'sample')} in {counted(known, 'shard')}")
         return
@@ -58,11 +71,9 @@ def index(
             streamed = sum(not record.seekable for record in records)
             figures = (len(records), sum(record.rows for record in records), size / 1e6, streamed)
             rows.append([name, *(f"{figure:,.0f}" for figure in figures)])
-    write([plain_table(["shards", "number", "samples", "MB", "not seekable"], rows)])
-    labels = [] if built.labels is None else built.labels[built.labels >= 0].tolist()
-    classes = f", {counted(len(set(labels)), 'class', 'classes')}" if labels else ""
-    typer.echo(f"labels: {len(labels):,} of {len(built):,}{classes}")
-    empty = [printable(record.url) for record in built.records[known:] if not record.rows]
+    write([PlainTable(["shards", "number", "samples", "MB", "not seekable"], rows)])
+    of = f", {counted(classes, 'class', 'classes')}" if labels else ""
+    typer.echo(f"labels: {len(labels):,} of {len(built):,}{of}")
     if empty:
         more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
         typer.echo(f"without a sample: {', '.join(empty[:_SHOWN])}{more}")
@@ -75,19 +86,26 @@ def repack(
     out: Annotated[str, typer.Argument(help="New shards, like 'out/{shard:06d}.tar'; or a URL.", show_default=False)],
     maxsize: Annotated[str, typer.Option(help="Maximum size of a new shard.")] = "1GB",
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Mix the samples of all shards.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the order.")] = 0,
     rename: Annotated[bool, typer.Option("--rename", help="Name samples by their old rows.")] = False,
     workers: Annotated[int | None, typer.Option(help="Shards written at once.", show_default="processors")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that exist.")] = False,
     allow_commands: AllowCommands = False,
+    json: Json = False,
     engine: EngineOption = Engine.local,
 ) -> None:
-    """Copy the kept samples into new tar shards, with an index beside them; run it again to resume."""
+    """Copy the kept samples into new tar shards.
+
+    An index is written beside them. Run it again to resume.
+    """
     from prunesampler.shards.repack import repack as repack_shards
 
     options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "rename": rename, "workers": workers}
     options |= {"overwrite": overwrite, "allow_commands": allow_commands, "engine": engine.value}
     fresh = repack_shards(index, coreset, out, maxsize=byte_count(maxsize), **options)
     size = sum(shard.size for shard in fresh.records)
+    if json:
+        write_json({"samples": len(fresh), "shards": list(fresh.shards), "bytes": size})
+        return
     typer.echo(f"{len(fresh):,} samples in {len(fresh.shards):,} shards, {size:,} bytes")
     typer.echo(f"written to {fresh.shards[0]}{' …' if len(fresh.shards) > 1 else ''}, with index.parquet beside")

@@ -12,7 +12,7 @@ import torch
 
 from prunesampler.cli.app import main
 from prunesampler.cli.console import write
-from prunesampler.cli.demo import ARMS, DIGITS, Demo, Result, report, run
+from prunesampler.cli.demo_arms import ARMS, DIGITS, Demo, Result, report, run
 from prunesampler.cli.training import Images, load_digits
 from prunesampler.errors import ArgumentError
 from prunesampler.tables.score_table import Coreset, ScoreTable
@@ -95,7 +95,7 @@ def test_the_report_says_what_was_measured(split: tuple[Images, Images], capsys:
     results = [Result(arm, 0, 150, 14, 1.5, 0.9, 0.8) for arm in ARMS]
     text = told(dataclasses.replace(TINY, seeds=1), 100)
     assert "±" not in text
-    assert "kept 33%" in text
+    assert "kept 33 %" in text
 
 
 def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

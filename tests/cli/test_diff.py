@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from prunesampler.analysis.format import percent
 from prunesampler.cli.app import main
 from prunesampler.selection.select import select
 from prunesampler.tables.agreement import overlap, spearman
@@ -24,10 +26,9 @@ def shown(capsys: pytest.CaptureFixture[str], a: ScoreTable | Coreset, b: ScoreT
 
 def figures(found: list[str]) -> dict[str, list[str]]:
     head = next(place for place, line in enumerate(found) if line.startswith("score "))
-    assert re.split(r" {2,}", found[head]) == [
-        *("score", "Spearman", "overlap, harder half", "mean |A − B|", "scored in both")
-    ]
-    return {line.split()[0]: line.split()[1:] for line in found[head + 2 :]}
+    assert re.split(r" {2,}", found[head]) == ["score", "Spearman", "harder half", "|A − B|", "in both"]
+    lines = [line.replace(" %", "%").split() for line in found[head + 2 :]]
+    return {name: cells for name, *cells in lines}
 
 
 def test_two_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +44,7 @@ def test_two_runs(capsys: pytest.CaptureFixture[str]) -> None:
         left, right = a.column(name).astype(float), b.column(name).astype(float)
         assert float(correlation) == pytest.approx(spearman(left, right), abs=5e-4)
         sign = -1 if name == "margin" else 1
-        assert halves == f"{overlap(sign * left, sign * right):.1%}"
+        assert halves == percent(overlap(sign * left, sign * right)).replace(" ", "")
         finite = np.isfinite(left) & np.isfinite(right)
         assert float(apart) == pytest.approx(np.abs(left[finite] - right[finite]).mean(), abs=5e-4)
         assert both == ("200" if name == "forgetting" else "199")
@@ -51,9 +52,18 @@ def test_two_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_table_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
     rows = figures(shown(capsys, score_table(), score_table()))
-    assert rows["el2n"] == rows["margin"] == ["1", "100.0%", "0", "199"]
-    assert (rows["forgetting"][0], rows["forgetting"][2]) == ("1", "0")
-    assert 60 < float(rows["forgetting"][1].rstrip("%")) < 100
+    assert rows["el2n"] == rows["margin"] == ["1", "100%", "0", "199"]
+    assert rows["forgetting"] == ["1", "100%", "0", "200"]  # ties too
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    score_table().save("scores")
+    select(score_table(), keep=0.5).save("half")
+    assert main(["diff", "scores", "scores", "--json"]) == main(["diff", "half", "half", "--json"]) == 0
+    tables, coresets = map(json.loads, capsys.readouterr().out.splitlines())
+    same = {"protocol": {}, "rows": 199, "spearman": 1, "overlap": 1, "mean_difference": 0}
+    assert tables["scores"]["margin"] == same
+    assert (coresets["both"], coresets["jaccard"], coresets["only_in_a"]) == (100, 1, [])
 
 
 def test_differences_are_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +103,7 @@ def test_tables_without_a_row_in_common(capsys: pytest.CaptureFixture[str]) -> N
 def test_rows_are_matched_by_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     a = ScoreTable({"el2n": [0.0, 0.1, 0.2, 0.3]})
     b = ScoreTable({"el2n": [0.3, 0.2, 0.1]}, rows=[3, 2, 1], num_rows=4)
-    assert figures(shown(capsys, a, b)) == {"el2n": ["1", "100.0%", "0", "3"]}
+    assert figures(shown(capsys, a, b)) == {"el2n": ["1", "100%", "0", "3"]}
 
 
 def test_names_from_a_file_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +126,7 @@ def test_two_coresets(capsys: pytest.CaptureFixture[str]) -> None:
         "different selection options: keep 0.5 in A, 60 in B; method stratified in A, random in B",
         "selected from different scores",
         f"kept: 100 rows in A, 60 in B, {len(both)} in both (by chance 30)",
-        f"overlap: B keeps {len(both) / 100:.1%} of A's rows, A keeps {len(both) / 60:.1%} of B's",
+        f"overlap: B keeps {percent(len(both) / 100)} of A's rows, A keeps {percent(len(both) / 60)} of B's",
         f"Jaccard: {len(both) / len(rows_a | rows_b):.3f}",
         f"only in A: {100 - len(both)} rows ({first}, …)",
         f"only in B: {len(only_b)} rows ({', '.join(map(str, only_b[:10]))}, …)",
@@ -129,9 +139,9 @@ def test_coresets_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
         "perhaps the same dataset: 6 rows in both, but not both files have a fingerprint",
         "same selection options",
         "kept: 3 rows in A, 2 in B, 2 in both (by chance 1)",
-        "overlap: B keeps 66.7% of A's rows, A keeps 100.0% of B's",
+        "overlap: B keeps 67 % of A's rows, A keeps 100 % of B's",
         "Jaccard: 0.667",
-        "only in A: 1 rows (1)",
+        "only in A: 1 row (1)",
         "only in B: 0 rows",
     ]
 

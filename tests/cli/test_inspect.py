@@ -10,7 +10,7 @@ import pytest
 from prunesampler.analysis.advice import judge
 from prunesampler.cli.app import main
 from prunesampler.cli.console import write
-from prunesampler.cli.inspect import coreset_json, coreset_text, judgement_text, scores_json, scores_text
+from prunesampler.cli.inspect_text import coreset_json, coreset_text, judgement_text, scores_json, scores_text
 from prunesampler.selection.select import select
 from prunesampler.tables.score_table import Coreset, ScoreTable
 from tests.helpers.command_line import assert_refused

@@ -25,12 +25,11 @@ def test_the_file_is_what_merge_gives(here: Path, capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert captured.err == ""
     found = captured.out.splitlines()
-    assert found[0] == "merged 3 files, 200 rows of 200"
-    assert found[1:4] == [
-        f"{name}: 3 runs, Spearman between files {expected.protocols[name]['between_runs']:.3f}"
+    assert found[:3] == [
+        f"{name} is the mean of 3 runs, which correlate by {expected.protocols[name]['between_runs']:.3f} (Spearman)"
         for name in ("el2n", "margin", "forgetting")
     ]
-    assert found[4:] == ["written to merged.parquet"]
+    assert found[3:] == ["merged 3 files, with scores of every row of the dataset, into merged.parquet"]
     assert sorted(path.name for path in here.iterdir()) == [*NAMES, "merged.parquet"]
     assert main(["select", "merged.parquet", "-o", "coreset.parquet", "--keep", "auto"]) == 0
 
@@ -39,7 +38,7 @@ def test_constant_scores_have_no_correlation_to_show(capsys: pytest.CaptureFixtu
     for name in NAMES[:2]:
         ScoreTable({"el2n": [0.5, 0.5]}, provenance={"name": name}).save(name)
     assert main(["merge", *NAMES[:2], "-o", "merged"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == "el2n: 2 runs"
+    assert capsys.readouterr().out.splitlines()[0] == "el2n is the mean of 2 runs"
 
 
 @pytest.mark.parametrize(

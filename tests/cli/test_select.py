@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prunesampler.analysis.format import percent
 from prunesampler.cli.app import main
 from prunesampler.selection.select import select
 from prunesampler.tables.score_table import Coreset, ScoreTable
@@ -41,7 +42,7 @@ def test_the_file_is_what_select_gives(
     assert Coreset.load("coreset.parquet") == expected
     captured = capsys.readouterr()
     assert captured.err == ""
-    share = f"{len(expected) / 200:.1%}"
+    share = percent(len(expected) / 200)
     assert captured.out.startswith(f"kept {len(expected)} of 200 rows ({share}): ")
     assert captured.out.endswith("\nwritten to coreset.parquet\n")
     assert sorted(path.name for path in here.iterdir()) == ["coreset.parquet", "scores.parquet"]
@@ -60,21 +61,21 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     finite = table.scores["el2n"][kept]
     found = lines(capsys, "--keep", "0.5")
     assert found[:4] == [
-        "kept 100 of 200 rows (50.0%): stratified by el2n",
-        "left out the hardest 10.0%",
+        "kept 100 of 200 rows (50 %): stratified by el2n",
+        "left out the hardest 10 %",
         f"el2n of the kept rows: {np.nanmin(finite):.4g} to {np.nanmax(finite):.4g}",
         "kept without a score: 1",
     ]
     shown = re.fullmatch(r"of 10 classes: (.*) \(class (\d)\) to (.*) \(class (\d)\) kept", found[4])
     assert shown is not None
-    assert shown.group(1, 3) == (f"{min(shares):.1%}", f"{max(shares):.1%}")
+    assert shown.group(1, 3) == (percent(min(shares)), percent(max(shares)))
     assert [shares[int(shown[group])] for group in (2, 4)] == [min(shares), max(shares)]
 
 
 def test_what_it_says_of_other_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(capsys, "--keep", "0.5", "--offset", "12")[1] == "left out the hardest 12"
     assert lines(capsys, "--keep", "100", "--method", "random")[:2] == [
-        "kept 100 of 200 rows (50.0%): random",
+        "kept 100 of 200 rows (50 %): random",
         lines(capsys, "--keep", "100", "--method", "random", "--seed", "0")[1],
     ]
     table = ScoreTable.load("scores.parquet")
