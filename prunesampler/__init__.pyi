@@ -1,5 +1,6 @@
 """What ``import prunesampler as ps`` gives: the one list of public names, which ``__init__.py`` reads too."""
 
+from prunesampler._load import load as load
 from prunesampler._version import __version__ as __version__
 from prunesampler.capture.row_loader import with_rows as with_rows
 from prunesampler.errors import (

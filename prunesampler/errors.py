@@ -18,9 +18,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "check_choice",
     "check_int",
     "check_number",
+    "did_you_mean",
 ]
 
 
@@ -53,18 +55,19 @@ class ArgumentError(PruneSamplerError, ValueError):
         argument: its name, as the caller wrote it.
         rule: what it must be, as the rest of a sentence.
         value: what was received.
+        hint: how the sentence ends, such as :func:`did_you_mean`.
 
     >>> print(ArgumentError("keep", "must be a float in (0, 1] or an int >= 2", 1))
     keep must be a float in (0, 1] or an int >= 2, got 1
     """
 
-    def __init__(self, argument: str, rule: str, value: object) -> None:
-        super().__init__(argument, rule, value)
-        self.argument, self.rule, self.value = argument, rule, value
+    def __init__(self, argument: str, rule: str, value: object, hint: str = "") -> None:
+        super().__init__(argument, rule, value, hint)
+        self.argument, self.rule, self.value, self.hint = argument, rule, value, hint
 
     def __str__(self) -> str:
         shown = repr(self.value)
-        return f"{self.argument} {self.rule}, got {shown if len(shown) <= 200 else shown[:200] + '…'}"
+        return f"{self.argument} {self.rule}, got {shown if len(shown) <= 200 else shown[:200] + '…'}{self.hint}"
 
 
 class UnsupportedError(PruneSamplerError):
@@ -145,5 +148,17 @@ def check_bool(name: str, value: Any) -> bool:
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """One of ``choices``; ArgumentError otherwise."""
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
-        raise ArgumentError(name, f"must be one of {', '.join(map(repr, choices))}", value)
+        rule = f"must be one of {', '.join(map(repr, choices))}"
+        raise ArgumentError(name, rule, value, did_you_mean(value, choices))
     return value
+
+
+def did_you_mean(value: object, choices: Iterable[object]) -> str:
+    """The end of a sentence that names the choice which looks most like ``value``; empty where none does.
+
+    >>> did_you_mean("eln2", ["el2n", "margin"])
+    "; did you mean 'el2n'?"
+    """
+    named = [choice for choice in choices if isinstance(choice, str)]
+    found = difflib.get_close_matches(value, named, 1) if isinstance(value, str) else []
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -1,4 +1,4 @@
-"""How numbers, names and figures are written as text."""
+"""How figures are written as text."""
 
 from __future__ import annotations
 
@@ -7,37 +7,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from prunesampler._format import counted, number, percent, printable
+
+__all__ = ["as_json", "counted", "histogram", "number", "percent", "printable"]
+
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-
-
-def number(value: float | None) -> str:
-    """Three digits or decimals, or all of a whole number; "∞" for an infinite value, "–" for none."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
-
-
-def percent(share: float | None) -> str:
-    """A share, with as many decimals as it takes to tell it from none and from all; "–" for an unknown one."""
-    if share is None:
-        return "–"
-    edge = min(share, 1 - share)
-    decimals = 0 if edge >= 0.01 or edge <= 0 else 1 if edge >= 0.001 else 2
-    return f"{100 * share:.{decimals}f} %"
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number and what it counts."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def printable(text: object) -> str:
-    """Text from a file, with whatever could control a terminal escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def as_json(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prunesampler.errors import ArgumentError, MismatchError, StateError
+from prunesampler.errors import ArgumentError, StateError
 
 if TYPE_CHECKING:  # a command imports what it works with when it runs: its help does not wait for it
     from prunesampler.tables.score_table import Coreset, ScoreTable
@@ -79,12 +79,10 @@ def byte_count(text: str) -> int:
 
 def load_file(path: Path) -> ScoreTable | Coreset:
     """Read a file of either kind."""
+    from prunesampler.tables.parquet import kind_of
     from prunesampler.tables.score_table import Coreset, ScoreTable
 
-    try:
-        return ScoreTable.load(path)
-    except MismatchError:  # of the other kind; a newer format is refused again
-        return Coreset.load(path)
+    return Coreset.load(path) if kind_of(path) == "coreset" else ScoreTable.load(path)
 
 
 def check_output(out: Path, inputs: Sequence[Path], force: bool) -> None:

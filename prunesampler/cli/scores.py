@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +44,7 @@ def select(
 ) -> None:
     """Keep rows by their scores, and write them as a coreset."""
     from prunesampler.selection.select import Selection, select_file
+    from prunesampler.tables.coreset import summary_lines
 
     given: dict[str, Any] = {"by": by, "method": method, "min_per_class": min_per_class, "seed": seed}
     given |= {"class_balanced": class_balanced, "unscored": unscored, "threshold": threshold}
@@ -59,28 +59,17 @@ def select(
     if json:
         write_json({**found, "kept_share_of_classes": shares, "out": str(out)})
         return
-    for line in _summary(found, shares):
-        typer.echo(printable(line))
+    for line in summary_lines(found, found["kept"], found["eligible"]):
+        typer.echo(line)
+    if shares:
+        typer.echo(_class_shares(shares))
     typer.echo(f"written to {out}")
 
 
-def _summary(found: dict[str, Any], shares: dict[int, float]) -> Iterator[str]:
-    options, eligible, kept = found["options"], found["eligible"], found["kept"]
-    how = f"all but {eligible - kept:,} superfluous rows" if options["keep"] == "auto" else options["method"]
-    by = "" if options["method"] == "random" else f" by {options['by']}"
-    yield f"kept {kept:,} of {eligible:,} rows ({percent(kept / eligible)}): {how}{by}"
-    if options["keep"] == "auto":
-        yield f"superfluous: learned, never forgotten, {options['by']} at most {options['threshold']:g} in both halves"
-    elif offset := found["offset"]:
-        yield f"left out the hardest {f'{offset:,}' if isinstance(offset, int) else percent(offset)}"
-    if threshold := found["threshold"]:
-        yield f"{options['by']} of the kept rows: {threshold[0]:.4g} to {threshold[1]:.4g}"
-    if found["unscored"]:
-        yield f"kept without a score: {found['unscored']:,}"
-    if shares:
-        least, most = (extreme(shares, key=shares.__getitem__) for extreme in (min, max))
-        spread = f"{percent(shares[least])} (class {least}) to {percent(shares[most])} (class {most})"
-        yield f"of {len(shares):,} classes: {spread} kept"
+def _class_shares(shares: dict[int, float]) -> str:
+    least, most = (extreme(shares, key=shares.__getitem__) for extreme in (min, max))
+    spread = f"{percent(shares[least])} (class {least}) to {percent(shares[most])} (class {most})"
+    return f"of {len(shares):,} classes: {spread} kept"
 
 
 def merge(

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from prunesampler.errors import ArgumentError, MismatchError, StateError, check_bool, check_int
+from prunesampler.errors import ArgumentError, StateError, check_bool, check_int
 from prunesampler.sampling.block_shuffle import BlockShuffle, BlockStream
 from prunesampler.sampling.epochs import MAX_EPOCHS, EpochReader, RowIterator, RowStream
 from prunesampler.sampling.permutation import rank_length, stream_rows
@@ -142,12 +142,8 @@ class PrunedSampler(Sampler[int]):
         [2, 3, 5]
         """
         found = fingerprint(data_source) if isinstance(data_source, Sized) else None
-        coreset = Coreset.load(path, found)
-        if data_source is None:
-            data_source = coreset.num_rows
-        elif (num_rows := _rows_of(data_source)) != coreset.num_rows:
-            raise MismatchError(f"{path} belongs to a dataset of {coreset.num_rows} rows, this one has {num_rows}")
-        return cls(data_source, coreset=coreset, **options)
+        coreset = Coreset.load(path, found, None if data_source is None else _rows_of(data_source))
+        return cls(coreset.num_rows if data_source is None else data_source, coreset=coreset, **options)
 
     @property
     def coreset(self) -> Coreset | None:

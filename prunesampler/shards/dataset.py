@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError, check_int
+from prunesampler.errors import ArgumentError, UnsupportedError, check_int
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.fingerprint import matches
+from prunesampler.tables.fingerprint import check_same_dataset
 
 Decode = str | Sequence[Any] | Callable[[dict[str, Any]], Any] | None
 """A decoder's name of webdataset ("pil", "torchrgb", …), several of its handlers, a function of a sample, or None."""
@@ -155,12 +155,7 @@ class IndexedShards(Dataset[Any]):
 def load_coreset(coreset: Coreset | str | os.PathLike[str], index: ShardIndex) -> Coreset:
     """A coreset of the rows of an index, given as it is or as a path."""
     loaded = coreset if isinstance(coreset, Coreset) else Coreset.load(coreset)
-    if loaded.num_rows != len(index):
-        raise MismatchError(f"the coreset is of {loaded.num_rows} rows, the index has {len(index)}")
-    if not matches(loaded.fingerprint, index.fingerprint):
-        raise MismatchError(
-            f"the coreset belongs to a dataset with fingerprint {loaded.fingerprint}, the index has {index.fingerprint}"
-        )
+    check_same_dataset("coreset", (loaded.num_rows, loaded.fingerprint), (len(index), index.fingerprint))
     return loaded
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prunesampler._format import Shown
 from prunesampler.errors import ArgumentError, check_bool, check_int
 from prunesampler.shards.index_file import FileRows, MemoryRows, Rows, Shard, write_index
 from prunesampler.shards.urls import ShardUrls, check_stored_urls
@@ -34,7 +35,7 @@ class Member(NamedTuple):
     size: int
 
 
-class ShardIndex:
+class ShardIndex(Shown):
     """The samples of tar shards: ``len(index)`` rows, those of one shard contiguous. Immutable.
 
     Made by :func:`prunesampler.shards.build_index` or :meth:`load`. A loaded index reads and verifies only the rows
@@ -58,8 +59,8 @@ class ShardIndex:
     def __len__(self) -> int:
         return int(self.first_rows[-1])
 
-    def __repr__(self) -> str:
-        return f"ShardIndex(rows={len(self)}, shards={len(self.shards)})"
+    def _facts(self) -> dict[str, Any]:
+        return {"rows": len(self), "shards": len(self.shards)}
 
     def __getstate__(self) -> Rows:
         return self._rows

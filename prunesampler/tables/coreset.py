@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from prunesampler._format import number, percent, printable
 from prunesampler.errors import ArgumentError, check_int
 from prunesampler.tables.columns import floats, identities, json_object, optional_text, row_layout
 from prunesampler.tables.parquet import Stored
@@ -71,8 +73,17 @@ class Coreset(Stored):
         self.key_column = column("keys", keys, identities)
         self.shard_column = column("shards", shards, identities)
 
-    def __repr__(self) -> str:
-        return f"Coreset(kept={len(self)}, of={self.num_rows}, method={self.options.get('method')!r})"
+    def _facts(self) -> dict[str, Any]:
+        return {"kept": len(self), "of": self.num_rows, "method": self.options.get("method")}
+
+    def summary(self) -> str:
+        """Lines that say what was kept and how, as far as ``selection`` tells.
+
+        >>> print(Coreset([1, 2], num_rows=4, weights=[0.5, 1.5]).summary())
+        kept 2 of 4 rows (50 %)
+        weights: 0.500 to 1.500, mean 1
+        """
+        return "\n".join(summary_lines(self.selection, len(self), self.num_rows, self.weights))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -91,3 +102,27 @@ class Coreset(Stored):
     @classmethod
     def _build(cls, metadata: dict[str, Any], columns: dict[str, Any]) -> Coreset:
         return cls(**cls._shared_arguments(metadata, columns), weights=columns.get("weight"))
+
+
+def summary_lines(found: Mapping[str, Any], kept: int, num_rows: int, weights: Any = None) -> Iterator[str]:
+    """What a ``selection`` says, for people; one of another tool's making says less."""
+    eligible, options = found.get("eligible", num_rows), found.get("options")
+    options = options if isinstance(options, dict) else {}
+    how = ""
+    if "superfluous" in found:
+        how = f": all but {eligible - kept:,} superfluous rows by {printable(options.get('by'))}"
+    elif method := options.get("method"):
+        how = f": {printable(method)}" + (f" by {printable(options.get('by'))}" if method != "random" else "")
+    yield f"kept {kept:,} of {eligible:,} rows ({percent(kept / eligible)}){how}"
+    if "superfluous" in found:
+        low = f"{printable(options.get('by'))} at most {options.get('threshold', math.nan):g} in both halves"
+        yield f"superfluous: learned, never forgotten, {low}"
+    elif offset := found.get("offset"):
+        yield f"left out the hardest {f'{offset:,}' if isinstance(offset, int) else percent(offset)}"
+    if threshold := found.get("threshold"):
+        yield f"{printable(options.get('by'))} of the kept rows: {threshold[0]:.4g} to {threshold[1]:.4g}"
+    if unscored := found.get("unscored"):
+        yield f"kept without a score: {unscored:,}"
+    if weights is not None:
+        low, high, mean = (number(float(each)) for each in (weights.min(), weights.max(), weights.mean(dtype=float)))
+        yield f"weights: {low} to {high}, mean {mean}"

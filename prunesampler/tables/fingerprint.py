@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.tables.columns import identities
 
 _log = logging.getLogger(__name__)
@@ -92,6 +92,27 @@ def _some(value: Any) -> Any:
 def matches(first: str | None, second: str | None) -> bool:
     """Whether two fingerprints may be of the same dataset: they are equal, or one is unknown (None)."""
     return first is None or second is None or first == second
+
+
+def check_same_dataset(what: str, stored: tuple[Any, str | None], own: tuple[int | None, str | None]) -> None:
+    """Raise MismatchError unless both pairs of a number of rows and a fingerprint may be of one dataset.
+
+    >>> check_same_dataset("scores.parquet", (1000, "size:1000"), (1500, "size:1500"))
+    Traceback (most recent call last):
+    prunesampler.errors.MismatchError: scores.parquet is of 1,000 rows, and this dataset has 1,500: if it has grown or \
+shrunk, score with keys= and carry the scores over with ScoreTable.align(keys)
+    """
+    (rows, stored_print), (own_rows, own_print) = stored, own
+    if isinstance(rows, int) and own_rows is not None and rows != own_rows:
+        raise MismatchError(
+            f"{what} is of {rows:,} rows, and this dataset has {own_rows:,}: if it has grown or shrunk, score with "
+            "keys= and carry the scores over with ScoreTable.align(keys)"
+        )
+    if not matches(stored_print, own_print):
+        raise MismatchError(
+            f"{what} belongs to a dataset with fingerprint {stored_print}, this one has {own_print}: its samples or "
+            "labels are others or in another order than they were (sorted, filtered, relabelled?)"
+        )
 
 
 def _describe(state: Any, dataset: object, depth: int) -> bool:

@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar
 
@@ -24,11 +24,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prunesampler._format import Shown
 from prunesampler._version import __version__
-from prunesampler.errors import ArgumentError, CorruptFileError, FileError, MismatchError, UnsupportedError
+from prunesampler.errors import (
+    ArgumentError,
+    CorruptFileError,
+    FileError,
+    MismatchError,
+    UnsupportedError,
+    did_you_mean,
+)
 from prunesampler.tables.atomic import atomic_write, check_regular_file
 from prunesampler.tables.columns import Int64s
-from prunesampler.tables.fingerprint import matches
+from prunesampler.tables.fingerprint import check_same_dataset
 
 FORMAT = 1
 """Version of the file format; files of a newer one are refused."""
@@ -104,12 +112,7 @@ def seal(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
 
 def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None, kind: str) -> dict[str, Any]:
     """What :func:`seal` was given and what it added; refused if damaged, not of ours, newer, or of another kind."""
-    try:
-        sealed = json.loads((metadata or {}).get(_KEY, b"null"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{path} {_NOT_INTACT}") from error
-    if not isinstance(sealed, dict):
-        raise CorruptFileError(f"{path} was not written by prunesampler")
+    sealed = _sealed(path, metadata)
     if type(sealed.get("format")) is int and sealed["format"] > FORMAT:
         raise MismatchError(
             f"{path} has format {sealed['format']}, this version reads up to {FORMAT}: update prunesampler"
@@ -118,6 +121,16 @@ def unseal(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None,
         raise CorruptFileError(f"{path} {_NOT_INTACT}")
     if sealed.get("kind") != kind:
         raise MismatchError(f"{path} holds {sealed.get('kind')!r}, not {kind!r}")
+    return sealed
+
+
+def _sealed(path: str | os.PathLike[str], metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    try:
+        sealed = json.loads((metadata or {}).get(_KEY, b"null"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} {_NOT_INTACT}") from error
+    if not isinstance(sealed, dict):
+        raise CorruptFileError(f"{path} was not written by prunesampler")
     return sealed
 
 
@@ -214,6 +227,7 @@ def to_arrow(column: Column) -> pa.Array:
 
 def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Column]]:
     """Metadata and columns as :func:`write_columns` was given them; refused unless every value is as it was."""
+    path = file_in(path, kind)
     with _opened(path) as file:
         header = _header(path, file, kind)
         numbers = header.length * sum(map(_width, header.types.values()))
@@ -226,8 +240,21 @@ def read_columns(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
 
 def read_header(path: str | os.PathLike[str], kind: str) -> Header:
     """Read what a file of this kind says about itself, but not its values; OSError if it cannot be opened."""
+    path = file_in(path, kind)
     with _opened(path) as file:
         return _header(path, file, kind)
+
+
+def kind_of(path: str | os.PathLike[str]) -> Any:
+    """What kind of table a file says that it holds; nothing else is verified."""
+    path = file_in(path, "scores")
+    with _opened(path) as file:
+        return _sealed(path, file.metadata.metadata).get("kind")
+
+
+def file_in(path: str | os.PathLike[str], kind: str) -> str:
+    """The file of this kind in a folder that a run has written; of another path that path itself."""
+    return os.path.join(path, f"{kind}.parquet") if os.path.isdir(path) else os.fspath(path)
 
 
 def read_group(header: Header, number: int, names: Sequence[str]) -> dict[str, Column]:
@@ -368,10 +395,20 @@ def open_parquet(path: str | os.PathLike[str], footer: pq.FileMetaData | None = 
 
     It is read, never mapped: a process that maps a file is killed when another cuts that file short.
     """
-    check_regular_file(path)
-    with open(path, "rb"):
-        pass
+    try:
+        check_regular_file(path)
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"{error.strerror}{_like(path)}", os.fspath(path)) from None
     return pq.ParquetFile(os.fspath(path), metadata=footer, memory_map=False, page_checksum_verification=True)
+
+
+def _like(path: str | os.PathLike[str]) -> str:
+    folder, name = os.path.split(os.path.abspath(path))
+    with suppress(OSError):
+        return did_you_mean(name, os.listdir(folder))
+    return ""
 
 
 def _footer(header: Header) -> pq.FileMetaData:
@@ -394,7 +431,7 @@ def _read_footer(path: str, size: int, modified: int) -> tuple[str, pq.FileMetaD
 _Loaded = TypeVar("_Loaded", bound="Stored")
 
 
-class Stored:
+class Stored(Shown):
     """Columns by row and their provenance, with a digest and a Parquet file: the base of ScoreTable and Coreset."""
 
     _kind: ClassVar[str]
@@ -432,12 +469,18 @@ class Stored:
         write_columns(path, self._metadata(), self._columns())
 
     @classmethod
-    def load(cls: type[_Loaded], path: str | os.PathLike[str], fingerprint: str | None = None) -> _Loaded:
+    def load(
+        cls: type[_Loaded],
+        path: str | os.PathLike[str],
+        fingerprint: str | None = None,
+        num_rows: int | None = None,
+    ) -> _Loaded:
         """Read what :meth:`save` wrote.
 
         Args:
-            path: the file.
+            path: the file, or the folder of a run that holds it.
             fingerprint: of the dataset at hand; compared where the file holds one too.
+            num_rows: its size, compared if it is given.
 
         Raises:
             FileNotFoundError: no such file.
@@ -445,12 +488,8 @@ class Stored:
             MismatchError: of another dataset, another kind, or a newer format.
         """
         metadata, columns = read_columns(path, cls._kind)
-        stored = metadata.get("fingerprint")
-        if not matches(fingerprint, stored):
-            raise MismatchError(
-                f"{path} belongs to a dataset with fingerprint {stored}, this one has {fingerprint}: "
-                "check that the dataset was not sorted or filtered since"
-            )
+        stored = metadata.get("num_rows"), metadata.get("fingerprint")
+        check_same_dataset(f"{file_in(path, cls._kind)}", stored, (num_rows, fingerprint))
         try:
             return cls._build(metadata, columns)
         except (ArgumentError, KeyError) as error:

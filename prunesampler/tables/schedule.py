@@ -45,8 +45,8 @@ class Schedule(Stored):
         if any(len(np.unique(rows)) < len(rows) for rows in self.epochs):
             raise ArgumentError("epochs", "must name no row twice in one epoch", epochs)
 
-    def __repr__(self) -> str:
-        return f"Schedule(epochs={len(self.epochs)}, of={self.num_rows})"
+    def _facts(self) -> dict[str, Any]:
+        return {"epochs": len(self.epochs), "of": self.num_rows}
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:  # type: ignore[override]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunesampler.errors import ArgumentError, check_int
+from prunesampler.errors import ArgumentError, UnsupportedError, check_int, did_you_mean
 from prunesampler.tables.columns import (
     flags,
     floats,
@@ -22,7 +22,8 @@ from prunesampler.tables.columns import (
     row_numbers,
 )
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.parquet import Stored
+from prunesampler.tables.parquet import Stored, to_arrow
+from prunesampler.tables.row_list import RowList
 
 __all__ = ["Coreset", "ScoreTable"]
 
@@ -138,9 +139,100 @@ class ScoreTable(Stored):
                 raise ArgumentError("directions", f'must map names in {list(known)} to "higher" or "lower"', given)
         return known | given
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         without = {name: int(np.isnan(self.column(name)).sum()) for name in self.directions}
-        return f"ScoreTable(rows={len(self)}, of={self.num_rows}, without={without})"
+        return {"rows": len(self), "of": self.num_rows, "without": without}
+
+    __iter__ = None  # neither rows nor columns: say which
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.directions or name in self._columns()
+
+    def __getitem__(self, name: str) -> Any:
+        """A score, as :meth:`column` gives it, or another column of the file.
+
+        >>> table = ScoreTable({"el2n": [0.5, 0.25]}, labels=[1, 0])
+        >>> table["el2n"], table["label"]
+        (array([0.5 , 0.25], dtype=float32), array([1, 0], dtype=int32))
+        """
+        columns = self._columns()
+        return self.column(name) if name in self.directions or name not in columns else columns[name]
+
+    def to_arrow(self) -> pa.Table:
+        """What its file holds, as a ``pyarrow.Table``: null where there is no value."""
+        return pa.table({name: to_arrow(column) for name, column in self._columns().items()})
+
+    def to_pandas(self) -> Any:
+        """The same as a ``pandas.DataFrame``."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """The same as a ``polars.DataFrame``; ModuleNotFoundError where polars is not installed."""
+        import polars
+
+        return polars.from_arrow(self.to_arrow())
+
+    def head(self, count: int = 5) -> RowList:
+        """The first rows, to look at.
+
+        >>> ScoreTable({"el2n": [0.5, 0.25]}, labels=[1, 0]).head()
+        row  label   el2n
+          0      1  0.500
+          1      0  0.250
+        """
+        return self._listed(np.arange(min(len(self), check_int("count", count, 1))))
+
+    def hardest(self, count: int = 20, by: str | None = None) -> RowList:
+        """The rows with the hardest scores, the hardest first; where labels are noisy, many of them are mislabelled.
+
+        Args:
+            count: how many, >= 1; fewer where fewer have a score.
+            by: the score; by default EL2N, or the first.
+
+        Raises:
+            ArgumentError: no such column.
+
+        >>> ScoreTable({"el2n": [0.5, 0.25, 1.5]}, keys=["a.png", "b.png", "c.png"]).hardest(2)
+        row   el2n    key
+          2  1.500  c.png
+          0  0.500  a.png
+        """
+        return self._listed(self._order(by)[: check_int("count", count, 1)])
+
+    def easiest(self, count: int = 20, by: str | None = None) -> RowList:
+        """The rows with the easiest scores, the easiest first; as :meth:`hardest`."""
+        return self._listed(self._order(by)[::-1][: check_int("count", count, 1)])
+
+    def _order(self, by: str | None) -> npt.NDArray[np.int64]:
+        """The places of the rows that have a score, the hardest first."""
+        name = next(iter(["el2n"] if "el2n" in self.directions else self.directions)) if by is None else by
+        values = self.column(name)
+        scored = np.flatnonzero(~np.isnan(values))
+        hard = -values[scored] if self.directions[name] == "higher" else values[scored]
+        return scored[np.argsort(hard, kind="stable")]
+
+    def _listed(self, places: npt.NDArray[np.int64]) -> RowList:
+        return RowList({name: to_arrow(column.take(places)) for name, column in self._columns().items()})
+
+    def plot(self, by: str | None = None, axes: Any = None) -> Any:
+        """A histogram of one score, or of each, on matplotlib's ``axes``, by default new ones, which are returned.
+
+        Raises:
+            ArgumentError: no such column.
+            UnsupportedError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise UnsupportedError(f"plots need matplotlib ({error}): pip install 'prunesampler[report]'") from error
+        names = list(self.scores) or list(self.directions) if by is None else [by]
+        columns = [self.column(name) for name in names]
+        if axes is None:
+            axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")[1]
+        for name, values, each in zip(names, columns, np.ravel(axes), strict=True):
+            each.hist(values[np.isfinite(values)], bins="auto" if len(values) < 10_000 else 100)
+            each.set(xlabel=f"{name} ({self.directions[name]} is harder)", ylabel="rows")
+        return axes
 
     def column(self, name: str) -> npt.NDArray[np.float32]:
         """One score, (N,) float32, NaN where a row has none, its sign untouched.
@@ -155,7 +247,8 @@ class ScoreTable(Stored):
         array([ 2.,  0., inf], dtype=float32)
         """
         if name not in self.directions:
-            raise ArgumentError("name", f"must be one of {list(self.directions)}", name)
+            hint = did_you_mean(name, self.directions)
+            raise ArgumentError("name", f"must be one of {list(self.directions)}", name, hint)
         if name in self.scores:
             return self.scores[name]
         assert self.forgetting_events is not None

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from prunesampler._format import Shown
 from prunesampler.errors import (
     ArgumentError,
     PruneSamplerError,
@@ -44,7 +45,7 @@ _RECORDED = ("counts", "non_finite")
 _DEFAULT = ("el2n", "forgetting")
 
 
-class ScoreTracker:
+class ScoreTracker(Shown):
     """Scores rows from the logits that training computes anyway.
 
     A presentation is one time that a row's logits were seen. :meth:`update` never waits for the device; what it has
@@ -131,6 +132,14 @@ class ScoreTracker:
         if device is not None:
             self._buffers.move(torch_device(device))
         self._queue = BatchQueue(self._wanted)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "rows": self.num_rows,
+            "scores": self.scores,
+            "reduction": self.reduction,
+            "epochs": self._totals.epochs,
+        }
 
     def update(self, rows: Any, logits: Tensor, targets: Any) -> None:
         """One batch of presentations.

@@ -22,7 +22,6 @@ from prunesampler.capture.rows import check_followed, row_stream
 from prunesampler.capture.timm import Prefetched, followed_prefetcher, is_prefetcher
 from prunesampler.errors import (
     ArgumentError,
-    MismatchError,
     PruneSamplerWarning,
     StateError,
     UnsupportedError,
@@ -33,6 +32,7 @@ from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities, optional_text
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.fingerprint import check_same_dataset
 from prunesampler.tables.fingerprint import contents as contents_of
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
@@ -458,11 +458,8 @@ def _given(coreset: Coreset | str | os.PathLike[str] | None, swap: Any, fingerpr
     if not isinstance(coreset, Coreset | str | os.PathLike):
         raise ArgumentError("coreset", "must be a Coreset, or the path of one", coreset)
     if not isinstance(coreset, Coreset):
-        coreset = Coreset.load(coreset, fingerprint=fingerprint)
-    elif None not in (coreset.fingerprint, fingerprint) and coreset.fingerprint != fingerprint:
-        raise MismatchError(f"coreset is of dataset {coreset.fingerprint}, and loader has {fingerprint}")
-    if coreset.num_rows != swap.num_rows:
-        raise MismatchError(f"coreset is of {coreset.num_rows} rows, and the loader's dataset has {swap.num_rows}")
+        return Coreset.load(coreset, fingerprint, swap.num_rows)
+    check_same_dataset("coreset", (coreset.num_rows, coreset.fingerprint), (swap.num_rows, fingerprint))
     return coreset
 
 

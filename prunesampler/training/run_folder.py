@@ -164,9 +164,7 @@ class RunFolder:
         FolderClaim.clear_up(self._folder)
         if not scores.exists():
             raise MismatchError(f"{coreset} has no scores.parquet beside it, which it was selected from: remove it")
-        table = ScoreTable.load(scores, fingerprint=fingerprint)
-        if table.num_rows != num_rows:
-            raise MismatchError(f"{scores} is of a dataset of {table.num_rows} rows, this one has {num_rows}")
+        table = ScoreTable.load(scores, fingerprint, num_rows)
         remove_unfinished(scores)
         remove_unfinished(coreset)
         self.table = table

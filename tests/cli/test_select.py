@@ -114,7 +114,7 @@ def test_an_output_is_replaced_only_on_demand(here: Path, capsys: pytest.Capture
         (["scores.parquet", "--keep", "0.5"], "--out"),
         (["scores.parquet", "-o", "out"], "--keep"),
         (["none", "-o", "out", "--keep", "0.5"], "No such file or directory: 'none'"),
-        (["/", "-o", "out", "--keep", "0.5"], "Is a directory: '/'"),
+        (["/", "-o", "out", "--keep", "0.5"], "No such file or directory: '/scores.parquet'"),
         (["text", "-o", "out", "--keep", "0.5"], "text is damaged or cut short"),
         (["cut", "-o", "out", "--keep", "0.5"], "cut is damaged or cut short"),
         (["coreset", "-o", "out", "--keep", "0.5"], "coreset holds 'coreset', not 'scores'"),

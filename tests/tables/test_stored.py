@@ -310,7 +310,7 @@ def test_another_kind_and_another_dataset_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="holds 'scores', not 'coreset'"):
         Coreset.load(path)
     assert len(ScoreTable.load(path, "size:3")) == len(ScoreTable.load(path)) == 3
-    with pytest.raises(MismatchError, match="fingerprint size:3, this one has size:4"):
+    with pytest.raises(MismatchError, match="fingerprint size:3, this one has size:4: its samples"):
         ScoreTable.load(path, fingerprint="size:4")
     Coreset([0], num_rows=2).save(path)
     assert len(Coreset.load(path, "size:3")) == 1

@@ -94,7 +94,7 @@ def test_what_cannot_be_taken_up_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(MismatchError):
         opened(tmp_path, resume=True, fingerprint="another")
-    with pytest.raises(MismatchError, match="3 rows, this one has 4"):
+    with pytest.raises(MismatchError, match="3 rows, and this dataset has 4"):
         opened(tmp_path, resume=True, num_rows=4)
     (tmp_path / "scores.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(CorruptFileError):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from prunesampler._format import Shown
 from prunesampler._random import mix
 from prunesampler.errors import ArgumentError, MismatchError, check_choice, check_int
 from prunesampler.sampling.permutation import Permutation
@@ -49,7 +50,7 @@ Draw = Coreset | npt.NDArray[np.int64] | Probabilities
 """What a policy may answer: rows (a coreset where they have weights), or probabilities and a budget."""
 
 
-class Policy(ABC):
+class Policy(Shown, ABC):
     """What an attached run draws before every epoch. A frozen dataclass of options; it keeps no state.
 
     All that an answer may depend on is given to :meth:`draw`, so a run resumes exactly, and every rank gets the same
@@ -79,6 +80,9 @@ class Policy(ABC):
     reads: tuple[str, ...] = ()
     reduction: ClassVar[Reduction] = "last"
     forgetting_window: ClassVar[int | None] = None
+
+    def _facts(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(cast(Any, self))}
 
     @abstractmethod
     def draw(

@@ -1,0 +1,34 @@
+"""Any file of ours, read as what it is."""
+
+from __future__ import annotations
+
+import os
+
+from prunesampler.errors import MismatchError
+from prunesampler.shards.index import ShardIndex
+from prunesampler.tables.parquet import kind_of
+from prunesampler.tables.schedule import Schedule
+from prunesampler.tables.score_table import Coreset, ScoreTable
+
+
+def load(path: str | os.PathLike[str]) -> ScoreTable | Coreset | Schedule | ShardIndex:
+    """Read a file of scores, of a coreset, of a schedule or of a shard index, whichever it is.
+
+    A folder is that of a run: its scores are read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CorruptFileError: damaged, cut short, edited, or not a file of ours.
+        MismatchError: of a newer format.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ScoreTable({"el2n": [0.5, 0.25]}).save(f"{folder}/scores.parquet")
+    ...     load(folder)
+    ScoreTable(rows=2, of=2, without={'el2n': 0})
+    """
+    kinds = {kind._kind: kind for kind in (ScoreTable, Coreset, Schedule)} | {"shards": ShardIndex}
+    kind = kind_of(path)
+    if kind not in kinds:
+        raise MismatchError(f"{path} holds {kind!r}, which this version does not know: update prunesampler")
+    return kinds[kind].load(path)
