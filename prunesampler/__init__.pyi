@@ -32,10 +32,8 @@ from prunesampler.tables.score_table import (
 )
 from prunesampler.tracking.eval_pass import score as score
 from prunesampler.tracking.tracker import ScoreTracker as ScoreTracker
-from prunesampler.training.attach import (
-    AttachedLoader as AttachedLoader,
-    attach as attach,
-)
+from prunesampler.training.attach import attach as attach
+from prunesampler.training.attached_loader import AttachedLoader as AttachedLoader
 from prunesampler.training.handle import Pruning as Pruning
 from prunesampler.training.policies.importance_sampling import ImportanceSampling as ImportanceSampling
 from prunesampler.training.policies.infobatch import InfoBatch as InfoBatch

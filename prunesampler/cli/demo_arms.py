@@ -22,7 +22,8 @@ from prunesampler.cli.training import Images, Recipe
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_int
 from prunesampler.selection.registry import Method
 from prunesampler.selection.select import Selection, resolve_keep
-from prunesampler.training.attach import AttachedLoader, attach
+from prunesampler.training.attach import attach
+from prunesampler.training.attached_loader import AttachedLoader
 
 ARMS = FULL, KEPT, RANDOM, SHORTER = "full data", "kept", "random", "full data, shorter"
 FILES = ("scores.parquet", "coreset.parquet")

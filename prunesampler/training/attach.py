@@ -7,28 +7,22 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from prunesampler.capture.accelerate import follow_rests
 from prunesampler.capture.binder import Binder
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import check_hookable
 from prunesampler.capture.row_function import RowFunction, ordered_ids
-from prunesampler.capture.row_loader import RowLoader, RowPipeline, row_loader_class
-from prunesampler.capture.rows import check_followed, row_stream
-from prunesampler.capture.timm import Prefetched, followed_prefetcher, is_prefetcher
+from prunesampler.capture.rows import row_stream
 from prunesampler.errors import (
     ArgumentError,
     PruneSamplerWarning,
-    StateError,
     UnsupportedError,
     check_bool,
     check_choice,
 )
-from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities, optional_text
 from prunesampler.tables.coreset import Coreset
@@ -40,7 +34,8 @@ from prunesampler.tracking.eval_pass import score_all
 from prunesampler.tracking.inputs import score_names
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
-from prunesampler.training.attachment import Attachment
+from prunesampler.training.attached_loader import AttachedLoader, become_attached, loader_inside
+from prunesampler.training.batch_reader import BatchReader
 from prunesampler.training.config import RunConfig, SelectionOptions, check_ranks_agree, policy_of
 from prunesampler.training.continuation import (
     RunKey,
@@ -51,31 +46,21 @@ from prunesampler.training.continuation import (
     weakly,
 )
 from prunesampler.training.handle import Pruning
+from prunesampler.training.phases import Phases
 from prunesampler.training.policies.policy import Draw, Policy
 from prunesampler.training.pruned_phase import PrunedPhase
-from prunesampler.training.rescore_inputs import inputs_check
+from prunesampler.training.rescore_inputs import RescoreInputs, check_rescore
 from prunesampler.training.run import Run
 from prunesampler.training.run_folder import RunFolder
-from prunesampler.training.sampler_swap import FixedOrder, swap_of
+from prunesampler.training.sampler_swap import swap_of
 from prunesampler.training.scoring_phase import ScoringPhase, Seen
+from prunesampler.training.stream_swap import FixedOrder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
 _COUNTS = ("forgetting_events", "learned", "presentations")
-
-
-class AttachedLoader(RowLoader[T]):
-    """The loader that was given to :func:`attach`: the same object, with a ``pruning`` handle."""
-
-    pruning: Pruning
-
-
-class AttachedPipeline(RowPipeline):
-    """The same of a shard pipeline that :func:`prunesampler.shards.track` has made."""
-
-    pruning: Pruning
 
 
 def attach(
@@ -187,7 +172,7 @@ def attach(
     >>> loader.pruning.phase, len(loader.pruning.coreset)
     ('pruned', 32)
     """
-    plain = cast(Any, _followed(loader, row_fn=row_fn is not None))
+    plain = cast(Any, loader_inside(loader, row_fn=row_fn is not None))
     check_choice("on_error", on_error, ("raise", "train_on_all"))
     check_bool("resume", resume)
     functions = {
@@ -255,8 +240,8 @@ def attach(
         swap,
         {
             **config.to_dict(),
-            **{"logits_fn": logits_fn, "target_fn": target_fn, "score_fn": score_fn, "input_fn": input_fn},
-            **{"row_fn": row_fn, "inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
+            **functions,
+            **{"inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
             "save_dir": os.path.abspath(save_dir) if isinstance(save_dir, (str, os.PathLike)) else save_dir,
             "keys": None if keys is None else fingerprint_of(keys=keys),
             "coreset": None if given is None else given.digest,
@@ -267,16 +252,16 @@ def attach(
             if not resume and given is None:  # else it is what was asked for
                 tell_of_continuation(run, stacklevel=2)
             take_over([other for other in earlier if other is not run], key, stacklevel=2)
-            if not run.follows(plain, model):
+            if not run.followed.are(plain, model):
                 attachment = run.go_on_with(plain, model, swap)
-                _become_attached(loader, plain, attachment, Pruning(run, group=run.group, fingerprint=fingerprint))
+                become_attached(loader, plain, attachment, Pruning(run, fingerprint=fingerprint))
             return cast("AttachedLoader[T]", loader)
     if config.selection is not None:
         config.selection.warn(swap.num_eligible, stacklevel=2)
     elif not config.scores_only:
         config.policy.num_draws(swap.num_eligible, 0)  # more than there are is refused now
     if rescore is not None:
-        _check_rescore(rescore, swap, model, row_fn=told is not None)
+        check_rescore(rescore, swap, model, row_fn=told is not None)
     pruned = PrunedPhase(config, swap, model, fingerprint=fingerprint)
     if coreset is None:
         pruned.check_batches(pruned.batches(config.score_epochs))
@@ -323,9 +308,9 @@ def attach(
         counts = {} if tracked is None else {name: getattr(tracked, name) for name in _COUNTS}
         return table.replace(provenance={"scoring": config.scoring()}, **counts)
 
-    run = Run(
+    phases = Phases(
         config,
-        key=key,
+        swap,
         scoring=ScoringPhase(
             config,
             swap.progress(config.score_epochs),
@@ -338,23 +323,20 @@ def attach(
             finder=finder,
         ),
         pruned=pruned,
-        swap=swap,
-        binder=binder,
         folder=folder,
         group=group,
-        finder=finder,
-        row_fn=told,
         proxy=proxy,
-        input_fn=input_fn,
-        rescore_inputs=inputs_check(config.rescored, model, finder, input_fn),
-        train_on_all=on_error == "train_on_all",
     )
-    pruning = Pruning(run, group=group, fingerprint=fingerprint)
-    _become_attached(loader, plain, run.tie(plain, model), pruning)
+    is_checked = config.rescored and model is not None and input_fn is None
+    check = RescoreInputs(cast(nn.Module, model), finder) if is_checked else None
+    reader = BatchReader(phases, finder, row_fn=told, input_fn=input_fn, rescore_inputs=check)
+    run = Run(phases, reader, binder, key=key, train_on_all=on_error == "train_on_all")
+    pruning = Pruning(run, fingerprint=fingerprint)
+    become_attached(loader, plain, run.tie(plain, model), pruning)
     try:
         run.begin(given)
-        if run.phase == "scoring":
-            batches = run.pruned.batches(config.score_epochs)
+        if phases.now == "scoring":
+            batches = pruned.batches(config.score_epochs)
             _warn_of_length(swap.batches(), batches, every_epoch=config.policy.every_epoch)
     except BaseException:
         pruning.detach()
@@ -370,79 +352,6 @@ def _config(
     if reduction is None:
         reduction = policy.reduction if policy.reads else "mean"
     return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed, own_scores=score_fn is not None)
-
-
-def _become_attached(loader: Any, plain: Any, attachment: Attachment, pruning: Pruning) -> None:
-    """Both stay the same objects; ``loader`` is ``plain``, or a framework's around it."""
-    kind: Any = AttachedLoader if isinstance(plain, DataLoader) else AttachedPipeline
-    plain.__class__ = row_loader_class(kind, cast(Any, type(plain)))
-    plain._row_listener, plain.pruning = attachment, pruning
-    if _is_for_state(plain):
-        plain.load_state_dict(plain.state_dict() if plain._iterator._num_yielded else {})
-        plain._made_before = True
-    elif _was_attached(vars(plain).get("_iterator")):  # by persistent workers that go on
-        plain._iterator = None
-    if getattr(loader, "pruning", None) is not pruning:  # Ray Train's loaders look nothing up in the one they hold
-        loader.pruning = pruning
-    follow_rests()
-    if is_prefetcher(loader):
-        plain._row_listener = Prefetched(attachment)
-        loader.__class__ = followed_prefetcher(cast(Any, type(loader)))
-
-
-def _was_attached(iterator: Any) -> bool:
-    return hasattr(iterator, "_row_listener")
-
-
-def _is_for_state(loader: Any) -> bool:
-    """Whether a StatefulDataLoader's iterator was made by ``state_dict()`` alone, as Accelerate's prepare does."""
-    return bool(vars(loader).get("_initial_iter_for_state_dict", False))
-
-
-def _followed(loader: Any, *, row_fn: bool) -> DataLoader[Any]:
-    """The loader whose iterators make the batches, checked."""
-    if type(loader).__name__ == "DataLoaderDispatcher" and loader.state.num_processes > 1:
-        raise UnsupportedError(
-            "with dispatch_batches=True one process reads the batches of all, and their rows would not reach the "
-            "others: give Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
-        )
-    if is_prefetcher(loader):
-        loader = loader.loader
-    # Prepared loaders, of Accelerate and of Ray Train, hold the one that works.
-    for held in ("base_dataloader", "_dataloader"):
-        loader = vars(loader).get(held, loader) if hasattr(loader, "__dict__") else loader
-    stages = getattr(loader, "pipeline", None)  # a WebLoader's, whose first is the DataLoader
-    inner = row_stream(stages[0]) if isinstance(stages, list) and stages else None
-    if inner is not None and row_stream(loader) is None:
-        inner.adopt(loader)
-    check_followed(loader, row_fn=row_fn)
-    live = vars(loader).get("_iterator") if isinstance(loader, DataLoader) else None
-    if live is not None and loader.persistent_workers and not (_was_attached(live) or _is_for_state(loader)):
-        raise StateError(
-            "loader has a live iterator whose workers cannot be reached any more: call attach before the first "
-            "iter(loader)"
-        )
-    return cast("DataLoader[Any]", loader)
-
-
-def _check_rescore(rescore: Any, swap: Any, model: nn.Module | None, *, row_fn: bool) -> None:
-    check_followed(rescore, row_fn=row_fn)
-    if model is None:
-        raise ArgumentError("model", "must be a torch.nn.Module where rescore= is given", model)
-    if isinstance(rescore, RowLoader | RowPipeline):
-        raise ArgumentError("rescore", "must be a loader of its own, not the attached one", rescore)
-    stream, dataset = row_stream(rescore), getattr(rescore, "dataset", None)
-    if stream is None and (not isinstance(rescore, DataLoader) or isinstance(dataset, IterableDataset)):
-        return  # what its rows are row_fn says
-    found = len(cast(Any, dataset)) if stream is None else stream.num_rows
-    if found != swap.num_rows:
-        raise ArgumentError("rescore", f"must have the same {swap.num_rows} rows as loader", found)
-    sampler = getattr(getattr(rescore, "batch_sampler", None), "sampler", None)
-    scored = eligible_rows(sampler, found) if stream is None and not row_fn else None
-    if scored is not None:
-        missing = np.setdiff1d(np.arange(found) if swap.eligible is None else swap.eligible, scored)
-        if len(missing):
-            raise ArgumentError("rescore", "must hand out every row that loader can", f"none of row {missing[0]}")
 
 
 def _check_order(swap: Any, config: RunConfig) -> None:
@@ -467,19 +376,9 @@ def _warn_of_length(now: int | None, later: int | None, *, every_epoch: bool) ->
     if now == later:
         return
     if later is not None:
-        text = (
-            f"len(loader) is {now} and will be {later} once pruned: give schedules that count steps "
-            "loader.pruning.total_steps(epochs)"
-        )
-    elif every_epoch:
-        text = (
-            f"len(loader) is {now} and will then be what the policy draws, which nobody knows yet: let schedules count "
-            "epochs"
-        )
+        then, cure = f"be {later} once pruned", "give schedules that count steps loader.pruning.total_steps(epochs)"
     else:
-        text = (
-            f'len(loader) is {now} and will be what keep="auto" leaves once pruned, which nobody knows yet: let '
-            "schedules count epochs"
-        )
-    cure = "" if every_epoch else ', or keep the length with epoch_length="full"'
-    warnings.warn(f"{text}{cure}", PruneSamplerWarning, stacklevel=3)
+        what = "then be what the policy draws" if every_epoch else 'be what keep="auto" leaves once pruned'
+        then, cure = f"{what}, which nobody knows yet", "let schedules count epochs"
+    cure += "" if every_epoch else ', or keep the length with epoch_length="full"'
+    warnings.warn(f"len(loader) is {now} and will {then}: {cure}", PruneSamplerWarning, stacklevel=3)

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+import numpy as np
+
 from prunesampler.errors import ArgumentError, UnsupportedError, check_choice, check_int
+from prunesampler.sampling.block_shuffle import BlockShuffle
 from prunesampler.scores.registry import SCORES
 from prunesampler.selection.select import Selection
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.parquet import content_digest
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.totals import Reduction
 from prunesampler.training.policies.function import FunctionPolicy
@@ -208,6 +212,17 @@ def check_ranks_agree(
             )
         raise ArgumentError(name, "must be the same on every rank", values)
     swap.check_ranks([agreement for _, agreement in everyone])
+
+
+def comparable(value: Any) -> Any:
+    """A value as two runs, or two ranks, are compared by it: an array by its digest, a function by its name."""
+    if isinstance(value, BlockShuffle):
+        return str(value)
+    if isinstance(value, np.ndarray):
+        return content_digest({}, {"values": value})
+    if callable(value):
+        return getattr(value, "__module__", None), getattr(value, "__qualname__", type(value).__qualname__)
+    return value
 
 
 def _sendable(value: Any) -> Any:

@@ -6,7 +6,6 @@ and a notebook cell may be run again. So a model carries its run, until it is de
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 import weakref
@@ -15,11 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 from torch import nn
 
 from prunesampler.capture.row_loader import RowLoader, RowPipeline
 from prunesampler.errors import PruneSamplerWarning
+from prunesampler.training.config import comparable
 
 Run = Any  # training.run.Run, which imports this module
 _log = logging.getLogger("prunesampler")
@@ -41,7 +40,7 @@ def weakly(value: Any) -> Callable[[], Any]:
     try:
         return weakref.ref(value)
     except TypeError:
-        return _nothing
+        return lambda: None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -74,7 +73,7 @@ def earlier_runs(loader: Any, model: nn.Module | None) -> list[Run]:
     found = [held.run for module in modules if isinstance(held := vars(module).get(_NAME), _Carried)]
     if isinstance(loader, RowLoader | RowPipeline):
         found.append(cast(Any, loader).pruning.run)
-    return list(dict.fromkeys(run for run in found if run.phase != "detached"))
+    return list(dict.fromkeys(run for run in found if run.phases.now != "detached"))
 
 
 @contextmanager
@@ -82,16 +81,16 @@ def samplers_as_found(runs: list[Run]) -> Iterator[None]:
     """Within this context their loaders have the samplers that they came with."""
     with ExitStack() as stack:
         for run in runs:
-            stack.enter_context(run.pruned.sampler_as_found())
+            stack.enter_context(run.phases.pruned.sampler_as_found())
         yield
 
 
 def tell_of_continuation(run: Run, stacklevel: int) -> None:
     """Say once that an attach goes on with a run."""
-    if run.has_begun:
+    if run.phases.has_begun:
         run.tell_once(
-            f"attach goes on with the run that this model is in already ({run.progress}): model, dataset and options "
-            "are the same. For a new run call loader.pruning.detach() first",
+            f"attach goes on with the run that this model is in already ({run.phases.progress}): model, dataset and "
+            "options are the same. For a new run call loader.pruning.detach() first",
             stacklevel + 1,
         )
 
@@ -101,15 +100,15 @@ def take_over(runs: list[Run], key: RunKey, stacklevel: int) -> None:
     for run in runs:
         why = key.difference(run.key) or "another model"
         message = (
-            f"attach takes over from an earlier attach to the same model or loader ({run.progress}), which had {why}: "
-            "the earlier one is detached"
+            f"attach takes over from an earlier attach to the same model or loader ({run.phases.progress}), which had "
+            f"{why}: the earlier one is detached"
         )
-        if run.phase == "scoring" and run.has_begun:
+        if run.phases.now == "scoring" and run.phases.has_begun:
             message += (
                 ", and what it scored is lost. Where both are one run, give both the same options, and fingerprint= if "
                 "their datasets are the same"
             )
-        if run.has_begun and (run.phase == "scoring" or run.loader_lives):
+        if run.phases.has_begun and (run.phases.now == "scoring" or run.followed.attachment() is not None):
             warnings.warn(message, PruneSamplerWarning, stacklevel=stacklevel + 1)
         else:
             _log.info(message)
@@ -137,7 +136,8 @@ class RunKey:
         """Arrays and functions are kept as what they are compared by."""
         rows = {name: getattr(swap, name, None) for name in ("num_rows", "num_replicas", "draws", "eligible")}
         rows |= {"kind": type(swap).__name__, **getattr(swap, "options", {})}
-        return cls(weakly(dataset), contents, *({k: _plain(v) for k, v in given.items()} for given in (rows, options)))
+        given = ({name: comparable(value) for name, value in part.items()} for part in (rows, options))
+        return cls(weakly(dataset), contents, *given)
 
     def difference(self, other: RunKey) -> str | None:
         """What tells the two apart, for people; None if nothing does."""
@@ -148,15 +148,3 @@ class RunKey:
             return "a sampler of other rows or of another kind"
         names = [name for name, value in self.options.items() if other.options.get(name) != value]
         return f"another {', '.join(names)}" if names else None
-
-
-def _nothing() -> None:
-    return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return hashlib.sha256(value.tobytes()).hexdigest()
-    if callable(value):
-        return getattr(value, "__module__", None), getattr(value, "__qualname__", type(value).__qualname__)
-    return value

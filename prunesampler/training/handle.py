@@ -12,10 +12,10 @@ from torch.utils.data import Sampler
 from prunesampler.errors import PruneSamplerWarning, StateError, check_int
 from prunesampler.tables.fingerprint import matches
 from prunesampler.tables.score_table import Coreset, ScoreTable
-from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.checkpoint import check_moment, check_state
-from prunesampler.training.run import Phase, Run
+from prunesampler.training.phases import Phase
+from prunesampler.training.run import Run
 
 _VERSION = 5
 
@@ -23,8 +23,8 @@ _VERSION = 5
 class Pruning:
     """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand."""
 
-    def __init__(self, run: Run, *, group: Group, fingerprint: str | None) -> None:
-        self._run, self._group, self._fingerprint = run, group, fingerprint
+    def __init__(self, run: Run, *, fingerprint: str | None) -> None:
+        self._run, self._phases, self._fingerprint = run, run.phases, fingerprint
 
     @property
     def run(self) -> Run:
@@ -34,27 +34,27 @@ class Pruning:
     @property
     def phase(self) -> Phase:
         """``"scoring"``, then ``"pruned"`` (or ``"scored"`` under ``keep=None``); ``"detached"`` at the end."""
-        return self._run.phase
+        return self._phases.now
 
     @property
     def coreset(self) -> Coreset | None:
         """The kept rows; None until they are selected."""
-        return self._run.pruned.coreset
+        return self._phases.pruned.coreset
 
     @property
     def sampler(self) -> Sampler[int]:
         """What orders the loader now: its own sampler, then a :class:`PrunedSampler`."""
-        return self._run.pruned.sampler
+        return self._phases.pruned.sampler
 
     @property
     def tracker(self) -> ScoreTracker | None:
         """The online scores so far; :meth:`ScoreTracker.record` adds columns of one's own."""
-        return self._run.scoring.tracker
+        return self._phases.scoring.tracker
 
     @property
     def table(self) -> ScoreTable | None:
         """The scores; None until the scoring epochs are over, and on ranks above 0."""
-        return None if self._run.phase == "scoring" else self._run.folder.table
+        return None if self._phases.now == "scoring" else self._phases.folder.table
 
     def total_steps(self, epochs: int) -> int:
         """Batches that this rank's loader hands out over a whole run, scoring epochs included.
@@ -71,11 +71,11 @@ class Pruning:
             StateError: under ``keep="auto"`` with ``epoch_length="kept"``, while the rows are not selected yet.
         """
         epochs = check_int("epochs", epochs)
-        now: int | None = self._run.swap.batches()
+        now: int | None = self._phases.swap.batches()
         if now is None:
             raise StateError("this loader does not say how many batches one pass hands out: count a pass")
-        full = min(epochs, self._run.scored_epochs)
-        pruned, later = self._run.pruned, range(full, epochs)
+        full = min(epochs, self._phases.scored_epochs)
+        pruned, later = self._phases.pruned, range(full, epochs)
         known = [pruned.batches(epoch) for epoch in later]
         steps = [pruned.batches(epoch, expected=True) for epoch in later] if None in known else known
         if None in steps:
@@ -156,8 +156,8 @@ class Pruning:
         """
         return {
             "version": _VERSION,
-            "plan": self._run.config.to_dict(),
-            "num_rows": self._run.swap.num_rows,
+            "plan": self._phases.config.to_dict(),
+            "num_rows": self._phases.swap.num_rows,
             "fingerprint": self._fingerprint,
             **self._run.state_dict(),
         }
@@ -181,9 +181,9 @@ class Pruning:
         try:
             self._check_state(state)
         except StateError:
-            self._group.exchange(None)  # the others must not wait
+            self._phases.group.exchange(None)  # the others must not wait
             raise
-        check_moment(state, self._group)
+        check_moment(state, self._phases.group)
         self._run.load_state_dict(state, mid_epoch=mid_epoch, base_resumes=base_resumes)
 
     def _check_state(self, state: dict[str, Any]) -> None:
@@ -194,4 +194,4 @@ class Pruning:
                 f"the state was saved on a dataset with fingerprint {state['fingerprint']}, and this one has "
                 f"{self._fingerprint}"
             )
-        self._run.check_state(state)
+        self._phases.check_state(state)

@@ -22,7 +22,7 @@ from prunesampler.training.config import RunConfig
 from prunesampler.training.continuation import weakly
 from prunesampler.training.policies.policy import coreset_of
 from prunesampler.training.sample_weights import SampleWeights
-from prunesampler.training.sampler_swap import StreamOrder
+from prunesampler.training.stream_swap import StreamOrder
 
 
 class PrunedPhase:

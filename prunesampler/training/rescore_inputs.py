@@ -1,16 +1,20 @@
-"""Whether the pass over ``rescore`` will call the model with what the loop calls it with."""
+"""Whether the pass over ``rescore`` will see the same rows, and call the model with what the loop calls it with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from prunesampler.capture.find import TARGET_KEYS, Finder, find_targets
 from prunesampler.capture.forward_hook import tensor_leaves
-from prunesampler.errors import UnsupportedError
+from prunesampler.capture.row_loader import RowLoader, RowPipeline
+from prunesampler.capture.rows import check_followed, row_stream
+from prunesampler.errors import ArgumentError, UnsupportedError
+from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.tracking.eval_pass import model_inputs
 
 _BATCHES = 4  # fetched ahead of the first forward that are remembered
@@ -95,8 +99,22 @@ def _distribution(leaf: Tensor) -> tuple[Tensor, Tensor]:
     return channels.mean(1), channels.std(1, correction=0)
 
 
-def inputs_check(
-    rescored: bool, model: nn.Module | None, finder: Finder, input_fn: Callable[[Any], Any] | None
-) -> RescoreInputs | None:
-    """The comparison, where a pass is to come and the user has not said what it calls the model with."""
-    return RescoreInputs(model, finder) if rescored and model is not None and input_fn is None else None
+def check_rescore(rescore: Any, swap: Any, model: nn.Module | None, *, row_fn: bool) -> None:
+    """Refuse a loader over other rows than those that are trained on."""
+    check_followed(rescore, row_fn=row_fn)
+    if model is None:
+        raise ArgumentError("model", "must be a torch.nn.Module where rescore= is given", model)
+    if isinstance(rescore, RowLoader | RowPipeline):
+        raise ArgumentError("rescore", "must be a loader of its own, not the attached one", rescore)
+    stream, dataset = row_stream(rescore), getattr(rescore, "dataset", None)
+    if stream is None and (not isinstance(rescore, DataLoader) or isinstance(dataset, IterableDataset)):
+        return  # what its rows are row_fn says
+    found = len(cast(Any, dataset)) if stream is None else stream.num_rows
+    if found != swap.num_rows:
+        raise ArgumentError("rescore", f"must have the same {swap.num_rows} rows as loader", found)
+    sampler = getattr(getattr(rescore, "batch_sampler", None), "sampler", None)
+    scored = eligible_rows(sampler, found) if stream is None and not row_fn else None
+    if scored is not None:
+        missing = np.setdiff1d(np.arange(found) if swap.eligible is None else swap.eligible, scored)
+        if len(missing):
+            raise ArgumentError("rescore", "must hand out every row that loader can", f"none of row {missing[0]}")

@@ -1,4 +1,4 @@
-"""A training run, followed from scoring to the pruned epochs."""
+"""A training run, followed: what it does when its loader hands out a batch, and its model has trained on it."""
 
 from __future__ import annotations
 
@@ -6,49 +6,24 @@ import functools
 import logging
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunesampler.capture.batch_slice import batch_slice
 from prunesampler.capture.binder import Binder, Pass, Token
-from prunesampler.capture.find import Finder
-from prunesampler.capture.forward_hook import ForwardHook
-from prunesampler.capture.row_function import RowFunction
-from prunesampler.capture.row_loader import RowLoader, plain_class, row_loader_class
+from prunesampler.capture.row_loader import RowLoader
 from prunesampler.capture.rows import Collated
-from prunesampler.errors import (
-    BindingError,
-    PruneSamplerError,
-    PruneSamplerWarning,
-    RankError,
-    StateError,
-    UnsupportedError,
-)
+from prunesampler.errors import BindingError, PruneSamplerError, PruneSamplerWarning, RankError, StateError
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.eval_pass import model_inputs
-from prunesampler.tracking.ranks import Group
-from prunesampler.tracking.state import check_count, check_layout
-from prunesampler.training.attachment import Attachment
-from prunesampler.training.checkpoint import coreset_state, load_coreset
-from prunesampler.training.config import RunConfig
-from prunesampler.training.continuation import RunKey, carry, let_go, unwrapped, weakly
-from prunesampler.training.proxy import ProxyTraining
-from prunesampler.training.pruned_phase import PrunedPhase
-from prunesampler.training.rescore_inputs import RescoreInputs
-from prunesampler.training.run_folder import RunFolder
-from prunesampler.training.scoring_phase import ScoringPhase
+from prunesampler.training.attachment import Attachment, Followed
+from prunesampler.training.batch_reader import BatchReader
+from prunesampler.training.continuation import RunKey
+from prunesampler.training.phases import Phases
 
 _log = logging.getLogger("prunesampler")
-
-Phase = Literal["scoring", "pruned", "scored", "detached"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,114 +40,47 @@ def _one_at_a_time(method: F) -> F:
 
 
 class Run:
-    """What a loader and a model report of a training run, and what becomes of it.
-
-    It holds neither, so that a loader (and its workers) and a model end with the last name for them.
+    """One training run: what it follows, and how it acts on what it is told.
 
     Attributes:
-        phase: ``"scoring"``, then ``"pruned"`` (or ``"scored"`` where nothing is selected); ``"detached"`` at the end.
-        given: the coreset that the run began with, if it did not score.
-        scored_epochs: epochs before the pruned ones.
+        phases: when it scores and when it prunes, with all that takes.
         key: what the run is known by, beside its model.
-        group: its ranks.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        *,
-        key: RunKey,
-        scoring: ScoringPhase,
-        pruned: PrunedPhase,
-        swap: Any,
-        binder: Binder,
-        folder: RunFolder,
-        group: Group,
-        finder: Finder,
-        row_fn: RowFunction | None,
-        proxy: ProxyTraining | None,
-        input_fn: Callable[[Any], Any] | None,
-        rescore_inputs: RescoreInputs | None,
-        train_on_all: bool,
-    ) -> None:
-        self.config, self.key, self.scoring, self.pruned = config, key, scoring, pruned
-        self.swap, self.folder, self._binder = swap, folder, binder
-        self._finder = finder
-        self._rescore_inputs = rescore_inputs
-        self._row_fn = row_fn
-        self._find_inputs = model_inputs if input_fn is None else lambda model, batch, targets: input_fn(batch)
-        self._filter = proxy
-        self.group, self._train_on_all = group, train_on_all
-        self.phase: Phase = "scoring"
-        self.given: Coreset | None = None
-        self.scored_epochs = config.score_epochs
-        self._failure: Exception | None = None  # of what nobody heard
-        self._current: Pass | None = None  # the pass that was trained on last
+    def __init__(self, phases: Phases, reader: BatchReader, binder: Binder, *, key: RunKey, train_on_all: bool) -> None:
+        self.phases, self.key = phases, key
+        self._scoring, self._pruned, self._alone = phases.scoring, phases.pruned, phases.group.world_size == 1
+        self._reader, self._binder, self._train_on_all = reader, binder, train_on_all
+        self.followed = Followed()
         self._lock = threading.RLock()
         self._paused: set[int] = set()  # threads
-        self._failed_ahead: PruneSamplerError | None = None  # in a thread that reads ahead, where nobody may see it
+        self._unheard: Exception | None = None  # a failure where nobody may see it: between passes, in another thread
+        self._current: Pass | None = None  # the pass that was trained on last
         self._base_resumes = False  # whether the loader's own sampler was set to where a scoring epoch was cut off
         self._skipped = 0  # batches of the next pass that its loader leaves out
         self._forwards_unfetched = 0
-        self._loader_ref: Callable[[], Any] = weakly(None)
-        self._model_ref: Callable[[], nn.Module | None] = weakly(None)
-        self._inner_ref: Callable[[], nn.Module | None] = weakly(None)  # the same without what wraps it
-        self._tie: Callable[[], Attachment | None] = weakly(None)
-        self._has_model = self._told = False
-        self._hook: ForwardHook | None = None
         self._watches = True  # whether training forwards are followed
         self._has_bound = False  # whether one ever was, so that it is known how far a framework fetches ahead
-
-    @property
-    def _loader(self) -> Any:
-        return self._loader_ref()
-
-    @property
-    def loader_lives(self) -> bool:
-        """Whether the loader, or an iterator of it, is still there."""
-        return self._tie() is not None
+        self._told = False
 
     # -- its loader and its model ------------------------------------------------------------------------------
 
     def tie(self, loader: RowLoader[Any], model: nn.Module | None) -> Attachment:
         """Follow this loader, which holds what is returned, and this model."""
-        attachment = Attachment(self)
-        self._tie, self._loader_ref = weakref.ref(attachment), weakref.ref(loader)
-        if model is not None:
-            self._has_model, self._model_ref = True, weakref.ref(model)
-            self._inner_ref = weakref.ref(unwrapped(model))
-            carry(model, self)
-        self._unhook()
+        attachment = self.followed.tie(self, loader, model)
         self._follow()
         return attachment
 
-    def is_tied_by(self, attachment: Attachment) -> bool:
-        """Whether this is the loader that the run follows now."""
-        return self._tie() is attachment
-
     def go_on_with(self, loader: RowLoader[Any], model: nn.Module | None, swap: Any) -> Attachment:
         """Follow another loader over the same rows; for the pass that was open it is as if the loop had left it."""
-        self._release_loader()
+        self.followed.release_loader()
         self._binder.clear()
-        self.swap = swap
-        self.scoring.progress.resize(swap.progress(self.config.score_epochs))
-        self.pruned.move_to(swap)
+        self.phases.move_to(swap)
         return self.tie(loader, model)
 
     def is_of(self, key: RunKey, model: nn.Module | None) -> bool:
         """Whether this is the run of such a model and key."""
-        mine = self._inner_ref()
-        same = not self._has_model if model is None else mine is unwrapped(model)
-        return same and key.difference(self.key) is None
-
-    def follows(self, loader: Any, model: nn.Module | None) -> bool:
-        """Whether these very objects are the ones that the run follows now."""
-        return self._loader is loader and self._model_ref() is model
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything was trained on, or selected."""
-        return self.phase != "scoring" or self.scoring.progress.rows > 0
+        return self.followed.is_model(model) and key.difference(self.key) is None
 
     def tell_once(self, message: str, stacklevel: int) -> None:
         """Warn, the first time."""
@@ -183,55 +91,42 @@ class Run:
     def lose_loader(self) -> None:
         """The loader and all its iterators are gone."""
         self._binder.clear()
-        self.folder.release()
-        if self.phase == "scoring" and self.scoring.progress.rows and not self._told:
+        self.phases.folder.release()
+        if self.phases.now == "scoring" and self.phases.has_begun and not self._told:
             self._told = True
             _log.warning(
                 "the attached loader is gone, %s, and nothing is scored any more: keep the loader, or where a loop "
                 "makes it anew attach each of them, to the same model and with the same options, and the run goes on",
-                self.progress,
+                self.phases.progress,
             )
-
-    @property
-    def progress(self) -> str:
-        """How far the run is, for people."""
-        if self.phase != "scoring":
-            return f"already {self.phase}"
-        of = self.scoring.progress
-        return f"{of.ended + (of.rows_open > 0)} of {of.epochs} scoring epochs begun"
 
     # -- what the loader and the model report ------------------------------------------------------------------
 
     @_one_at_a_time
     def before_pass(self) -> None:
         """``iter(loader)``: the moment when the set may change."""
-        if self._is_paused or self.phase == "detached":
+        phases = self.phases
+        if self._is_paused or phases.now == "detached":
             return
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            with self._guard():
-                raise failure
-        self.swap.check_in_place(self._loader, self.pruned.in_place)
-        self.pruned.take_place()
+        self._raise_unheard()
+        phases.swap.check_in_place(self.followed.loader(), self._pruned.in_place)
+        self._pruned.take_place()
         if not torch.is_grad_enabled():
             return  # an evaluation
         if self._current is None:
             with self._guard():
                 self._binder.check_called()
-        if self.phase == "scoring" and self._owes_rest:
-            self.scoring.check_start(skipped=True)
-        elif self.phase == "scoring" and self.scoring.due:
-            if hasattr(self._loader, "next_iter_state"):  # nothing but the state of a sampler that is replaced now
-                vars(self._loader)["next_iter_state"] = None
+        if phases.now == "scoring" and self.followed.owes_rest:
+            self._scoring.check_start(skipped=True)
+        elif phases.now == "scoring" and self._scoring.due:
+            self.followed.forget_rest()
             with self._guard():
-                if self.scoring.progress.rows_open:
-                    self._end_epoch()
+                self._end_open_epoch()
                 self._conclude()
-        if self.phase == "pruned":
-            left_early = self.scoring.progress.rows_open and self.pruned.at_the_end
-            if self._tracks_draws and left_early and self.group.world_size == 1:
-                self._end_drawn_epoch()
-            self.pruned.before_pass(self._binder)
+        if phases.now == "pruned":
+            if self._alone and phases.tracks_draws and self._pruned.at_the_end:
+                self._end_open_epoch()  # it was left early
+            self._pruned.before_pass(self._binder)
             self._follow()
 
     @_one_at_a_time
@@ -244,36 +139,25 @@ class Run:
     def fetched(self, token: Pass, item: Collated) -> Any:
         """A batch is fetched. Returns what is handed out of it."""
         batch = item.batch
-        if token.paused or self._is_paused or self.phase in ("detached", "scored"):
+        if token.paused or self._is_paused or self.phases.now in ("detached", "scored"):
             return batch
         self._forwards_unfetched = 0
-        if token.fetched == token.skipped and self.phase == "pruned":
-            self.pruned.started(token)
+        if token.fetched == token.skipped and self.phases.now == "pruned":
+            self._pruned.started(token)
         with self._guard():
-            rows, drawn = self._rows(token, item), item.drawn or len(item.rows) or None
-            if self._filter is not None and self._in_training and self.pruned.draws_every_epoch:
-                rows, batch = self._filtered(self._filter, rows, batch)
+            in_training, proxy = self.followed.in_training, self.phases.proxy
+            rows, drawn = self._reader.rows(token, item), item.drawn or len(item.rows) or None
+            if proxy is not None and in_training and self._pruned.draws_every_epoch:
+                rows, batch = self._reader.filtered(proxy, rows, batch)
                 drawn = None
-            if not self._watches:
-                token.count(self._binder.ahead, self._in_training)
-                self._current = token if self._in_training else self._current
-                return batch
-            positions = torch.from_numpy(rows)
-            targets = self._finder.targets(batch, positions) if self._is_scored else None
-            if self._rescore_inputs is not None:
-                self._rescore_inputs.fetched(batch)
-            self._binder.fetched(token, positions, batch, targets, self._in_training, drawn)
+            if self._watches:
+                positions = torch.from_numpy(rows)
+                targets = self._reader.targets(batch, positions)
+                self._binder.fetched(token, positions, batch, targets, in_training, drawn)
+            else:
+                token.count(self._binder.ahead, in_training)
+                self._current = token if in_training else self._current
         return batch
-
-    def _filtered(self, proxy: ProxyTraining, rows: NDArray[np.int64], batch: Any) -> tuple[NDArray[np.int64], Any]:
-        """The part of a batch that the proxy finds hard."""
-        targets = self._finder.targets(batch, torch.from_numpy(rows))
-        inputs = self._find_inputs(proxy.module, batch, targets)
-        count = self.swap.handed_out(len(rows), self.pruned.batch_share)
-        chosen, losses = proxy.hardest(inputs, targets, count)
-        if self.scoring.online and self.scoring.tracker is not None:
-            self.scoring.tracker.record(torch.from_numpy(rows), proxy_loss=losses)
-        return rows[chosen.numpy()], batch_slice(batch, chosen, len(rows))
 
     @_one_at_a_time
     def exhausted(self, token: Pass) -> None:
@@ -292,30 +176,28 @@ class Run:
         What fails here is raised at the next ``iter``, as nobody hears of it now.
         """
         token.release()
-        alone = self.group.world_size == 1 and threading.current_thread() is threading.main_thread()
-        if alone and token is self._current and self.phase == "scoring" and not self._paused:
-            if not token.closed and token.trained == self.swap.batches():
+        alone = self._alone and threading.current_thread() is threading.main_thread()
+        if alone and token is self._current and self.phases.now == "scoring" and not self._paused:
+            if not token.closed and token.trained == self.phases.swap.batches():
                 try:
                     self._end_epoch()
                 except (PruneSamplerError, OSError) as error:
-                    self._failure = error
-            if token.closed and self._failure is None and self.scoring.due and not self.scoring.rescores:
+                    self._unheard = error
+            if token.closed and self._unheard is None and self._scoring.due and not self._scoring.rescores:
                 with suppress(PruneSamplerError, OSError):  # it is tried again
                     self._conclude()
         self._take_place(token)
 
     def _take_place(self, of: Pass) -> None:
         if of is self._current and of.closed:
-            self.pruned.take_place()
+            self._pruned.take_place()
 
     @_one_at_a_time
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
         """A training forward has returned."""
         if self._paused or not self._watches:
             return
-        failure, self._failed_ahead = self._failed_ahead, None
-        if failure is not None:
-            raise failure
+        self._raise_unheard()
         with self._guard():
             self._forwards_unfetched += 1
             if self._forwards_unfetched > 64 and self._current is None:
@@ -327,15 +209,8 @@ class Run:
                 )
             token = self._binder.match(inputs)
             if token is not None:
-                self._look_ahead(inputs, output)
-                self._bind(token, lambda: self._finder.logits(output))
-
-    def _look_ahead(self, inputs: tuple[Any, ...], output: Any) -> None:
-        """Refuse now what the pass over ``rescore`` would refuse, or score wrongly, when the epochs are trained."""
-        if self.config.rescored and self.phase == "scoring":
-            self._finder.look(output)
-            if self._rescore_inputs is not None and self._rescore_inputs.forwarded(inputs):
-                self._rescore_inputs = None
+                self._reader.look_ahead(inputs, output)
+                self._bind(token, lambda: self._reader.logits(output))
 
     # -- what a user asks for ----------------------------------------------------------------------------------
 
@@ -353,62 +228,46 @@ class Run:
     @_one_at_a_time
     def follow_rest(self, rest: Any, skipped: int) -> None:
         """Follow another loader through the rest of one pass, of which it leaves out the first batches."""
-        if not isinstance(rest, RowLoader):
-            rest.__class__ = row_loader_class(RowLoader, cast(Any, type(rest)))
-        rest._row_listener = self._tie()
+        self.followed.adopt(rest)
         self._skipped = skipped
 
     @_one_at_a_time
     def finish(self) -> None:
         """End the scoring now."""
-        if self.phase == "scoring":
-            if not self.scoring.progress.rows:
+        if self.phases.now == "scoring":
+            if not self._scoring.progress.rows:
                 raise StateError("finish() has nothing to write: no batch has been trained on since attach")
             self._end_epoch()
             self._conclude()
-        elif self.phase == "pruned" and self._tracks_draws:
-            if self.scoring.progress.rows_open:
-                self._end_drawn_epoch()
-            self.folder.conclude(self.scoring.table(), None)
+        elif self.phases.tracks_draws:
+            self._end_open_epoch()
+            self.phases.folder.conclude(self._scoring.table(), None)
 
     @_one_at_a_time
     def end_pass(self) -> None:
         """End the pass that was trained on, and the scoring where it is due."""
         if self._current is not None:
             self._current.close()
-        self.pruned.take_place()
-        if self._is_paused or not (self.phase == "scoring" or (self.phase == "pruned" and self._tracks_draws)):
+        self._pruned.take_place()
+        if self._is_paused or not self.phases.merges:
             return
         with self._guard():
             self._binder.check_seen()
-            if self.phase == "pruned":
-                if self.scoring.progress.rows_open:
-                    self._end_drawn_epoch()
-                return
-            self.scoring.progress.settle()
-            if self.scoring.progress.rows_open:
-                self._end_epoch()
-            if self.scoring.due:
+            if self.phases.now == "scoring":
+                self._scoring.progress.settle()
+            self._end_open_epoch()
+            if self.phases.now == "scoring" and self._scoring.due:
                 self._conclude()
 
     @_one_at_a_time
     def detach(self) -> None:
         """Leave the loader as it was."""
-        if self.phase == "detached":
-            return
-        self.phase = "detached"
-        self._follow()
-        self._binder.clear()
-        self.folder.release()
-        self.pruned.end()
-        self._release_loader()
-        model = self._inner_ref()
-        if model is not None:
-            let_go(model, self)
-
-    def _release_loader(self) -> None:
-        if self._loader is not None:
-            self._loader.__class__ = plain_class(self._loader)
+        if self.phases.now != "detached":
+            self.phases.detach()
+            self._follow()
+            self._binder.clear()
+            self.followed.release_loader()
+            self.followed.let_model_go(self)
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
@@ -426,48 +285,27 @@ class Run:
 
     # -- one batch, one epoch, the end of scoring --------------------------------------------------------------
 
-    def _rows(self, token: Pass, item: Collated) -> NDArray[np.int64]:
-        """The rows of a batch that is handed out, without a doubt where they matter."""
-        rows = item.rows if self._row_fn is None else self._row_fn(item.batch, item.rows)
-        if not self._is_followed and self._filter is None:
-            return rows
-        if self._row_fn is None:
-            rows = item.known_rows()
-        if self._is_scored and not (item.drawn is None and np.array_equal(rows, item.rows)):
-            drawn = None if self.phase == "scoring" else self.pruned.draws
-            if self.swap.real_rows(token.fetched, drawn) < len(rows):
-                raise UnsupportedError(
-                    "a batch is filled up, as processes have equal numbers of batches, and its collate function "
-                    "reorders it, so it cannot be told which rows only fill it up: give the loader drop_last=True"
-                )
-        return rows
-
     def _bind(self, token: Token, logits: Callable[[], Tensor]) -> None:
-        before = self._open_pass
-        if before is not None and before is not token.of and (self.phase == "scoring" or self._tracks_draws):
+        before = self._current
+        if before is not None and before is not token.of and self.phases.merges:
             self._close(before, abandoned=True, in_forward=True)
-        if self.phase == "scoring" and self.scoring.progress.cut_off:
-            loader_resumes = self._base_resumes or hasattr(self._loader, "load_state_dict")
-            if self.scoring.resume(token, loader_resumes=loader_resumes):
+        if self.phases.now == "scoring" and self._scoring.progress.cut_off:
+            loader_resumes = self._base_resumes or hasattr(self.followed.loader(), "load_state_dict")
+            if self._scoring.resume(token, loader_resumes=loader_resumes):
                 self._end_epoch()
         self._current = token.of
-        if self.phase == "scoring":
-            self.scoring.present(token, logits, real=self.swap.real_rows(token.index))
+        if self.phases.now == "scoring":
+            self._scoring.present(token, logits, real=self.phases.swap.real_rows(token.index))
         elif token.of.position is not None:
-            if self.pruned.weighted:
-                self.pruned.weight(token, logits())
-            if self._tracks_draws:
-                real = self.swap.real_rows(token.index, self.pruned.draws)
-                self.scoring.present(token, logits, real=real)
+            if self._pruned.weighted:
+                self._pruned.weight(token, logits())
+            if self.phases.tracks_draws:
+                real = self.phases.swap.real_rows(token.index, self._pruned.draws)
+                self._scoring.present(token, logits, real=real)
         if not self._has_bound:
             self._has_bound = True
             self._follow()
         self._close(token.of, in_forward=True)
-
-    @property
-    def _open_pass(self) -> Pass | None:
-        """The pass that was trained on last, unless it has ended."""
-        return self._current if self._current is not None and not self._current.closed else None
 
     def _close(self, of: Pass, *, abandoned: bool = False, in_forward: bool = False) -> None:
         """End the epoch if its last batch is bound; after the last scoring epoch switch the set.
@@ -478,219 +316,90 @@ class Run:
         over = of.exhausted and not self._binder.waiting(of)
         if of.closed or not of.bound or not (abandoned or over):
             return
-        scoring = self.phase == "scoring"
-        drawn = self.phase == "pruned" and self._tracks_draws
-        due = self._end_epoch() if scoring or drawn else False
+        due = self.phases.merges and self._end_epoch()
         of.close()  # not before: an interrupted merge of scores comes again with the next pass
-        if scoring:
-            alone = self.group.world_size == 1
-            if in_forward and (self.scoring.rescores or (alone and not (over and of.released))):
-                return
-            if due:
-                self._conclude(at_once=not in_forward or of.released)
-        elif drawn:
-            self._draw_next()
+        if self.phases.tracks_draws:
+            self.phases.draw_next()
+        elif due and not (in_forward and (self._scoring.rescores or (self._alone and not (over and of.released)))):
+            self._conclude(at_once=not in_forward or of.released)
 
     def _end_epoch(self) -> bool:
-        concludes = self.scoring.end_epoch(self._binder)
+        concludes = self._scoring.end_epoch(self._binder)
         if self._current is not None:
             self._current.close()
         return concludes
 
-    def _end_drawn_epoch(self) -> None:
-        """Merge the scores of an epoch that was drawn, and draw the next one from them; on all ranks together."""
-        self._end_epoch()
-        self._draw_next()
+    def _end_open_epoch(self) -> None:
+        """Merge what was scored since the last epoch, and draw the next from it; on all ranks together."""
+        if self._scoring.progress.rows_open:
+            self._end_epoch()
+            if self.phases.tracks_draws:
+                self.phases.draw_next()
 
-    def _draw_next(self) -> None:
-        # Rank 0 alone has the merged scores.
-        self.pruned.read_next(self.group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
-
-    @property
-    def _tracks_draws(self) -> bool:
-        """Whether the epochs that a policy draws are scored."""
-        return self.config.tracks_throughout and self.pruned.draws_every_epoch and self.scoring.online
-
-    @property
-    def _is_scored(self) -> bool:
-        """Whether the present batches are."""
-        return self.scoring.online if self.phase == "scoring" else self.phase == "pruned" and self._tracks_draws
-
-    @property
-    def _in_training(self) -> bool:
-        """Whether a forward now would be a training forward."""
-        model = self._model_ref()
-        return torch.is_grad_enabled() and (model is not None and model.training if self._has_model else True)
+    def _conclude(self, *, at_once: bool = True) -> None:
+        with self.pausing():
+            table = self._scoring.table()
+        self.phases.conclude(table, at_once=at_once)
+        self._follow()
 
     def _follow(self) -> None:
         """Have the binder compare inputs where scores or weights hang on it, and the model hooked where it is needed.
 
         Pruned epochs without either count the batches that are handed out, less those that a framework fetches ahead.
         """
-        self._binder.follow(self._is_followed)
-        ahead_unknown = self.phase == "pruned" and self._has_model and not self._has_bound
-        self._watches = self.phase == "scoring" or self._is_followed or ahead_unknown
-        model, tie = self._model_ref(), self._tie()
-        if not self._watches:
-            self._unhook()
-        elif self._hook is None and model is not None and tie is not None:
-            self._hook = ForwardHook(model, tie)
-
-    def _unhook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
-    @property
-    def _is_followed(self) -> bool:
-        """Whether scores or weights hang on the rows of the present batches."""
-        return self._is_scored or (self.phase == "pruned" and self.pruned.weighted)
-
-    @property
-    def _owes_rest(self) -> bool:
-        """Whether a StatefulDataLoader has yet to hand out the rest of an epoch that was cut off."""
-        state = getattr(self._loader, "next_iter_state", None) or {"_iterator_finished": True}
-        return not state.get("_iterator_finished")
-
-    def _conclude(self, *, at_once: bool = True) -> None:
-        """Select and write; on several ranks all come here together."""
-        with self.pausing():
-            table = self.scoring.table()
-        self._conclude_with(table, at_once=at_once)
+        phases = self.phases
+        self._binder.follow(phases.needs_rows)
+        ahead_unknown = phases.now == "pruned" and self.followed.has_model and not self._has_bound
+        self._watches = phases.now == "scoring" or phases.needs_rows or ahead_unknown
+        self.followed.hook(self._watches)
 
     def begin(self, given: Coreset | None) -> None:
-        """Start on a given coreset, on what an earlier run left, or on a policy's first draw; else with scoring."""
-        self.given = given
-        if given is not None:
-            self.scored_epochs = 0
-            self._prune(given, fixed=True)
-        elif self.folder.finished and self.config.policy.every_epoch:
-            raise StateError(
-                f"{self.folder.scores_path} is of a finished run, and {self.config.policy} draws from the scores of "
-                "its own: give another save_dir, or load the checkpoint of that run with load_state_dict"
-            )
-        elif self.folder.finished:
-            found = self.folder.take_up(self.config.scoring(), self.config.selection)
-            if found is None:
-                _log.info("selecting again from the scores in %s", self.folder.scores_path)
-                self._conclude_with(None)
-            else:
-                self._prune(found)
-        elif not self.config.score_epochs:
-            self._prune(self.pruned.draw(0, None), epoch=0)
-
-    def _conclude_with(self, table: ScoreTable | None, *, at_once: bool = True) -> None:
-        every_epoch = self.config.policy.every_epoch
-        draw = None if self.config.scores_only else functools.partial(self.pruned.draw, self.scored_epochs)
-        coreset = self.folder.conclude(table, draw, keep_coreset=not every_epoch)
-        if coreset is not None:
-            self._prune(coreset, epoch=self.scored_epochs if every_epoch else None, at_once=at_once)
-        else:
-            self._enter("scored")
-            _log.info("scored %d rows%s", self.swap.num_rows, self.folder.shown)
-
-    def _prune(self, coreset: Coreset, *, epoch: int | None = None, fixed: bool = False, at_once: bool = True) -> None:
-        self.pruned.begin(coreset, epoch=epoch, fixed=fixed, at_once=at_once)
-        self._enter("pruned")
-
-    def _enter(self, phase: Phase) -> None:
-        self.phase = phase
+        """Start, on a given coreset or with what the phases begin with."""
+        self.phases.begin(given)
         self._follow()
-        if phase == "pruned" and self.pruned.coreset is not None:
-            drawn, eligible = len(self.pruned.coreset), self.swap.num_eligible
-            how = str(self.config.policy) if self.pruned.draws_every_epoch else _how(self.pruned.coreset)
-            _log.info("training on %d of %d rows (%s)%s", drawn, eligible, how, self.folder.shown)
 
     # -- state -------------------------------------------------------------------------------------------------
 
     @_one_at_a_time
     def state_dict(self) -> dict[str, Any]:
         """What :class:`~prunesampler.Pruning` saves of the run, without what it was made with."""
-        # The last pass that is scored is not over before its loop is, which may still ask for its length.
-        phase = "scoring" if self.pruned.waits else self.phase
-        open_pass, pruned = self._open_pass, phase == "pruned"
-        scored = phase == "scoring" or (pruned and self._tracks_draws)
-        return {
-            "phase": phase,
-            "batches_open": self.scoring.progress.cut_off if open_pass is None else open_pass.trained,
-            "scoring": self.scoring.state_dict() if scored else None,
-            "coreset": None if phase == "scoring" else self._coreset_state(),
-            "sampler": self.pruned.position(self._current) if pruned else None,
-            "proxy": None if self._filter is None else self._filter.state_dict(),
-        }
-
-    def _coreset_state(self) -> dict[str, Any] | None:
-        return None if self.pruned.coreset is None else coreset_state(self.pruned.coreset)
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state that is damaged, or was not saved on the coreset that this run was given."""
-        check_count(state["batches_open"], "state['batches_open']")
-        if state["phase"] not in get_args(Phase):
-            raise StateError(f"state['phase'] must be one of {get_args(Phase)}, got {state['phase']!r}")
-        if self.given is not None and (state["coreset"] is None or load_coreset(state["coreset"]) != self.given):
-            raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
-        if (state["proxy"] is None) != (self._filter is None):
-            raise StateError("the state was saved by a run of another policy, with or without a proxy")
-        tracked = self.config.tracks_throughout and self.given is None
-        if state["phase"] == "scoring" or (state["phase"] == "pruned" and tracked):
-            self.scoring.check_state(state["scoring"])
-        else:
-            check_layout(state["scoring"], None, "state['scoring']")
+        return self.phases.state_dict(self._current)
 
     @_one_at_a_time
     def load_state_dict(self, state: Mapping[str, Any], *, mid_epoch: bool, base_resumes: bool) -> None:
         """Go on from a state that was checked; on all ranks together."""
-        if self._filter is not None:
-            self._filter.load_state_dict(state["proxy"])
-        if state["phase"] == "scoring":
-            self.scoring.load_state_dict(state["scoring"], batches_open=state["batches_open"])
-            if base_resumes:
-                self.scoring.check_start(skipped=True)
-            self.swap.go_to(self.scoring.progress.ended)
-            self.pruned.forget()
-            self._enter("scoring")
-            self._binder.expect_skips(state["batches_open"])
-        elif state["phase"] == "pruned":
-            fixed = self.given is not None
-            skips = self.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch, fixed=fixed)
-            self._enter("pruned")
-            if self._tracks_draws:
-                self.scoring.load_state_dict(state["scoring"], batches_open=0)
-                if self.pruned.at_the_end and self.group.any(self.scoring.progress.rows_open > 0):
-                    self._end_drawn_epoch()
-                elif self.pruned.at_the_end:
-                    self._draw_next()
-            self._binder.expect_skips(skips)
-        elif state["phase"] == "scored":
-            self.pruned.forget()
-            self._enter("scored")
-        else:
+        if state["phase"] == "detached":
             self.detach()
+        skips = self.phases.load_state_dict(state, mid_epoch=mid_epoch, base_resumes=base_resumes)
+        self._follow()
+        if self.phases.tracks_draws and self._pruned.at_the_end:
+            if self.phases.group.any(self._scoring.progress.rows_open > 0):
+                self._end_epoch()
+            self.phases.draw_next()
+        self._binder.expect_skips(skips)
         self._binder.clear()
-        self._base_resumes = base_resumes
-        self._current = None
+        self._base_resumes, self._current = base_resumes, None
 
     # -- failure -----------------------------------------------------------------------------------------------
+
+    def _raise_unheard(self) -> None:
+        error, self._unheard = self._unheard, None
+        if error is not None:
+            with self._guard():
+                raise error
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
             yield
         except (PruneSamplerError, OSError) as error:  # a full disk is no reason to lose the run either
-            if not self._train_on_all or self.phase == "pruned" or isinstance(error, RankError):
-                if self._binder.reads_ahead and isinstance(error, PruneSamplerError):
-                    self._failed_ahead = error
+            if not self._train_on_all or self.phases.now == "pruned" or isinstance(error, RankError):
+                if self._binder.reads_ahead:
+                    self._unheard = error
                 raise
-            self.scoring.give_up()
+            self._scoring.give_up()
             self._follow()
-            if self.group.world_size == 1 or self.scoring.abandoned:
+            if self._alone or self._scoring.abandoned:
                 message = f"scoring failed, so training goes on with all rows: {error}"
                 warnings.warn(message, PruneSamplerWarning, stacklevel=3)
                 self.detach()
-
-
-def _how(coreset: Coreset) -> str:
-    options, spare = coreset.options, coreset.selection.get("superfluous")
-    if spare is not None:
-        return f"{spare} are superfluous by {options.get('by')}"
-    return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"

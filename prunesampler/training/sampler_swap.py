@@ -1,8 +1,7 @@
-"""What takes the place of a loader's sampler once its set is pruned, and of what a stream of shards lets through."""
+"""What takes the place of a loader's sampler once its set is pruned."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,17 +19,17 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from prunesampler.capture.rows import RowStream, row_stream
+from prunesampler.capture.rows import row_stream
 from prunesampler.errors import ArgumentError, StateError, UnsupportedError
-from prunesampler.sampling.block_shuffle import BlockShuffle
 from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.sampling.permutation import rank_length
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
-from prunesampler.tables.parquet import content_digest
+from prunesampler.training.config import comparable
 from prunesampler.training.policies.policy import Policy
 from prunesampler.training.policies.prune_once import PruneOnce
-from prunesampler.training.scoring_phase import Progress, StreamProgress
+from prunesampler.training.progress import Progress
+from prunesampler.training.stream_swap import FixedOrder, StreamSwap
 
 _SCORE_ONLY = (
     "give keep=None, which scores only (with row_fn=, a function from the batch to its rows, where it does not yield "
@@ -286,11 +285,11 @@ class SamplerSwap:
 
     def agreement(self) -> dict[str, Any]:
         """What must be alike on every rank, in plain data; and ``place``, which part is read here."""
-        options = {name: _plain(value) for name, value in self.options.items() if name != "rank"}
+        options = {name: comparable(value) for name, value in self.options.items() if name != "rank"}
         options["processes"] = self.split.processes
         return {
             "place": self.split.index if self.split.processes > 1 else self.options.get("rank", 0),
-            "drawn": None if self.eligible is None else _plain(self.eligible),
+            "drawn": None if self.eligible is None else comparable(self.eligible),
             "sampler": {
                 "type": type(self.base).__name__,
                 "draws": self.draws,
@@ -366,12 +365,6 @@ def _shared(base: Any, split: BatchSplit) -> dict[str, Any]:
     return {"num_replicas": base.num_replicas, "rank": base.rank, "drop_last": base.drop_last}
 
 
-def _plain(value: Any) -> Any:
-    """A value by which ranks may be compared."""
-    value = str(value) if isinstance(value, BlockShuffle) else value
-    return content_digest({}, {"values": value}) if isinstance(value, np.ndarray) else value
-
-
 def _padded(weights: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     """A weight for each row of the dataset; rows beyond those of the sampler are never drawn."""
     padded = np.zeros(max(rows, len(weights)))
@@ -386,121 +379,6 @@ def _is_seedable(value: Any) -> bool:
 
 def _is(value: Any, plain: type, stateful: str) -> bool:
     return type(value) is plain or is_named(value, _STATEFUL, stateful)
-
-
-class StreamOrder:
-    """The kept rows of a stream, in the place of a :class:`~prunesampler.PrunedSampler`.
-
-    A pass that was cut off starts again: shards are not read from the middle.
-
-    Attributes:
-        coreset: the rows that pass; None for all.
-        num_replicas: ranks that they are split over.
-        epoch: the pass that the next iterator reads.
-    """
-
-    def __init__(self, coreset: Coreset | None, num_replicas: int) -> None:
-        self.coreset, self.num_replicas = coreset, num_replicas
-        self.epoch = 0
-        self._began: tuple[int, int] | None = None
-
-    @property
-    def began(self) -> tuple[int, int]:
-        """Epoch and position where the present pass began, or where none has, the next one will."""
-        return self._began if self._began is not None else (self.epoch, 0)
-
-    def count_pass(self) -> None:
-        """A pass hands out its first batch."""
-        self._began = self.epoch, 0
-        self.epoch += 1
-
-    def set_epoch(self, epoch: int) -> None:
-        """Which pass the next iterator reads."""
-        self.epoch = epoch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next pass begins."""
-        return {"epoch": self.epoch, "position": 0}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next pass is a whole one: the same, where it was cut off, or the one after (``position`` above 0)."""
-        self.epoch = state.get("epoch", 0) + bool(state.get("position", 0))
-
-
-class StreamSwap:
-    """The counterpart of :class:`~prunesampler.training.sampler_swap.SamplerSwap` for a stream of rows.
-
-    Attributes:
-        eligible: None: which rows come is seen while they are scored.
-    """
-
-    epoch = None
-    rows_per_step = 0  # positions inside a pass are not counted
-    eligible: NDArray[np.int64] | None = None
-
-    def __init__(self, stream: RowStream, policy: Policy, seed: int) -> None:
-        if isinstance(policy, PruneOnce) and policy.epoch_length == "full":
-            rule = 'must be "kept" for a shard pipeline: give it .with_epoch(nsamples) to keep its length'
-            raise ArgumentError("epoch_length", rule, policy.epoch_length)
-        stream.prunable(seed)
-        self._stream = stream
-        self.num_rows = self.num_eligible = self.rows_per_pass = stream.num_rows
-        self.num_replicas = stream.num_replicas
-        self.base: Any = StreamOrder(None, self.num_replicas)
-
-    def agreement(self) -> dict[str, Any]:
-        """Nothing that its fingerprint does not say."""
-        return {}
-
-    def check_ranks(self, ranks: list[dict[str, Any]]) -> None:
-        """Each rank reads the kept rows of its own shards."""
-
-    def exchange(self, order: Any) -> None:
-        """Let the order's rows through, from the next pass on."""
-        self._stream.prune(order.coreset)
-
-    def batches(self, draws: int | None = None, share: float = 1.0) -> None:
-        """Unknown."""
-
-    def fetch(self, share: float) -> None:
-        """The stream makes its batches itself."""
-
-    def real_rows(self, batch: int, draws: int | None = None) -> int:
-        """Each row is one."""
-        return sys.maxsize
-
-    def go_to(self, epoch: int) -> None:
-        """Nobody counts."""
-
-    def progress(self, epochs: int) -> StreamProgress:
-        """Of so many scoring epochs."""
-        return StreamProgress(epochs)
-
-    def draws_of(self, kept: int, epoch_length: Literal["kept", "full"]) -> int:
-        """Rows that one epoch draws over all ranks, once so many rows are kept."""
-        return kept
-
-    def sampler(self, coreset: Coreset, *, seed: int, epoch_length: Literal["kept", "full"], order: Any = None) -> Any:
-        """What lets the coreset through, in the stream's own order."""
-        return StreamOrder(coreset, self.num_replicas)
-
-    def check_in_place(self, loader: Any, expected: Any) -> None:
-        """Nobody else decides what the stream lets through."""
-
-
-class FixedOrder(StreamSwap):
-    """The counterpart of :class:`SamplerSwap` for a loader whose order is its own: it is scored, and never pruned."""
-
-    def __init__(self, loader: Any, num_rows: int) -> None:
-        self.base = getattr(loader, "sampler", None)
-        self.num_rows = self.num_eligible = self.rows_per_pass = num_rows
-        self.num_replicas = 1
-
-    def exchange(self, order: Any) -> None:
-        """Nothing else ever orders it."""
-
-    def count_by(self, counter: Any) -> None:
-        """Passes are counted by their ends."""
 
 
 def swap_of(loader: Any, policy: Policy, seed: int, num_rows: int | None) -> SamplerSwap | StreamSwap:

@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_overwritten_by_one_that_resumed_it_before_it_chan
     scores.replace(provenance={"by": "another"}).save(tmp_path / "scores.parquet")
     before = (tmp_path / "scores.parquet").read_bytes()
     with pytest.raises(StateError, match="is not this run's"):
-        resumed._row_listener._run.folder.conclude(scores, None)
+        resumed._row_listener._run.phases.folder.conclude(scores, None)
     assert (tmp_path / "scores.parquet").read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pkgutil
 import queue
 import threading
@@ -94,14 +95,13 @@ def counting(loader: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"keep": "auto", "threshold": 0.4}, {"rescore": True}, {"workers": 1}], ids=str
+    ("ask", "options"),
+    [
+        *itertools.product([iter, lookahead, counting], [{}, {"keep": "auto", "threshold": 0.4}, {"workers": 1}]),
+        (iter, {"rescore": make_loader()}),
+    ],
 )
-@pytest.mark.parametrize("ask", [iter, lookahead, counting])
 def test_the_length_is_right_before_each_pass_and_inside_it(ask: Any, options: dict[str, Any], tmp_path: Path) -> None:
-    if options.get("rescore"):
-        if ask is not iter:
-            pytest.skip("a model is not rescored inside its own forward")
-        options = {"rescore": make_loader()}
     options = {"method": "stratified", **options}
     workers = options.pop("workers", 0)
     torch.manual_seed(0)
@@ -375,8 +375,8 @@ INTERRUPTS = [
     ("prunesampler.capture.binder.Binder.match", False),
     ("prunesampler.capture.binder.Binder.match", True),
     ("prunesampler.capture.binder.Binder.fetched", True),
-    ("prunesampler.training.scoring_phase.Progress.train", False),
-    ("prunesampler.training.scoring_phase.Progress.end_epoch", False),
+    ("prunesampler.training.progress.Progress.train", False),
+    ("prunesampler.training.progress.Progress.end_epoch", False),
 ]
 
 

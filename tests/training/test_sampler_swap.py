@@ -25,8 +25,9 @@ from prunesampler.errors import ArgumentError, StateError, UnsupportedError
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
 from prunesampler.training.policies.prune_once import PruneOnce
-from prunesampler.training.sampler_swap import BatchSplit, SamplerSwap, StreamSwap
-from prunesampler.training.scoring_phase import StreamProgress
+from prunesampler.training.progress import StreamProgress
+from prunesampler.training.sampler_swap import BatchSplit, SamplerSwap
+from prunesampler.training.stream_swap import StreamSwap
 
 N = 20
 

@@ -15,7 +15,8 @@ from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.config import RunConfig
 from prunesampler.training.policies.prune_once import PruneOnce
-from prunesampler.training.scoring_phase import Progress, ScoringPhase, Seen
+from prunesampler.training.progress import Progress
+from prunesampler.training.scoring_phase import ScoringPhase, Seen
 
 N, BATCH = 8, 2
 
