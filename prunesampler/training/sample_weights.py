@@ -14,21 +14,31 @@ def weight_gradient(logits: Tensor, weights: Tensor, parameter: nn.Parameter | N
     """Scale the gradient that reaches each sample's logits by that sample's weight.
 
     This equals weighting the samples' losses wherever the loss reaches the parameters through the logits, and needs
-    no per-sample loss.
+    no per-sample loss. Weights keep their precision where the gradient has less.
+
+    Raises:
+        BindingError: the logits have no gradient; or, in the first backward that reaches ``parameter``, none came to
+            them.
     """
+    if not logits.requires_grad:
+        raise BindingError(
+            "the logits have no gradient, so samples cannot be weighted through it: logits_fn= must not detach them, "
+            "and the model needs a parameter to train; or use a coreset or policy without weights"
+        )
     reached = False
 
     def scale(gradient: Tensor) -> Tensor:
         nonlocal reached
         reached = True
-        return gradient * weights.to(gradient.dtype).reshape(-1, *[1] * (gradient.dim() - 1))
+        return (gradient * weights.reshape(-1, *[1] * (gradient.dim() - 1))).to(gradient.dtype)
 
     def check(_: Tensor) -> None:
         watch.remove()
         if not reached:
             raise BindingError(
-                "a backward reached the parameters but not the model's logits, so the coreset's weights were not "
-                "applied: the loss is computed from something else inside forward; use a coreset without weights"
+                "a backward reached the parameters but not the model's logits, so the samples' weights were not "
+                "applied: the loss is computed from something else (inside forward, or from what logits_fn= does not "
+                "return); use a coreset or policy without weights"
             )
 
     logits.register_hook(scale)

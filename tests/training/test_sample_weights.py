@@ -36,6 +36,10 @@ def test_weights_are_looked_up_by_row_and_the_path_of_the_loss_is_checked_once()
     model = nn.Linear(4, 3)
     weights = SampleWeights(Coreset([7, 2, 5], num_rows=9, weights=[0.7, 0.2, 0.5]), model)
     assert weights.of(torch.tensor([5, 7, 2, 5])).tolist() == pytest.approx([0.5, 0.7, 0.2, 0.5])
+    large = [2**24, 2**24 + 1, 2**31 + 1]  # in a float32 the first two would be one
+    assert SampleWeights(Coreset(large, num_rows=2**32, weights=[1.0, 2.0, 3.0]), None).of(
+        torch.tensor(large[::-1])
+    ).tolist() == [3.0, 2.0, 1.0]
     logits = model(torch.ones(2, 4))
     weights.apply(torch.tensor([7, 2]), logits * 1.0)
     with pytest.raises(BindingError):

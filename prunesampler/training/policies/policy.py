@@ -156,6 +156,18 @@ def random_rows(rows: npt.NDArray[np.int64], size: int, *key: int) -> npt.NDArra
     return rows[Permutation(len(rows), mix(*key))(np.arange(size))] if size else rows[:0]
 
 
+def by_hardness(table: ScoreTable, by: str, rows: npt.NDArray[np.int64], seed: int, *key: int) -> npt.NDArray[np.int64]:
+    """(E,) ``rows`` from the easiest to the hardest; equally hard ones in a random order that the integers seed.
+
+    In the order of the dataset, ties (forgetting is nearly all ties) would cost a class-sorted one whole classes.
+
+    >>> by_hardness(ScoreTable({"loss": [2.0, 1.0, np.nan]}), "loss", np.arange(3), 0)
+    array([1, 0, 2])
+    """
+    shuffled = random_rows(rows, len(rows), seed, *key)
+    return shuffled[np.argsort(hardness(table, by, shuffled), kind="stable")]
+
+
 def coreset_of(
     answer: Draw, rows: npt.NDArray[np.int64], *, num_rows: int, fingerprint: str | None, seed: int, epoch: int
 ) -> Coreset:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prunesampler.errors import check_bool
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.schedule import Schedule
 from prunesampler.tables.score_table import ScoreTable
@@ -25,8 +26,11 @@ class Scheduled(Policy):
 
     Args:
         path: of ``schedule.parquet``, read at once.
+        shuffle: read the rows of an epoch shuffled, or as the loader's sampler has it. Give it for a schedule of your
+            own making: the rows of one in ascending order would else come as the dataset has them, class by class.
 
     Raises:
+        ArgumentError: shuffle is no bool.
         FileNotFoundError, CorruptFileError, MismatchError: as :meth:`prunesampler.Schedule.load` says.
 
     >>> import tempfile
@@ -40,9 +44,11 @@ class Scheduled(Policy):
     """
 
     path: str | os.PathLike[str]
+    shuffle: bool = False
     schedule: Schedule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_bool("shuffle", self.shuffle)
         object.__setattr__(self, "schedule", Schedule.load(self.path))
 
     def draw(
@@ -61,13 +67,13 @@ class Scheduled(Policy):
         """As many as were written down."""
         return len(self._rows(epoch))
 
-    def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The rows as they were written down."""
-        return self._rows(epoch)
+    def order(self, epoch: int) -> npt.NDArray[np.int64] | None:
+        """The rows as they were written down; None under ``shuffle``."""
+        return None if self.shuffle else self._rows(epoch)
 
     def _rows(self, epoch: int) -> npt.NDArray[np.int64]:
         return self.schedule.epochs[epoch % len(self.schedule.epochs)]
 
     def to_dict(self) -> dict[str, Any]:
         """What the schedule holds, wherever it lies."""
-        return {"name": "Scheduled", "digest": self.schedule.digest}
+        return {"name": "Scheduled", "digest": self.schedule.digest, "shuffle": self.shuffle}

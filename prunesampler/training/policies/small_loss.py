@@ -12,9 +12,9 @@ from prunesampler.errors import ArgumentError, check_int, check_number
 from prunesampler.selection.select import resolve_keep
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.totals import Reduction
-from prunesampler.training.policies.policy import Policy, hardness, random_rows
+from prunesampler.training.policies.policy import Policy, by_hardness, random_rows
 
-_RETURNS = 0x736D616C  # keeps these draws apart from others of the same seed
+_RETURNS, _TIES = 0x736D616C, 0x74696573  # keep these draws apart from others of the same seed
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class SmallLoss(Policy):
     ) -> npt.NDArray[np.int64]:
         """The easiest rows, and some others."""
         assert table is not None
-        order = np.argsort(hardness(table, self.by, rows), kind="stable")
+        order = by_hardness(table, self.by, rows, seed, _TIES, epoch)
         count = resolve_keep(self.keep, len(rows))
         back = random_rows(order[count:], self.num_draws(len(rows), epoch) - count, seed, _RETURNS, epoch)
-        return np.sort(rows[np.concatenate([order[:count], back])])
+        return np.sort(np.concatenate([order[:count], back]))
 
     def num_draws(self, eligible: int, epoch: int) -> int:
         """The easiest rows, and some others."""

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from prunesampler.errors import ArgumentError, check_int, check_number
 from prunesampler.selection.select import resolve_keep
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.training.policies.policy import Policy, random_rows
+from prunesampler.training.policies.policy import Policy, by_hardness, random_rows
 
-_START, _RETURNS = 0x73776170, 0x6261636B  # keep these draws apart from others of the same seed
+_START, _RETURNS, _TIES = 0x73776170, 0x6261636B, 0x74696573  # keep these draws apart from others of the same seed
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,10 @@ class SwapForgotten(Policy):
         count = min(round(self.swap * len(rows)), len(outside))
         if not count:
             return last
-        forgotten = table.column("recent_forgetting")[last]
-        # A row that was drawn and not seen, as an epoch was left early, stays.
-        order = np.argsort(np.where(np.isnan(forgotten), np.inf, forgotten), kind="stable")
+        # A row that was drawn and not seen, as an epoch was left early, counts as the most forgotten: it stays.
+        order = by_hardness(table, "recent_forgetting", last, seed, _TIES, epoch)
         back = random_rows(outside, count, seed, _RETURNS, epoch)
-        return np.sort(np.concatenate([last[order[count:]], back]))
+        return np.sort(np.concatenate([order[count:], back]))
 
     def num_draws(self, eligible: int, epoch: int) -> int:
         """The rows of one epoch."""

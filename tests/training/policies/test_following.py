@@ -81,6 +81,22 @@ def test_swap_forgotten_exchanges_the_least_forgotten() -> None:
         inside = rows
 
 
+def test_ties_are_broken_at_random_so_that_a_sorted_dataset_loses_no_class() -> None:
+    tied, rows = ps.ScoreTable({"el2n": np.full(N, 0.5), "recent_forgetting": np.zeros(N)}), np.arange(N)
+    policy = ps.SwapForgotten(keep=0.5, swap=0.25, every=1)
+    kept = [ps.SmallLoss(keep=0.5, back=0.0).draw(4, tied, rows, seed) for seed in range(3)]
+    kept.append(np.setdiff1d(rows[: N // 2], policy.draw(1, tied, rows, 0, last=rows[: N // 2])))
+    for drawn in kept:
+        assert not np.array_equal(drawn, np.arange(len(drawn)) + drawn[0])
+    assert len({tuple(drawn.tolist()) for drawn in kept[:3]}) == 3
+
+
+def test_exchanges_read_the_scores_of_rows_whichever_of_them_the_sampler_draws() -> None:
+    table = ps.ScoreTable({"recent_forgetting": np.arange(N)}).only(np.arange(1, N, 2))
+    policy, last = ps.SwapForgotten(keep=4, swap=0.1, every=1), np.array([5, 9, 1, 39])
+    assert set(last) - set(policy.draw(1, table, table.rows, 0, last=np.sort(last))) == {1, 5}
+
+
 @pytest.mark.parametrize("policy", [ps.SmallLoss(keep=0.5, score_epochs=1), ps.SwapForgotten(0.5, 0.2, 2, 9)], ids=str)
 def test_a_run_resumes_after_any_step(policy: Any) -> None:
     loader, trainer = attached(policy)

@@ -122,26 +122,35 @@ def test_a_run_resumes_after_any_step(policy: Any) -> None:
             torch.testing.assert_close(value, weights[name])
 
 
-def on_ranks(rank: int, world_size: int) -> list[list[int]]:
+SWAPS = ps.SwapForgotten(keep=0.75, swap=0.25, every=1)
+
+
+def on_ranks(rank: int, world_size: int, swaps: bool) -> list[list[int]]:
     dataset, model = Leaky(N), Net()
     sampler = DistributedSampler(dataset)
     loader = DataLoader(dataset, batch_size=BATCH, sampler=sampler)
-    with pytest.warns(ps.PruneSamplerWarning, match="what the policy draws"):
-        loader = ps.attach(loader, model, policy=hardest_half, scores=("el2n",), score_epochs=1)
+    options: Any = {"policy": SWAPS} if swaps else {"policy": hardest_half, "scores": ("el2n",), "score_epochs": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.PruneSamplerWarning)
+        loader = ps.attach(loader, model, **options)
     epochs = []
     for epoch in range(5):
         sampler.set_epoch(epoch)
         rows = []
         for x, y in loader:
             rows += x[:, 0].long().tolist()
-            cross_entropy(model(x), y).backward()  # the model stays as it is, on every rank
+            # The model is the same on every rank: a function of the epoch, so that rows are learned and forgotten.
+            model.head.bias.data = torch.tensor([0.0, epoch % 2, epoch % 3])
+            cross_entropy(model(x), y).backward()
         epochs.append(rows)
     return epochs
 
 
-def test_ranks_draw_the_same_rows_from_merged_scores() -> None:
-    alone = run_ranks(1, on_ranks)[0]
-    both = run_ranks(2, on_ranks)
+@pytest.mark.parametrize("swaps", [False, True])
+def test_ranks_draw_the_same_rows_from_merged_scores(swaps: bool) -> None:
+    alone = run_ranks(1, on_ranks, swaps)[0]
+    both = run_ranks(2, on_ranks, swaps)
+    assert len(set(map(frozenset, alone))) > 3
     for whole, first, second in zip(alone, *both, strict=True):
         assert sorted(first + second) == sorted(whole)
 

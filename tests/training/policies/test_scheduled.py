@@ -16,12 +16,12 @@ from tests.helpers.training import Journal, Leaky, Net, Trainer
 N, BATCH = 20, 4
 
 
-def attached(path: Path, n: int = N, **options: Any) -> tuple[Any, Trainer]:
+def attached(path: Path, n: int = N, shuffle: bool = False, **options: Any) -> tuple[Any, Trainer]:
     model = Net()
     loader = DataLoader(Leaky(n), batch_size=BATCH, shuffle=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ps.PruneSamplerWarning)  # of the length
-        return ps.attach(loader, model, policy=ps.Scheduled(path), **options), Trainer(model, Journal())
+        return ps.attach(loader, model, policy=ps.Scheduled(path, shuffle), **options), Trainer(model, Journal())
 
 
 def test_epochs_read_what_was_written_down_in_its_order_and_begin_again(tmp_path: Path) -> None:
@@ -32,6 +32,16 @@ def test_epochs_read_what_was_written_down_in_its_order_and_begin_again(tmp_path
     for epoch in range(5):
         trainer.epoch(loader)
         assert trainer.journal.epochs[epoch] == epochs[epoch % 3]
+
+
+def test_a_schedule_without_an_order_of_its_own_is_shuffled_anew_each_epoch(tmp_path: Path) -> None:
+    ps.Schedule([range(10)], num_rows=N).save(tmp_path / "s.parquet")
+    loader, trainer = attached(tmp_path / "s.parquet", shuffle=True)
+    for _ in range(3):
+        trainer.epoch(loader)
+    epochs = trainer.journal.epochs[:3]
+    assert all(sorted(rows) == list(range(10)) for rows in epochs)
+    assert len({*map(tuple, epochs), tuple(range(10))}) == 4
 
 
 def test_a_run_resumes_inside_a_schedule(tmp_path: Path) -> None:
