@@ -2,6 +2,7 @@
 
 from prunesampler._load import load as load
 from prunesampler._version import __version__ as __version__
+from prunesampler.analysis.compare import Comparison as Comparison, compare as compare
 from prunesampler.capture.row_loader import with_rows as with_rows
 from prunesampler.errors import (
     ArgumentError as ArgumentError,

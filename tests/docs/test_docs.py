@@ -211,6 +211,15 @@ def controls() -> Names:
     return {"new_model": network, "train": train, "_trained": runs}
 
 
+def gate(names: Names) -> None:
+    found = names["found"]
+    assert set(found.metrics) == {"kept", "random", "shorter"}
+    assert {trial.rows for trial in found.trials} == {350, None}
+    assert [trial.share for trial in found.trials[:3]] == [0.5, 1.0, 1.0]
+    assert min(map(min, found.metrics.values())) > 0.5
+    assert len(list(Path("runs/compare").iterdir())) == 9
+
+
 def second_run() -> Names:
     """The page's own run, once more."""
     torch.manual_seed(1)
@@ -483,6 +492,7 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("lightning.md", "The one line"): by_lightning,
     ("choosing.md", "How much"): chosen,
     ("when-not-to-prune.md", "The controls"): compared,
+    ("when-it-pays.md", "The gate"): gate,
     ("files.md", "Merge and compare"): merged,
     ("schedules.md", "Cosine"): cosine,
     ("schedules.md", "OneCycle"): lambda names: ended(names, lambda _: 0.1 / 25 / 1e4),
@@ -636,6 +646,7 @@ def test_every_argument_that_is_told_exists() -> None:
         shards.build_index,
         shards.keep,
         prunesampler.attach,
+        prunesampler.compare,
         prunesampler.Pruning.follow,
         prunesampler.InfoBatch,
         prunesampler.select,

@@ -28,6 +28,11 @@ def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     elif script.stem == "training_loop":
         assert float(re.findall(r"accuracy ([\d.]+)", last)[0]) > 0.8
         assert len(Coreset.load(tmp_path / "runs/training_loop/coreset.parquet")) == 650
+    elif script.stem == "compare":
+        clean, noisy = done.stdout.split("\n\n")
+        assert "Does not beat random" in clean
+        assert "Beats random" in noisy
+        assert "Beats training shorter" in noisy
     else:
         assert script.stem == "tar_shards"
         assert len(Coreset.load(tmp_path / "runs/tar_shards/run/coreset.parquet")) == 800
