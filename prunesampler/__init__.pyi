@@ -46,6 +46,7 @@ from prunesampler.training.policies.policy import (
 from prunesampler.training.policies.proxy_filter import ProxyFilter as ProxyFilter
 from prunesampler.training.policies.prune_once import PruneOnce as PruneOnce
 from prunesampler.training.policies.random_subset import RandomSubset as RandomSubset
+from prunesampler.training.policies.record_hardest import RecordHardest as RecordHardest
 from prunesampler.training.policies.scheduled import Scheduled as Scheduled
 from prunesampler.training.policies.seta import SeTa as SeTa
 from prunesampler.training.policies.small_loss import SmallLoss as SmallLoss

@@ -186,6 +186,9 @@ class Binder:
 
     With ``inputs_changed="augmented"`` values cannot be compared. With ``forwards="matching"`` a training forward on
     anything but a batch of the loader is ignored; each is then compared, which makes a GPU wait once a step.
+
+    Attributes:
+        repeated: the token of an earlier forward on the same batch, where the latest was such a second one.
     """
 
     def __init__(
@@ -207,6 +210,7 @@ class Binder:
         self._pair: tuple[int, int] | None = None  # which input of the forward was which input of the batch
         self._suspects: Tensor | None = None
         self._following = True
+        self.repeated: Token | None = None
         self._thread = threading.get_ident()  # that trains, as far as is known
 
     def follow(self, following: bool) -> None:
@@ -269,7 +273,8 @@ class Binder:
         None for a second forward on the batch bound last (SAM, recomputation), or one before any batch was fetched.
         """
         leaves = _comparable(tensor_leaves(inputs))
-        if not self._passes or self._is_repeated(leaves):
+        self.repeated = self._repeated(leaves) if self._passes else None
+        if not self._passes or self.repeated is not None:
             return None
         index = self._find(leaves) if self._following else self._by_depth()
         return None if index is None else self._take(index, leaves)
@@ -317,11 +322,11 @@ class Binder:
         """Forget every waiting batch."""
         self._queue.clear()
 
-    def _is_repeated(self, leaves: list[Tensor]) -> bool:
-        return any(
-            len(inputs) == len(leaves[:_LEAVES]) > 0 and all(map(Input.is_still, inputs, leaves))
-            for _, inputs in self._history
-        )
+    def _repeated(self, leaves: list[Tensor]) -> Token | None:
+        for token, inputs in self._history:
+            if len(inputs) == len(leaves[:_LEAVES]) > 0 and all(map(Input.is_still, inputs, leaves)):
+                return token
+        return None
 
     def _by_depth(self) -> int | None:
         if not self._queue:

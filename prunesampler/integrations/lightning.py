@@ -198,6 +198,7 @@ class PruningCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         for sampler in (self._base, self.pruning.sampler):
             if isinstance(sampler, PrunedSampler):
                 sampler.set_epoch(self._epoch)
+        self.pruning.begin_pass()  # so that what the epoch draws is counted
         # Lightning counts batches only once, at the start.
         limit, loop = trainer.limit_train_batches, self._fit_loop
         length = len(self._loader)

@@ -22,6 +22,7 @@ from prunesampler.errors import (
     UnsupportedError,
     check_bool,
     check_choice,
+    check_int,
 )
 from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities, optional_text
@@ -77,6 +78,7 @@ def attach(
     reduction: Literal["mean", "last", "running"] | None = None,
     rescore: DataLoader[Any] | None = None,
     save_dir: str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
     resume: bool = False,
     coreset: Coreset | str | os.PathLike[str] | None = None,
     keys: Any = None,
@@ -126,8 +128,11 @@ def attach(
         rescore: a loader over the same rows without augmentation. The scores then come from a pass of its own over
             it, in eval mode, when the scoring epochs are over: the protocol that EL2N was published with.
         save_dir: folder for ``scores.parquet`` and ``coreset.parquet``; None keeps nothing.
+        save_every: an int >= 1: under a policy that follows scores, ``scores.parquet`` is written anew at the end of
+            every so many epochs, scored ones counted; without, after the scored epochs and by ``finish()``.
         resume: take up the files of an earlier run in ``save_dir``: a finished one starts pruned, and other selection
-            options select again from its scores.
+            options select again from its scores. One under a policy that draws every epoch goes on from its
+            checkpoint, which ``loader.pruning.load_state_dict`` is to be given before the first pass.
         coreset: start pruned on this coreset (or file) and score nothing. Its weights scale the gradient of each
             sample's logits.
         keys: one str or int per row, kept in the files to carry scores to a dataset that has grown or moved; or a
@@ -175,6 +180,8 @@ def attach(
     plain = cast(Any, loader_inside(loader, row_fn=row_fn is not None))
     check_choice("on_error", on_error, ("raise", "train_on_all"))
     check_bool("resume", resume)
+    if save_every is not None:
+        check_int("save_every", save_every, 1)
     functions = {
         "row_fn": row_fn,
         "input_fn": input_fn,
@@ -209,7 +216,7 @@ def attach(
         swap: Any = swap_of(plain, chosen, seed, None if told is None else told.num_rows)
     if loader is not plain and "iteration" in vars(loader):
         swap.count_by(loader)
-    proxy = chosen.batch_filter()
+    proxy, recording = chosen.batch_filter(), chosen.recording()
     if proxy is not None and (stream is not None or swap.split.processes > 1):
         raise UnsupportedError(
             f"{type(chosen).__name__} needs batches of another size, which "
@@ -243,6 +250,7 @@ def attach(
             **functions,
             **{"inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
             "save_dir": os.path.abspath(save_dir) if isinstance(save_dir, (str, os.PathLike)) else save_dir,
+            "save_every": save_every,
             "keys": None if keys is None else fingerprint_of(keys=keys),
             "coreset": None if given is None else given.digest,
         },
@@ -267,6 +275,14 @@ def attach(
         pruned.check_batches(pruned.batches(config.score_epochs))
     _check_order(swap, config)
     group = Group.create()
+    if recording is not None and save_dir is None:
+        rule = f"must be given with {type(chosen).__name__}, which writes schedule.parquet there"
+        raise ArgumentError("save_dir", rule, save_dir)
+    if recording is not None and group.world_size > 1:
+        raise UnsupportedError(
+            f"{type(chosen).__name__} records the batches of one process, and there are {group.world_size}: train the "
+            "model that records in one process; any number of ranks may replay it with Scheduled"
+        )
     tracker = None
     online = config.scores if rescore is None else tuple(name for name in config.scores if name == "forgetting")
     if online or (score_fn is not None and scores is None and rescore is None and config.score_epochs):
@@ -284,6 +300,9 @@ def attach(
     if save_dir is not None and (given is not None or (tracker is None and rescore is None)):
         reason = "where coreset= is given" if given is not None else f"with {config.policy}"
         raise ArgumentError("save_dir", f"must be None {reason}: nothing is scored", save_dir)
+    if save_every is not None and (save_dir is None or not config.tracks_throughout):
+        what = "save_dir=" if save_dir is None else "a policy that reads scores before every epoch"
+        raise ArgumentError("save_every", f"must be None without {what}", save_every)
     take_over(earlier, key, stacklevel=2)
     if stream is not None and earlier:
         swap = swap_of(plain, chosen, seed, None)
@@ -326,6 +345,8 @@ def attach(
         folder=folder,
         group=group,
         proxy=proxy,
+        recording=recording,
+        save_every=save_every,
     )
     is_checked = config.rescored and model is not None and input_fn is None
     check = RescoreInputs(cast(nn.Module, model), finder) if is_checked else None

@@ -15,7 +15,7 @@ from prunesampler.capture.binder import Pass
 from prunesampler.capture.find import Finder
 from prunesampler.capture.row_function import RowFunction
 from prunesampler.capture.rows import Collated
-from prunesampler.errors import UnsupportedError
+from prunesampler.errors import BindingError, UnsupportedError
 from prunesampler.tracking.eval_pass import model_inputs
 from prunesampler.training.phases import Phases
 from prunesampler.training.proxy import ProxyTraining
@@ -82,3 +82,12 @@ class BatchReader:
     def logits(self, output: Any) -> Tensor:
         """Those in what the model returned."""
         return self._finder.logits(output)
+
+    def check_one_head(self) -> None:
+        """Refuse to weight samples through the first of several logits alone."""
+        if self._finder.several_heads:
+            raise BindingError(
+                "the model returned several logits, and samples are weighted through the gradient of the first alone: "
+                "if the loss is of the first alone, say logits_fn=lambda output: output[0]; otherwise use a coreset or "
+                "policy without weights"
+            )

@@ -17,7 +17,7 @@ from prunesampler.training.checkpoint import check_moment, check_state
 from prunesampler.training.phases import Phase
 from prunesampler.training.run import Run
 
-_VERSION = 5
+_VERSION = 6
 
 
 class Pruning:
@@ -38,7 +38,7 @@ class Pruning:
 
     @property
     def coreset(self) -> Coreset | None:
-        """The kept rows; None until they are selected."""
+        """The rows that the present pass reads, or the next one; None until they are selected or drawn."""
         return self._phases.pruned.coreset
 
     @property

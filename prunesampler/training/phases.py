@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from prunesampler.capture.binder import Pass
 from prunesampler.errors import StateError
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.schedule import Schedule
+from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.state import check_count, check_layout
 from prunesampler.training.checkpoint import coreset_state, load_coreset
 from prunesampler.training.config import RunConfig
 from prunesampler.training.proxy import ProxyTraining
 from prunesampler.training.pruned_phase import PrunedPhase
+from prunesampler.training.recording import Epochs, Recording
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.scoring_phase import ScoringPhase
 
@@ -31,6 +34,7 @@ class Phases:
         now: ``"scoring"``, then ``"pruned"`` (or ``"scored"`` where nothing is selected); ``"detached"`` at the end.
         given: the coreset that the run began with, if it did not score.
         scored_epochs: epochs before the pruned ones.
+        awaits_state: whether its files are there already, so that it may only go on from a state.
     """
 
     def __init__(
@@ -43,12 +47,16 @@ class Phases:
         folder: RunFolder,
         group: Group,
         proxy: ProxyTraining | None,
+        recording: Recording | None,
+        save_every: int | None,
     ) -> None:
         self.config, self.swap, self.scoring, self.pruned = config, swap, scoring, pruned
         self.folder, self.group, self.proxy = folder, group, proxy
+        self.recording, self._save_every = recording, save_every
         self.now: Phase = "scoring"
         self.given: Coreset | None = None
         self.scored_epochs = config.score_epochs
+        self.awaits_state = False
 
     @property
     def has_begun(self) -> bool:
@@ -92,16 +100,12 @@ class Phases:
 
     def begin(self, given: Coreset | None) -> None:
         """Start on a given coreset, on what an earlier run left, or on a policy's first draw; else with scoring."""
-        self.given = given
+        self.given, every_epoch = given, self.config.policy.every_epoch
+        self.awaits_state = self.folder.begun and every_epoch
         if given is not None:
             self.scored_epochs = 0
             self._prune(given, fixed=True)
-        elif self.folder.finished and self.config.policy.every_epoch:
-            raise StateError(
-                f"{self.folder.scores_path} is of a finished run, and {self.config.policy} draws from the scores of "
-                "its own: give another save_dir, or load the checkpoint of that run with load_state_dict"
-            )
-        elif self.folder.finished:
+        elif self.folder.finished and not every_epoch:
             found = self.folder.take_up(self.config.scoring(), self.config.selection)
             if found is None:
                 _log.info("selecting again from the scores in %s", self.folder.scores_path)
@@ -125,6 +129,20 @@ class Phases:
     def draw_next(self) -> None:
         """Draw the next epoch from the scores so far; on all ranks together, of which rank 0 has the merged ones."""
         self.pruned.read_next(self.group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
+        if self.recording is not None and self.recording.end_epoch():
+            size, fingerprint = self.swap.num_rows, self.pruned.fingerprint
+            self.folder.save(Schedule(self.recording.epochs, num_rows=size, fingerprint=fingerprint))
+        if self._save_every is not None and self.scoring.progress.ended % self._save_every == 0:
+            self.group.on_rank_0(lambda: self.folder.save(cast(ScoreTable, self.scoring.table())))
+
+    def check_goes_on(self) -> None:
+        """Refuse to begin anew what has files already."""
+        if self.awaits_state:
+            raise StateError(
+                "save_dir holds files of a run that was cut off, whose epochs were drawn from scores that are in its "
+                "checkpoint: give that to loader.pruning.load_state_dict before the first pass, or attach another "
+                "save_dir"
+            )
 
     def detach(self) -> None:
         """Nothing is scored or pruned any more."""
@@ -156,6 +174,7 @@ class Phases:
             "coreset": None if phase == "scoring" or coreset is None else coreset_state(coreset),
             "sampler": self.pruned.position(last) if phase == "pruned" else None,
             "proxy": None if self.proxy is None else self.proxy.state_dict(),
+            "recording": None if self.recording is None else self.recording.state_dict(),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -167,6 +186,10 @@ class Phases:
             raise StateError("the state was not saved on the coreset that attach(coreset=...) was given now")
         if (state["proxy"] is None) != (self.proxy is None):
             raise StateError("the state was saved by a run of another policy, with or without a proxy")
+        if (state["recording"] is None) != (self.recording is None):
+            raise StateError("the state was saved by a run of another policy, which records or does not")
+        if self.recording is not None:
+            self.recording.check_state(state["recording"], self._recorded, self.swap.num_rows)
         tracked = self.config.tracks_throughout and self.given is None
         if state["phase"] == "scoring" or (state["phase"] == "pruned" and tracked):
             self.scoring.check_state(state["scoring"])
@@ -176,8 +199,12 @@ class Phases:
     def load_state_dict(self, state: Mapping[str, Any], *, mid_epoch: bool, base_resumes: bool) -> int:
         """Go on from a state that was checked; how many batches of the next pass its loop may skip."""
         phase, skips = state["phase"], 0
+        self.awaits_state = False
         if self.proxy is not None:
             self.proxy.load_state_dict(state["proxy"])
+        if self.recording is not None:
+            self.recording.load_state_dict(state["recording"], self._recorded)
+            self.folder.schedule = None
         if phase == "scoring":
             skips = state["batches_open"]
             self.scoring.load_state_dict(state["scoring"], batches_open=skips)
@@ -193,7 +220,18 @@ class Phases:
             self._enter_pruned()
             if self.tracks_draws:
                 self.scoring.load_state_dict(state["scoring"], batches_open=0)
+                if not (self.swap.rows_per_step or self.pruned.at_the_end):  # a stream begins its epoch again
+                    self.scoring.restart_epoch()
+                    if self.recording is not None:
+                        self.recording.restart_epoch()
         return skips
+
+    @property
+    def _recorded(self) -> Epochs:
+        """The epochs in the file."""
+        assert self.recording is not None
+        found = self.folder.schedule
+        return self.recording.epochs if found is None else found.epochs
 
 
 def _how(coreset: Coreset) -> str:

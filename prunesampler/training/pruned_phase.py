@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +30,7 @@ class PrunedPhase:
 
     Attributes:
         coreset: the rows of the present epoch; None until they are drawn.
+        fingerprint: of the dataset.
         sampler: what orders the loader now: its own sampler, then a :class:`~prunesampler.PrunedSampler`.
         waits: whether the sampler takes its place in the loader only when the present pass is over.
     """
@@ -37,7 +38,8 @@ class PrunedPhase:
     def __init__(self, config: RunConfig, swap: Any, model: nn.Module | None, *, fingerprint: str | None) -> None:
         self.coreset: Coreset | None = None
         self.sampler: Sampler[int] = swap.base
-        self._config, self._swap, self._fingerprint = config, swap, fingerprint
+        self._config, self._swap = config, swap
+        self.fingerprint = fingerprint
         self._model = weakly(model)  # it carries the run, which is not to keep it
         self._weights: SampleWeights | None = None
         self._origin: dict[str, Any] = {}  # where the order began in this process
@@ -113,7 +115,7 @@ class PrunedPhase:
             rows = table.rows  # of a stream, what was seen
         last = None if self.coreset is None else self.coreset.rows
         answer = self._config.policy.draw(epoch, table, rows, seed, last)
-        return coreset_of(answer, rows, num_rows=swap.num_rows, fingerprint=self._fingerprint, seed=seed, epoch=epoch)
+        return coreset_of(answer, rows, num_rows=swap.num_rows, fingerprint=self.fingerprint, seed=seed, epoch=epoch)
 
     def begin(
         self,
@@ -158,6 +160,21 @@ class PrunedPhase:
             self.waits = False
             self._swap.fetch(self.batch_share)
             self._swap.exchange(self.sampler)
+
+    def turn(self) -> bool:
+        """No pass is open: read what the next epoch draws, so that ``len(loader)`` says so; whether that is done.
+
+        Not where the loop or its framework says which epoch comes.
+        """
+        if self.coreset is None or not self.draws_every_epoch or self._swap.epoch is not None:
+            return False
+        if self._next is None and self.at_the_end and not self._config.tracks_throughout:
+            with suppress(Exception):  # a function may know of no further epoch: it is asked again if one comes
+                self._next = self.draw(self._drawn_for + 1, None)
+        if self._next is None:
+            return False
+        self.begin(self._next, epoch=self._drawn_for + 1)
+        return True
 
     @property
     def at_the_end(self) -> bool:

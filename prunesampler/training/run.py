@@ -109,6 +109,7 @@ class Run:
         if self._is_paused or phases.now == "detached":
             return
         self._raise_unheard()
+        phases.check_goes_on()
         phases.swap.check_in_place(self.followed.loader(), self._pruned.in_place)
         self._pruned.take_place()
         if not torch.is_grad_enabled():
@@ -191,6 +192,12 @@ class Run:
     def _take_place(self, of: Pass) -> None:
         if of is self._current and of.closed:
             self._pruned.take_place()
+            with suppress(PruneSamplerError):  # it is tried again
+                self._turn()
+
+    def _turn(self) -> None:
+        if self.phases.now == "pruned" and self._pruned.turn():
+            self._current = None  # what was trained on last is of other rows
 
     @_one_at_a_time
     def forwarded(self, inputs: tuple[Any, ...], output: Any) -> None:
@@ -207,10 +214,14 @@ class Run:
                     "out batches of this one, by skip_first_batches, say, is followed after "
                     "loader.pruning.follow(that_loader, skipped=number)"
                 )
-            token = self._binder.match(inputs)
+            token, again = self._binder.match(inputs), self._binder.repeated
             if token is not None:
                 self._reader.look_ahead(inputs, output)
                 self._bind(token, lambda: self._reader.logits(output))
+            elif again is not None and again.of is self._current and self._pruned.weighted:
+                logits = self._reader.logits(output)
+                if logits.requires_grad:  # SAM's gradient is of this forward
+                    self._pruned.weight(again, logits)
 
     # -- what a user asks for ----------------------------------------------------------------------------------
 
@@ -256,6 +267,7 @@ class Run:
             if self.phases.now == "scoring":
                 self._scoring.progress.settle()
             self._end_open_epoch()
+            self._turn()
             if self.phases.now == "scoring" and self._scoring.due:
                 self._conclude()
 
@@ -299,9 +311,12 @@ class Run:
         elif token.of.position is not None:
             if self._pruned.weighted:
                 self._pruned.weight(token, logits())
+                self._reader.check_one_head()
             if self.phases.tracks_draws:
                 real = self.phases.swap.real_rows(token.index, self._pruned.draws)
                 self._scoring.present(token, logits, real=real)
+                if self.phases.recording is not None:
+                    self.phases.recording.add(token.rows, logits(), token.targets)
         if not self._has_bound:
             self._has_bound = True
             self._follow()

@@ -1,4 +1,4 @@
-"""The folder of one run: its scores and its coreset."""
+"""The folder of one run: its scores, its coreset, its schedule."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from prunesampler.errors import ArgumentError, MismatchError, StateError, WriteE
 from prunesampler.selection.select import Selection
 from prunesampler.tables.atomic import remove_unfinished
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.schedule import Schedule
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 from prunesampler.training.folder_claim import FolderClaim
 
-_FILES = ("scores.parquet", "coreset.parquet")
+_FILES = ("scores.parquet", "coreset.parquet", "schedule.parquet")
 _Stat = tuple[int, int, int, int] | None
 _log = logging.getLogger("prunesampler")
 
 
 class RunFolder:
-    """``scores.parquet`` and ``coreset.parquet`` in one folder, which only rank 0 touches.
+    """``scores.parquet``, ``coreset.parquet`` and ``schedule.parquet`` in one folder, which only rank 0 touches.
 
     The folder is claimed until they are written; files of anybody else are never overwritten.
+
+    Attributes:
+        begun, finished: whether files of a run were there when it was opened, and scores among them.
+        table: the scores that were read or written last.
+        schedule: what was recorded when it was opened, on rank 0.
     """
 
     def __init__(
@@ -47,8 +53,9 @@ class RunFolder:
         self._claim: FolderClaim | None = None
         self._known: dict[str, _Stat] = {}  # the files that this run has read or written
         self.table: ScoreTable | None = None
+        self.schedule: Schedule | None = None
         self._coreset: Coreset | None = None
-        self.finished = group.on_rank_0(lambda: self._open(resume, num_rows, fingerprint))
+        self.begun, self.finished = group.on_rank_0(lambda: self._open(resume, num_rows, fingerprint))
 
     @property
     def scores_path(self) -> Path | None:
@@ -79,6 +86,13 @@ class RunFolder:
 
         return self._group.on_rank_0(concluded)
 
+    def save(self, what: ScoreTable | Schedule) -> None:
+        """Write the scores, or what was recorded, in the middle of a run; on rank 0."""
+        if isinstance(what, ScoreTable):
+            self.table = what
+        with self._claimed():
+            self._save("schedule.parquet" if isinstance(what, Schedule) else "scores.parquet", what)
+
     def take_up(self, scoring: dict[str, Any], selection: Selection | None) -> Coreset | None:
         """The coreset of the finished run; None where these options select another one from its scores."""
 
@@ -95,7 +109,7 @@ class RunFolder:
 
         return self._group.on_rank_0(taken_up)
 
-    def _save(self, name: str, what: ScoreTable | Coreset | None) -> None:
+    def _save(self, name: str, what: ScoreTable | Coreset | Schedule | None) -> None:
         if self._folder is None:
             return
         path = self._folder / name
@@ -140,20 +154,21 @@ class RunFolder:
         if claim is not None:
             claim.release()
 
-    def _open(self, resume: bool, num_rows: int, fingerprint: str | None) -> bool:
-        """Whether the folder holds a finished run, which is then read."""
+    def _open(self, resume: bool, num_rows: int, fingerprint: str | None) -> tuple[bool, bool]:
+        """Whether the folder holds files of a run, and whether scores are among them; they are then read."""
         if self._folder is None:
-            return False
+            return False, False
         _check_writable(self._folder)
-        paths = scores, coreset = [self._folder / name for name in _FILES]
+        paths = scores, coreset, schedule = [self._folder / name for name in _FILES]
         if not any(path.exists() for path in paths):
             self._claim = FolderClaim(self._folder)
             if self._claim.taken_over:
                 _log.warning("save_dir %s was %s, which is dead: taken over", self._folder, self._claim.taken_over)
         found = [str(path) for path in paths if path.exists()]
         if not found:
-            remove_unfinished(scores)
-            return False
+            for path in paths:
+                remove_unfinished(path)
+            return False, False
         self.release()
         self._known = {name: _stat(self._folder / name) for name in _FILES}
         if not resume:
@@ -162,17 +177,22 @@ class RunFolder:
                 "to continue that run"
             )
         FolderClaim.clear_up(self._folder)
-        if not scores.exists():
+        if coreset.exists() and not scores.exists():
             raise MismatchError(f"{coreset} has no scores.parquet beside it, which it was selected from: remove it")
-        table = ScoreTable.load(scores, fingerprint, num_rows)
-        remove_unfinished(scores)
-        remove_unfinished(coreset)
-        self.table = table
+        if schedule.exists():
+            self.schedule = Schedule.load(schedule, fingerprint, num_rows)
+        if scores.exists():
+            self.table = ScoreTable.load(scores, fingerprint, num_rows)
+        for path in paths:
+            remove_unfinished(path)
+        if self.table is None:
+            self._claim = FolderClaim(self._folder)
+            return True, False
         if coreset.exists():
             kept = Coreset.load(coreset, fingerprint=fingerprint)
-            if kept.scores_digest == table.digest:  # else cut off between the two writes: select again
+            if kept.scores_digest == self.table.digest:  # else cut off between the two writes: select again
                 self._coreset = kept
-        return True
+        return True, True
 
 
 def _stat(path: Path) -> _Stat:

@@ -203,10 +203,14 @@ class ScoringPhase:
         if loader_resumes:
             token.skip(batches)
         elif token.index < batches:
-            self.progress.restart_epoch()
-            if self.tracker is not None:
-                self.tracker.reset_epoch()
+            self.restart_epoch()
         return False
+
+    def restart_epoch(self) -> None:
+        """What was seen since the last epoch is forgotten: it comes again."""
+        self.progress.restart_epoch()
+        if self.tracker is not None:
+            self.tracker.reset_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and scores so far."""

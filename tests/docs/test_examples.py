@@ -25,6 +25,12 @@ def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     if script.stem == "wrong_labels":
         found, wrong = map(int, re.findall(r"\d+", done.stdout)[:2])
         assert wrong * 0.7 < found <= wrong
+    elif script.stem == "proxy_filter":
+        arms = re.findall(r"accuracy ([\d.]+)  cost ([\d.]+)", done.stdout)
+        assert len(arms) == 4
+        assert all(float(accuracy) > 0.8 for accuracy, _ in arms)
+        costs = [float(cost) for _, cost in arms]
+        assert costs[0] == 1 < costs[2] == costs[3] < costs[1] < 2
     elif script.stem == "training_loop":
         assert float(re.findall(r"accuracy ([\d.]+)", last)[0]) > 0.8
         assert len(Coreset.load(tmp_path / "runs/training_loop/coreset.parquet")) == 650

@@ -106,6 +106,16 @@ def recomputed_reentrant(model: Any, batches: Iterator[Any], loss: Loss) -> None
     loss(checkpoint(model, x.requires_grad_(), use_reentrant=True), x, y).backward()
 
 
+def sharpness_aware(model: Any, batches: Iterator[Any], loss: Loss) -> None:
+    x, y = next(batches)
+    loss(model(x), x, y).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += parameter.grad
+    model.zero_grad()
+    loss(model(x), x, y).backward()
+
+
 def by_autograd_grad(model: Any, batches: Iterator[Any], loss: Loss) -> None:
     x, y = next(batches)
     found = torch.autograd.grad(loss(model(x), x, y), tuple(model.parameters()))
@@ -133,6 +143,7 @@ LOOPS = [
     recomputed_blocks,
     recomputed_altogether,
     recomputed_reentrant,
+    sharpness_aware,
     by_autograd_grad,
 ]
 
@@ -169,11 +180,21 @@ def test_a_loss_that_the_model_computes_from_its_logits_is_weighted() -> None:
         torch.testing.assert_close(mine, expected)
 
 
+class Heads(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(x), self.second(x[:, 1:])
+
+
 @pytest.mark.parametrize(
     ("model", "options", "loss", "message"),
     [
         (Net, {"logits_fn": lambda output: output * 1.0}, lambda out: out, "weights were not applied"),
         (Net, {"logits_fn": lambda output: output.detach()}, lambda out: out, "no gradient"),
+        (Heads, {}, lambda out: out[0] + 0.4 * out[1], "several"),
     ],
 )
 def test_a_loss_that_cannot_be_weighted_through_the_logits_is_refused(

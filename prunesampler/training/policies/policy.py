@@ -21,6 +21,7 @@ from prunesampler.tables.fingerprint import matches
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.totals import Reduction
 from prunesampler.training.proxy import ProxyTraining
+from prunesampler.training.recording import Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,10 @@ class Policy(Shown, ABC):
 
     def batch_filter(self) -> ProxyTraining | None:
         """What says which rows of a batch these are; None hands out all of them."""
+        return None
+
+    def recording(self) -> Recording | None:
+        """What writes down the hard rows of each trained batch; None writes nothing."""
         return None
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +179,52 @@ def test_the_scores_are_written_after_the_scored_epochs_and_by_finish(tmp_path: 
     np.testing.assert_allclose(last.column("el2n"), last_el2n(trainer.journal), atol=1e-6)
     assert loader.pruning.table == last
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    anew, _ = make(hardest_half, scores=("el2n",), score_epochs=1, save_dir=tmp_path, resume=True)
     with pytest.raises(ps.StateError, match="another save_dir"):
-        make(hardest_half, scores=("el2n",), score_epochs=1, save_dir=tmp_path, resume=True)
+        next(iter(anew))
+    anew.pruning.load_state_dict(loader.pruning.state_dict())
+    assert len(list(anew)) == 3
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_scores_are_written_every_so_many_epochs(every: int, tmp_path: Path) -> None:
+    loader, trainer = make(hardest_half, scores=("el2n",), score_epochs=1, save_dir=tmp_path, save_every=every)
+    for epoch in range(4):
+        trainer.epoch(loader)
+        if epoch == 0 or (epoch + 1) % every == 0:
+            expected = last_el2n(trainer.journal)
+        found = ps.ScoreTable.load(tmp_path / "scores.parquet")
+        np.testing.assert_allclose(found.column("el2n"), expected, atol=1e-6)
+    for options in ({"policy": hardest_half, "scores": ("el2n",)}, {"keep": 0.5, "save_dir": tmp_path / "b"}):
+        with pytest.raises(ps.ArgumentError, match=r"^save_every must be None without"):
+            ps.attach(DataLoader(Leaky(N)), Net(), **options, save_every=every)  # type: ignore[arg-type]
+
+
+SHARES_OF_EPOCHS = ps.Schedule([range(9), range(20), range(4), range(13)], num_rows=N)
+
+
+@pytest.mark.parametrize("policy", ["InfoBatch", "Scheduled", "ProxyFilter"])
+def test_the_length_is_that_of_the_next_pass_as_soon_as_one_is_over(policy: str, tmp_path: Path) -> None:
+    SHARES_OF_EPOCHS.save(tmp_path / "s.parquet")
+    policies = {
+        "InfoBatch": lambda: ps.InfoBatch(ratio=0.9, anneal=0),
+        "Scheduled": lambda: ps.Scheduled(tmp_path / "s.parquet"),
+        "ProxyFilter": lambda: ps.ProxyFilter(torch.nn.Linear(4, 3), keep=[1.0, 0.25, 0.5, 0.75]),
+    }
+    loader, trainer = make(policies[policy]())
+    lengths = []
+    for _ in range(4):
+        lengths.append(len(loader))
+        state = loader.pruning.state_dict()  # of a job that ends between two epochs
+        trainer.epoch(loader)
+        assert -(-len(trainer.journal.epochs[-2]) // BATCH) == lengths[-1]
+    assert len(set(lengths)) > 2
+    resumed, again = make(policies[policy]())
+    resumed.pruning.load_state_dict(state)
+    assert len(resumed) == lengths[-1]
+    if policy != "ProxyFilter":  # the model is another one
+        again.epoch(resumed)
+        assert again.journal.epochs[0] == trainer.journal.epochs[-2]
 
 
 @pytest.mark.parametrize(
@@ -215,3 +260,28 @@ def test_eligible_rows_come_ascending_whatever_the_order_of_the_sampler() -> Non
     ps.attach(loader, None, policy=Seeing())
     assert seen == [[3, 7, 9]]
     assert sorted(int(row) for x, _ in loader for row in x[:, 0]) == [3, 7]
+
+
+POLICIES = [
+    ps.RandomSubset(0.5),
+    ps.InfoBatch(anneal=0),
+    ps.SeTa(anneal=0),
+    ps.OrderDP(),
+    ps.ImportanceSampling(),
+    ps.SmallLoss(score_epochs=1),
+    ps.SwapForgotten(keep=0.5, every=1),
+    ps.ProxyFilter(torch.nn.Linear(4, 3)),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+def test_nothing_global_is_touched(policy: Any) -> None:
+    def everything() -> Any:
+        numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return torch.get_rng_state().tolist(), random.getstate(), numbers, DataLoader.__iter__, DataLoader.__len__
+
+    before = everything()
+    loader, trainer = make(policy)
+    for _ in range(3):
+        trainer.epoch(loader)
+    assert everything() == before
