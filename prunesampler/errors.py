@@ -21,6 +21,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "UnsupportedError",
     "WriteError",
     "check_bool",
+    "check_bytes",
     "check_choice",
     "check_int",
     "check_number",
@@ -162,3 +164,14 @@ def did_you_mean(value: object, choices: Iterable[object]) -> str:
     named = [choice for choice in choices if isinstance(choice, str)]
     found = difflib.get_close_matches(value, named, 1) if isinstance(value, str) else []
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def check_bytes(name: str, value: Any) -> int:
+    """A number of bytes >= 1, or a text of it with a unit (kB of 1000 bytes, KiB of 1024, …) or without."""
+    if not isinstance(value, str):
+        return check_int(name, value, 1)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)((?<=[kmgt])i(?=b))?b?", value.strip().lower())
+    count = int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".find(found[2] or " ")) if found else 0
+    if count < 1:
+        raise ArgumentError(name, "must be a number of bytes such as 1GB, 512MiB or 300000", value)
+    return count

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from prunesampler import errors
-from prunesampler.errors import ArgumentError, PruneSamplerError, check_bool, check_choice, check_int, check_number
+from prunesampler.errors import (
+    ArgumentError,
+    PruneSamplerError,
+    check_bool,
+    check_bytes,
+    check_choice,
+    check_int,
+    check_number,
+)
 
 
 def test_one_tree() -> None:
@@ -57,3 +65,26 @@ def test_a_check_names_argument_rule_and_value(check: Callable[[], object], mess
 def test_a_check_returns_plain_python_values() -> None:
     assert type(check_int("n", np.int64(3), 0, 3)) is int
     assert type(check_number("x", np.float32(0.5))) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (5, 5),
+        ("7", 7),
+        ("1GB", 10**9),
+        ("1gib", 2**30),
+        ("0.5 MB", 500_000),
+        ("2k", 2000),
+        ("3TiB", 3 << 40),
+        ("9B", 9),
+    ],
+)
+def test_a_number_of_bytes(text: int | str, expected: int) -> None:
+    assert check_bytes("maxsize", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.1", "-1GB", "1e9", "GB", "1 G B", "1iB", "nan", 0, True])
+def test_no_number_of_bytes(text: object) -> None:
+    with pytest.raises(ArgumentError, match=r"maxsize must be an? (int|number)"):
+        check_bytes("maxsize", text)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from prunesampler.capture.collate_order import CollateOrder
-from prunesampler.capture.rows import UNKNOWN, Collated, RowBatch, RowSource, joined_rows
+from prunesampler.capture.rows import UNKNOWN, Collated, OtherRows, RowBatch, RowSource, joined_rows
 from prunesampler.errors import UnsupportedError
 
 
@@ -44,6 +44,8 @@ class _RowDataset(Dataset[Any]):
         except TypeError:
             fault = f"the sampler must yield positions in the dataset as ints, got {indices[0]!r}"
             return _Fetched(UNKNOWN, samples, fault)
+        if isinstance(samples, OtherRows):
+            return _Fetched(samples.rows, list(samples))
         if (rows < 0).any():
             rows = np.where(rows < 0, rows + len(dataset), rows)
         if isinstance(samples, list) and len(samples) != len(rows):

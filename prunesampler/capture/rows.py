@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -53,6 +53,18 @@ class Collated(NamedTuple):
         elif self.doubt is not None:
             raise self.doubt
         return self.rows
+
+
+class OtherRows(list[Any]):
+    """What a dataset's ``__getitems__`` gives where it cannot read all of the rows that it was asked for.
+
+    Attributes:
+        rows: (B,) int64, those of the samples in the list.
+    """
+
+    def __init__(self, samples: Iterable[Any], rows: NDArray[np.int64]) -> None:
+        super().__init__(samples)
+        self.rows = rows
 
 
 @runtime_checkable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -66,15 +65,6 @@ def number_option(name: str, text: str, rule: str) -> float | int:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
         raise ArgumentError(name, rule, text) from None
-
-
-def byte_count(text: str) -> int:
-    """A size of at least a byte: a number, with a unit (kB of 1000 bytes, KiB of 1024, …) or without."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)((?<=[kmgt])i(?=b))?b?", text.strip().lower())
-    count = int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".find(found[2] or " ")) if found else 0
-    if count < 1:
-        raise ArgumentError("maxsize", "must be a number of bytes such as 1GB, 512MiB or 300000", text)
-    return count
 
 
 def load_file(path: Path) -> ScoreTable | Coreset:

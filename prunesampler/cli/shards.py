@@ -10,8 +10,8 @@ import typer
 
 from prunesampler.analysis.format import counted, printable
 from prunesampler.cli.console import PlainTable, write, write_json
-from prunesampler.cli.options import Engine, EngineOption, Json, Quiet, byte_count, check_output
-from prunesampler.errors import PruneSamplerWarning
+from prunesampler.cli.options import Engine, EngineOption, Json, Quiet, check_output
+from prunesampler.errors import PruneSamplerWarning, check_bytes
 
 _SHOWN = 3
 AllowCommands = Annotated[bool, typer.Option("--allow-commands", help="Run pipe: URLs, in an index's file too.")]
@@ -102,7 +102,7 @@ def repack(
 
     options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "rename": rename, "workers": workers}
     options |= {"overwrite": overwrite, "allow_commands": allow_commands, "engine": engine.value}
-    fresh = repack_shards(index, coreset, out, maxsize=byte_count(maxsize), **options)
+    fresh = repack_shards(index, coreset, out, maxsize=check_bytes("maxsize", maxsize), **options)
     size = sum(shard.size for shard in fresh.records)
     if json:
         write_json({"samples": len(fresh), "shards": list(fresh.shards), "bytes": size})

@@ -6,5 +6,6 @@ from prunesampler.shards.index import Member, ShardIndex
 from prunesampler.shards.kept_stream import keep
 from prunesampler.shards.pipeline import track
 from prunesampler.shards.repack import repack
+from prunesampler.shards.streamed import StreamedShards
 
-__all__ = ["IndexedShards", "Member", "ShardIndex", "build_index", "keep", "repack", "track"]
+__all__ = ["IndexedShards", "Member", "ShardIndex", "StreamedShards", "build_index", "keep", "repack", "track"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from prunesampler.capture.rows import OtherRows
 from prunesampler.errors import ArgumentError, UnsupportedError, check_int
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.range_reader import Locations, RangeReader
+from prunesampler.tables.columns import Int64s
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.fingerprint import check_same_dataset
 
@@ -21,7 +24,84 @@ Decode = str | Sequence[Any] | Callable[[dict[str, Any]], Any] | None
 """A decoder's name of webdataset ("pil", "torchrgb", …), several of its handlers, a function of a sample, or None."""
 
 
-class IndexedShards(Dataset[Any]):
+class ShardDataset(Dataset[Any], ABC):
+    """Samples by their rows: what :class:`IndexedShards` and ``StreamedShards`` have in common.
+
+    Attributes:
+        index: of N rows.
+    """
+
+    def __init__(
+        self, index: ShardIndex | str | os.PathLike[str], decode: Decode, transform: Callable[[Any], Any] | None
+    ) -> None:
+        if transform is not None and not callable(transform):
+            raise ArgumentError("transform", "must be a function or None", transform)
+        self._decode, self._transform = _checked(decode), transform
+        self.index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
+
+    @abstractmethod
+    def read(self, rows: Int64s) -> tuple[Int64s, list[dict[str, Any]]]:
+        """Samples as raw webdataset gives them, of (P,) rows in [0, N), which may repeat; and whose they are.
+
+        These are ``rows`` themselves, unless some cannot be read and are left out.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """The index's fingerprint."""
+        return self.index.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Any:
+        """One sample; a negative row counts from the end.
+
+        Raises:
+            IndexError: not in [−N, N).
+            ArgumentError: the coreset does not have the row.
+        """
+        items = self.__getitems__([row])
+        if isinstance(items, OtherRows):
+            raise UnsupportedError(f"row {row} cannot be read, as its shard was left out (on_missing)")
+        return items[0]
+
+    def __getitems__(self, rows: Iterable[int]) -> list[Any]:
+        """Samples in the order of ``rows``, which may repeat.
+
+        Raises:
+            IndexError, ArgumentError: as of ``dataset[row]``.
+        """
+        length = len(self)
+        wanted = np.fromiter((operator.index(row) for row in rows), np.int64)
+        if ((wanted < -length) | (wanted >= length)).any():
+            raise IndexError(f"rows must be in [0, {length}), got {wanted.tolist()!r:.200}")
+        wanted = np.where(wanted < 0, wanted + length, wanted)
+        read, samples = self.read(wanted)
+        items = self._decoded(samples)
+        if self._transform is not None:
+            items = list(map(self._transform, items))
+        return items if read is wanted else OtherRows(items, read)
+
+    def _decoded(self, samples: list[dict[str, Any]]) -> list[Any]:
+        if self._decode is None:
+            return samples
+        if callable(self._decode):
+            return list(map(self._decode, samples))
+        import webdataset
+
+        return list(webdataset.decode(*self._decode)(iter(samples)))
+
+    def _check_seekable(self, shards: Int64s) -> None:
+        for shard in shards.tolist():
+            if not self.index.seekable(shard):
+                raise UnsupportedError(
+                    f"{self.index.shards[shard]} is compressed or the output of a command, so no sample in it can be "
+                    "read alone: make plain shards of it with prunesampler repack, or stream it"
+                )
+
+
+class IndexedShards(ShardDataset):
     """The samples of tar shards by their rows, read at their offsets, for local shards above all.
 
     Rows are those of the index, so samplers, scores and coresets mean the same samples here and in a stream.
@@ -80,50 +160,15 @@ class IndexedShards(Dataset[Any]):
         transform: Callable[[Any], Any] | None = None,
         open_files: int = 32,
     ) -> None:
-        if transform is not None and not callable(transform):
-            raise ArgumentError("transform", "must be a function or None", transform)
+        super().__init__(index, decode, transform)
         self._open_files = check_int("open_files", open_files, 1)
-        self._decode, self._transform = _checked(decode), transform
-        self.index = index if isinstance(index, ShardIndex) else ShardIndex.load(index)
         self._coreset_path = os.path.abspath(coreset) if isinstance(coreset, str | os.PathLike) else None
         self._rows = None if coreset is None else load_coreset(coreset, self.index).rows
-        for shard in np.unique(self._locations.shards).tolist():
-            if not self.index.seekable(shard):
-                raise UnsupportedError(
-                    f"{self.index.shards[shard]} is compressed or the output of a command, so no sample in it can be "
-                    "read alone: make plain shards of it with prunesampler repack, or stream it"
-                )
+        self._check_seekable(np.unique(self._locations.shards))
 
-    @property
-    def fingerprint(self) -> str:
-        """The index's fingerprint."""
-        return self.index.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, row: int) -> Any:
-        """One sample; a negative row counts from the end.
-
-        Raises:
-            IndexError: not in [−N, N).
-            ArgumentError: the coreset does not have the row.
-        """
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Iterable[int]) -> list[Any]:
-        """Samples in the order of ``rows``, which may repeat.
-
-        Raises:
-            IndexError, ArgumentError: as of ``dataset[row]``.
-        """
-        length = len(self)
-        wanted = np.fromiter((operator.index(row) for row in rows), np.int64)
-        if ((wanted < -length) | (wanted >= length)).any():
-            raise IndexError(f"rows must be in [0, {length}), got {wanted.tolist()!r:.200}")
-        places = self._locations.places(np.where(wanted < 0, wanted + length, wanted))
-        samples = self._decoded(self._reader.samples(self._locations, places))
-        return samples if self._transform is None else list(map(self._transform, samples))
+    def read(self, rows: Int64s) -> tuple[Int64s, list[dict[str, Any]]]:
+        """As of every shard dataset; ArgumentError for a row that is not of the coreset."""
+        return rows, self._reader.samples(self._locations, self._locations.places(rows))
 
     def __getstate__(self) -> dict[str, Any]:
         derived = {"_locations", "_reader"} | ({"_rows"} if self._coreset_path else set())
@@ -141,15 +186,6 @@ class IndexedShards(Dataset[Any]):
     @functools.cached_property
     def _reader(self) -> RangeReader:
         return RangeReader(self.index, self._open_files)
-
-    def _decoded(self, samples: list[dict[str, Any]]) -> list[Any]:
-        if self._decode is None:
-            return samples
-        if callable(self._decode):
-            return list(map(self._decode, samples))
-        import webdataset
-
-        return list(webdataset.decode(*self._decode)(iter(samples)))
 
 
 def load_coreset(coreset: Coreset | str | os.PathLike[str], index: ShardIndex) -> Coreset:

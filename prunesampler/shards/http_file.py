@@ -7,7 +7,6 @@ import http.client
 import io
 import re
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from functools import partial
 from typing import Any
 
 from prunesampler.errors import CorruptFileError, MismatchError, UnsupportedError
+from prunesampler.shards.retry import retried
 
-_ATTEMPTS = 5
 _SILENCE, _PATIENCE, _SLOWEST = 60.0, 120.0, 16 << 10  # seconds for an answer, and beyond the bytes at so many a second
 _MOST_BYTES = 1 << 40  # where a server does not say how many there are
 _BLOCK = 1 << 20
+_TRANSIENT = (http.client.HTTPException, OSError, ValueError)  # ValueErrors are of malformed headers
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SPAN = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
@@ -37,7 +37,8 @@ class HttpFile(io.RawIOBase):
     break. The whole transfer may wait for the server two minutes, and the time that its bytes take at 16 KiB a second.
 
     Raises:
-        OSError: no answer, no HTTP, a transfer that breaks off time and again or is too slow, a status of failure.
+        OSError: no answer, no HTTP, a server that stays busy, a transfer that breaks off time and again or is too slow.
+        FileNotFoundError, PermissionError: as the server says.
         MismatchError: not the size that was indexed, or another file after a break.
         CorruptFileError: another range than the one that was asked for.
         UnsupportedError: the server gives no ranges.
@@ -53,6 +54,11 @@ class HttpFile(io.RawIOBase):
         if end is None:
             self._retry(self._open)
             self._end = None if self.size < 0 else self.size
+
+    @property
+    def version(self) -> str | None:
+        """What tells this file from another of the same URL, by the server's last answer; None where nothing does."""
+        return None if self._known is None else self._known[0]
 
     def readable(self) -> bool:
         """Always."""
@@ -89,16 +95,7 @@ class HttpFile(io.RawIOBase):
         self._response = None
 
     def _retry(self, action: Callable[[], Any]) -> Any:
-        for attempt in range(1, _ATTEMPTS + 1):
-            if attempt > 1:
-                self._disconnect()
-            try:
-                return action()
-            except urllib.error.HTTPError:
-                raise  # the server's answer
-            except (http.client.HTTPException, OSError, ValueError) as error:  # ValueErrors are of malformed headers
-                if attempt == _ATTEMPTS:
-                    raise ConnectionError(f"{self._url} cannot be read, in {attempt} attempts: {error}") from error
+        return retried(self._url, action, _TRANSIENT, self._disconnect)
 
     def _open(self) -> None:
         again = self._known == (None,)  # nothing tells this file from another: what was read is compared

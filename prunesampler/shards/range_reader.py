@@ -98,10 +98,16 @@ def merged_ranges(
 
 
 class RangeReader:
-    """Reads seekable shards at offsets. Usable after a fork; not by several threads at once."""
+    """Reads seekable shards at offsets. Usable after a fork; not by several threads at once.
 
-    def __init__(self, index: ShardIndex, open_files: int) -> None:
-        self._index, self._limit = index, open_files
+    Args:
+        index: of the shards.
+        open_files: how many stay open, at most.
+        remote_gap: bytes that are read too, rather than making another request.
+    """
+
+    def __init__(self, index: ShardIndex, open_files: int, remote_gap: int = _REMOTE_GAP) -> None:
+        self._index, self._limit, self._remote_gap = index, open_files, remote_gap
         self._files: OrderedDict[int, int] = OrderedDict()  # shard → descriptor, the one used last at the end
 
     def __del__(self) -> None:
@@ -112,20 +118,35 @@ class RangeReader:
         while self._files:
             os.close(self._files.popitem()[1])
 
+    def hold(self, shard: int, file: int) -> None:
+        """Read a shard from this descriptor, as long as it is among those used last."""
+        self.drop(shard)
+        while len(self._files) >= self._limit:
+            os.close(self._files.popitem(last=False)[1])
+        self._files[shard] = file
+
+    def drop(self, shard: int) -> None:
+        """Close the descriptor that a shard is read from, if any."""
+        if shard in self._files:
+            os.close(self._files.pop(shard))
+
+    def __contains__(self, shard: int) -> bool:
+        return shard in self._files
+
     def read(self, shards: Int64s, firsts: Int64s, ends: Int64s) -> list[memoryview]:
         """Bytes of (W,) shards from ``firsts`` to below ``ends``, in the order in which they are asked for."""
-        paths = {number: local_path(self._index.shards[number]) for number in np.unique(shards).tolist()}
-        gaps = [_REMOTE_GAP if paths[number] is None else _LOCAL_GAP for number in shards.tolist()]
+        urls = {number: self._index.shards[number] for number in np.unique(shards).tolist()}
+        remote = {number for number, url in urls.items() if number not in self and local_path(url) is None}
+        gaps = [self._remote_gap if number in remote else _LOCAL_GAP for number in shards.tolist()]
         ranges, found = merged_ranges(shards, firsts, ends, np.array(gaps)), [memoryview(b"")] * len(shards)
         starts, stops = firsts.tolist(), ends.tolist()
-        apart = [part for part in ranges if paths[part.shard] is None]
+        apart = [part for part in ranges if part.shard in remote]
         with ThreadPoolExecutor(_CONNECTIONS) if apart else nullcontext() as pool:
-            remote = iter(()) if pool is None else pool.map(self._fetch, apart)
+            fetched = iter(()) if pool is None else pool.map(self._fetch, apart)
             for part in ranges:
-                path = paths[part.shard]
-                view = memoryview(next(remote) if path is None else self._read_file(part, path))
+                view = memoryview(next(fetched) if part.shard in remote else self._read_file(part))
                 if len(view) != part.end - part.first:
-                    raise CorruptFileError(f"{self._index.shards[part.shard]} is cut short")
+                    raise CorruptFileError(f"{urls[part.shard]} is cut short")
                 for wanted in part.wanted:
                     found[wanted] = view[starts[wanted] - part.first : stops[wanted] - part.first]
         return found
@@ -158,13 +179,13 @@ class RangeReader:
         record = self._index.records[part.shard]
         return read_range(record.url, part.first, part.end, record.size)
 
-    def _read_file(self, part: ByteRange, path: str) -> bytes:
-        if part.shard not in self._files:
+    def _read_file(self, part: ByteRange) -> bytes:
+        if part.shard not in self:
             record = self._index.records[part.shard]
+            path = local_path(record.url)
+            assert path is not None
             check_regular_file(path)
             check_size(record.url, record.size, os.stat(path).st_size)
-            while len(self._files) >= self._limit:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[part.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.hold(part.shard, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         self._files.move_to_end(part.shard)
         return read_at(self._files[part.shard], part.first, part.end - part.first)

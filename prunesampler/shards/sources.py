@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import http.client
 import io
 import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from prunesampler.errors import CorruptFileError
-from prunesampler.shards.http_file import HttpFile
+from prunesampler.errors import CorruptFileError, MismatchError
+from prunesampler.shards.http_file import HttpFile, check_size
+from prunesampler.shards.retry import retried
 from prunesampler.shards.urls import local_path, remote_file_system, url_kind
 from prunesampler.tables.atomic import check_regular_file
 
 _SHORT_HOP, _LONG_HOP, _BLOCK = 2048, 4096, 1 << 20
+_REMOTE_BLOCK = 16 << 20  # of what fsspec reads, in one request
+_TRANSIENT = (OSError, http.client.HTTPException)
 _MOST_AFTER = 1 << 28  # bytes after the end of an archive
 _DECODERS: dict[bytes, Callable[[Any], Any]] = {  # by the first bytes of gzip, zstd, bz2, xz
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
@@ -169,14 +174,40 @@ def read_at(file: int, offset: int, count: int) -> bytes:
 
 def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
     """The bytes from ``first`` to below ``end`` of a remote shard; ``size`` is the one indexed, −1 if unknown."""
+    found = bytearray()  # a range is only as long as what comes
+    for block in range_blocks(url, first, end, size):
+        found += block
+    return bytes(found)
+
+
+def range_blocks(
+    url: str, first: int, end: int, size: int = -1, versions: set[str | None] | None = None
+) -> Iterator[bytes | memoryview]:
+    """The same, a block after the other; each is valid until the next.
+
+    ``versions`` collects what servers say of the ranges of one shard, which must all be of the same file.
+    """
     if url_kind(url) != "http":
         system, place = remote_file_system(url)
-        return cast(bytes, system.cat_file(place, first, end))
-    found, buffer = bytearray(), memoryview(bytearray(min(end - first, _BLOCK)))
+        for start in range(first, end, _REMOTE_BLOCK):
+            read = partial(system.cat_file, place, start, min(start + _REMOTE_BLOCK, end))
+            yield retried(url, read, _TRANSIENT)
+        return
+    buffer = memoryview(bytearray(min(end - first, _BLOCK)))
     with HttpFile(url, first, end, size) as file:
-        while count := file.readinto(buffer):  # a range is only as long as what comes
-            found += buffer[:count]
-    return bytes(found)
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+        if versions is not None:
+            versions.add(file.version)
+            if len(versions) > 1:
+                raise MismatchError(f"{url} has changed while it was read: read it again")
+
+
+def check_unchanged(url: str, size: int) -> None:
+    """Refuse a remote shard of another size than the one indexed (−1: unknown); of HTTP, every answer tells it."""
+    if url_kind(url) == "fsspec" and size >= 0:
+        system, place = remote_file_system(url)
+        check_size(url, size, retried(url, partial(system.size, place), _TRANSIENT))
 
 
 class _Pipe(io.RawIOBase):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunesampler.cli.options import byte_count, check_output, keep_option, load_file
+from prunesampler.cli.options import check_output, keep_option, load_file
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError, StateError
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.parquet import FORMAT, write_columns
@@ -24,20 +24,6 @@ def test_a_point_makes_it_a_fraction_and_auto_is_itself(text: str, keep: float |
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError, match="keep must be a fraction in"):
         keep_option(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("7", 7), ("1GB", 10**9), ("1gib", 2**30), ("0.5 MB", 500_000), ("2k", 2000), ("3TiB", 3 << 40), ("9B", 9)],
-)
-def test_sizes(text: str, expected: int) -> None:
-    assert byte_count(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "0", "0.1", "-1GB", "1e9", "GB", "1 G B", "1iB", "nan"])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(ArgumentError, match="maxsize must be a number of bytes"):
-        byte_count(text)
 
 
 def test_a_file_of_either_kind(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class Server:
         tags: the headers that tell this version of a file from another.
         later: what it serves from the second request on, and ``later_tags`` with it.
         breaks_once: bytes of the first body after which it breaks off.
+        busy: how many further requests it answers with 503.
+        sent: (path, bytes of the body) of every answer.
     """
 
     folder: Path
@@ -42,6 +44,8 @@ class Server:
     later: bytes | None = None
     later_tags: dict[str, str] | None = None
     breaks_once: int | None = None
+    busy: int = 0
+    sent: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,6 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
         settings.requests.append(wanted)
         if settings.breaks_first and settings.requests.count(wanted) == 1:
             self.close_connection = True
+            return
+        if settings.busy:
+            settings.busy -= 1
+            self.send_error(503)
             return
         path = settings.folder / self.path.lstrip("/")
         if not path.is_file():
@@ -75,13 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in settings.tags.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(
-            content[
-                : settings.breaks_once
-                if settings.breaks_once and len(settings.requests) == 1
-                else settings.breaks_after
-            ]
-        )
+        first_only = settings.breaks_once if len(settings.requests) == 1 else None
+        body = content[: first_only or settings.breaks_after]
+        settings.sent.append((self.path.lstrip("/"), len(body)))
+        self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
         pass

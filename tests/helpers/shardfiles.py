@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import itertools
@@ -78,3 +79,12 @@ def delivered(urls: str | Sequence[str]) -> list[dict[str, Any]]:
         samples = list(dataset)
         gc.collect()
     return [{name: value for name, value in sample.items() if name != "__local_path__"} for sample in samples]
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """What the files of a folder take, while others write and remove them."""
+    found = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += path.stat().st_blocks * 512
+    return found

@@ -1,4 +1,4 @@
-"""Shards of pictures, with an index of them."""
+"""Shards of pictures, with an index of them; and no time lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunesampler.shards import ShardIndex, build_index
+from prunesampler.shards import ShardIndex, build_index, retry
 from tests.helpers.shardfiles import write_shards
 
 
@@ -20,3 +20,9 @@ def paths(tmp_path: Path) -> list[str]:
 def index(paths: list[str]) -> ShardIndex:
     """Their index, in memory."""
     return build_index(paths, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails is tried again at once."""
+    monkeypatch.setattr(retry, "PAUSE", 0.0)
