@@ -34,7 +34,7 @@ class ReadPlan(BlockShuffle):
             3, dtype=torch.int64
         ).share_memory_()  # version, length of the order, whether all rows
         self.skipped = torch.zeros(shards, dtype=torch.uint8).share_memory_()
-        self._told: tuple[object, object] = None, None  # the order and the rows that were written last
+        self._told: tuple[int, object, object] = 0, None, None  # version, order and rows that were written here last
         self._known: _Known | None = None
         self._tell(np.flatnonzero(np.diff(self.starts(rows))), rows)
 
@@ -45,21 +45,22 @@ class ReadPlan(BlockShuffle):
         return plan
 
     def reads(self, order: BlockOrder, rows: Int64s | None) -> None:
-        """Written if it is new."""
-        if order is not self._told[0]:
-            self._tell(order.groups, rows)
-            self._told = order, rows
+        """Written if it is not what is there."""
+        version, told, _ = self._told
+        if order is not told or version != int(self._state[0]):
+            self._tell(order.groups, rows, order)
 
-    def _tell(self, shards: Int64s, rows: Int64s | None) -> None:
+    def _tell(self, shards: Int64s, rows: Int64s | None, order: BlockOrder | None = None) -> None:
+        version, _, told = self._told
         if rows is None:
             self._state[2] = 1
-        elif rows is not self._told[1]:
+        elif rows is not told or version != int(self._state[0]):
             self._kept.copy_(torch.from_numpy(packed(rows, self.num_rows)))
             self._state[2] = 0
-        self._told = None, rows
         self._order[: len(shards)] = torch.from_numpy(shards.astype(np.int32))
         self._state[1] = len(shards)
         self._state[0] += 1
+        self._told = int(self._state[0]), order, rows
 
     @property
     def keeps_all(self) -> bool:

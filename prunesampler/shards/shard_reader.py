@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from prunesampler.errors import CorruptFileError, MismatchError, PruneSamplerWarning, WriteError
+from prunesampler.errors import CorruptFileError, MismatchError, PruneSamplerWarning, UnsupportedError, WriteError
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.shards.read_ahead import ReadAhead
@@ -61,6 +61,7 @@ class ShardReader:
         threads = max(1, _CONNECTIONS // (1 if workers is None else workers.num_workers))
         self._ahead = ReadAhead(self._fetch_ahead, threads)
         self._warm = False  # whether a batch was read
+        self._ranges = True  # whether servers give any, as far as is known
         self._refetched: set[str] = set()
         self._warned: set[object] = set()
 
@@ -82,7 +83,14 @@ class ShardReader:
         found: _Found = [None] * len(rows)
         missing = [shard for shard, at in places.items() if not self._tried(shard, at, rows, found)]
         if missing:
-            self._read_missing({shard: places[shard] for shard in missing}, rows, found)
+            left = {shard: places[shard] for shard in missing}
+            try:
+                self._read_missing(left, rows, found)
+            except UnsupportedError:
+                if not self._ranges:
+                    raise
+                self._ranges = False
+                self._read_missing(left, rows, found)
         self._warm = True
         there = [sample for sample in found if sample is not None]
         if len(there) == len(rows):
@@ -94,8 +102,8 @@ class ShardReader:
     def _instead(self, shard: int, count: int) -> Int64s:
         for other in self._plan.after(shard):
             if not self._plan.skipped[other]:
-                kept = np.flatnonzero(self._plan.kept(other))[:count]
-                return kept + self._index.first_rows[other]
+                rows: Int64s = np.flatnonzero(self._plan.kept(other))[:count] + self._index.first_rows[other]
+                return rows
         raise CorruptFileError(f"none of the shards that are kept can be read, {self._index.shards[shard]} among them")
 
     def _tried(self, shard: int, at: Int64s, rows: Int64s, found: _Found) -> bool:
@@ -137,6 +145,7 @@ class ShardReader:
         for fetch in self._fetches(shard):
             if _covers(fetch, within) and (file := self._cache.open(fetch.name)) is not None:
                 self._files.hold(shard, file)
+                self._held = {each: what for each, what in self._held.items() if each in self._files}
                 self._held[shard] = fetch
                 return fetch
         return None
@@ -154,7 +163,7 @@ class ShardReader:
     def _read_missing(self, places: dict[int, Int64s], rows: Int64s, found: _Found) -> None:
         """Read rows of shards that are not here: fetch these, or where there is no room for them the rows alone."""
         apart = []
-        if not self._warm:  # the first batch does not wait for whole shards
+        if not self._warm and self._ranges:  # the first batch does not wait for whole shards
             apart = [shard for shard in places if self._fetches(shard)[-1].rows is None]
         waited = [shard for shard in places if shard not in apart]
         if waited:

@@ -369,7 +369,7 @@ def write_shards(folder: Path) -> None:
 
 
 def as_tensors(sample: Any) -> Any:
-    return torch.frombuffer(bytearray(sample[0]), dtype=torch.float32), torch.as_tensor(sample[1])
+    return torch.frombuffer(bytearray(sample[0]), dtype=torch.float32), torch.as_tensor(int(sample[1]))
 
 
 class WebDataset(PyTorch):
@@ -391,6 +391,24 @@ class WebDataset(PyTorch):
         pipeline = pipeline.decode().to_tuple("x.bin", "cls").map(as_tensors).batched(BATCH)
         pipeline = shards.track(pipeline, shards.build_index(urls, progress=False))
         return wds.WebLoader(pipeline, batch_size=None, num_workers=0)
+
+
+def of_sample(sample: Any) -> Any:
+    return as_tensors((sample["x.bin"], sample["cls"]))
+
+
+class StreamedShards(Distributed):
+    name = "Tar shards, `shards.StreamedShards`"
+    packages = ("webdataset",)
+    rows = sum(SHARDS)
+
+    def make_loader(self) -> Any:
+        from prunesampler import shards
+
+        urls = [str(self.plan.data / f"{number:03d}.tar") for number in range(len(SHARDS))]
+        dataset = shards.StreamedShards(shards.build_index(urls, progress=False), None, of_sample, shuffle_block=2)
+        self.sampler: Any = dataset.sampler(num_replicas=self.plan.world, rank=self.plan.rank)
+        return DataLoader(dataset, batch_size=BATCH, sampler=self.sampler)
 
 
 # -- trainers whose loop is their own ---------------------------------------------------------------------------------
@@ -559,6 +577,7 @@ FRAMEWORKS: list[Any] = [
     Timm,
     HuggingFace,
     WebDataset,
+    StreamedShards,
 ]
 BY_NAME = {framework.__name__: framework for framework in FRAMEWORKS}
 

@@ -46,3 +46,18 @@ def test_rows_from_everywhere_are_none_of_its_order() -> None:
     assert few.upcoming(np.array([0, 9]), 1) is None  # a shard of which nothing is kept
     assert plan.after(57)[:4] == [58, 59, 0, 1]
     assert few.after(0) == [1, 0]
+
+
+def test_the_order_that_is_read_is_told_again_after_another() -> None:
+    plan = ReadPlan(FIRST_ROWS, 1)
+    train, other = (PrunedSampler(ROWS, shuffle=plan.for_nodes(1), seed=seed) for seed in range(2))
+    train.prune(Coreset(KEPT, num_rows=ROWS))
+    rows, batch = iter(train), shards_of([3])
+    next(rows)
+    before = plan.upcoming(batch, 5)
+    assert next(iter(other)) is not None
+    assert plan.keeps_all
+    train.set_epoch(0)
+    next(iter(train))
+    assert plan.upcoming(batch, 5) == before
+    assert np.array_equal(np.flatnonzero(np.concatenate([plan.kept(shard) for shard in range(SHARDS)])), KEPT)

@@ -301,6 +301,13 @@ def test_a_copy_that_is_damaged_is_fetched_again(make: Any, tmp_path: Path) -> N
     assert sorted(rows_read(again, again.sampler())) == list(range(ROWS))
 
 
+@pytest.mark.parametrize("coreset", [None, KEPT])
+def test_a_server_without_ranges_gives_whole_shards(coreset: Any, make: Any, server: Server) -> None:
+    server.ranges = False  # it answers with the whole file
+    dataset = make(coreset, ranges_below=0.9)
+    assert sorted(rows_read(dataset, dataset.sampler(), workers=1)) == sorted(dataset.sampler())
+
+
 def test_a_full_disk_makes_it_slow_and_is_told(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
