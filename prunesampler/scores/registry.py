@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError, check_choice
+from prunesampler.scores import gradients
 from prunesampler.scores import logits as formulas
 from prunesampler.scores.logits import Prediction, check_logits
 
 Direction = Literal["higher", "lower"]
-Needs = Literal["logits", "inputs", "model"]
+Needs = Literal["logits", "last_layer", "inputs", "model"]
 
 # What other columns of a score table are called, and an argument of ScoreTracker.record.
 _COUNTED = ("forgetting", "forgetting_events", "learned", "correct", "presentations", "last_epoch")
@@ -29,7 +30,8 @@ class Score:
         function: as in :func:`register_score`.
         direction: whether a higher or a lower value means a harder sample.
         needs: what the function is given.
-        built_in: whether :class:`~prunesampler.scores.logits.Prediction` has it, from work that it shares with others.
+        built_in: whether it is one of ours: of logits, :class:`~prunesampler.scores.logits.Prediction` has it, from
+            work that it shares with others; of the model, the function takes ``logits_fn`` and ``memory`` too.
     """
 
     function: Callable[..., Tensor]
@@ -37,9 +39,9 @@ class Score:
     needs: Needs = "logits"
     built_in: bool = False
 
-    def values(self, name: str, *given: Any) -> Tensor:
+    def values(self, name: str, *given: Any, **options: Any) -> Tensor:
         """The function's (B,) values, given as many targets at the end."""
-        values, size = self.function(*given), len(given[-1])
+        values, size = self.function(*given, **options), len(given[-1])
         if not isinstance(values, Tensor) or values.shape != (size,) or values.is_complex():
             found = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise ArgumentError(f"the function of score {name!r}", f"must return a tensor of {size} numbers", found)
@@ -51,6 +53,8 @@ SCORES: dict[str, Score] = {
     "loss": Score(formulas.loss, "higher", built_in=True),
     "margin": Score(formulas.margin, "lower", built_in=True),
     "entropy": Score(formulas.entropy, "higher", built_in=True),
+    "grand": Score(gradients.grand, "higher", "model", built_in=True),
+    "grand_last": Score(gradients.grand_last, "higher", "last_layer", built_in=True),
 }
 
 
@@ -68,6 +72,8 @@ def register_score(
 
             * needs ``"logits"``: ``function(logits, targets)``, of (B, C) float32 (float64 where the model's are)
               and (B,) int64 in [0, C). Without gradients. It should not wait for a GPU.
+            * needs ``"last_layer"``: ``function(layer, features, logits, targets)``, of the linear layer that gives
+              the logits and its (B, d) inputs. Without gradients.
             * needs ``"inputs"``: ``function(inputs, targets)``, of what the model is called with.
             * needs ``"model"``: ``function(model, inputs, targets)``, the model in eval mode, gradients enabled.
         direction: ``"higher"`` or ``"lower"``: the values of harder samples. :func:`prunesampler.select` follows it.
@@ -92,7 +98,7 @@ def register_score(
     if not callable(function):
         raise ArgumentError("function", "must be a function that returns one number per sample", function)
     check_choice("direction", direction, ("higher", "lower"))
-    check_choice("needs", needs, ("logits", "inputs", "model"))
+    check_choice("needs", needs, get_args(Needs))
     entry = Score(function, direction, needs)
     if SCORES.setdefault(name, entry) != entry:
         raise ArgumentError("name", "must not be that of another registered score: choose another one", name)

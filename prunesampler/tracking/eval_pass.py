@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
+import math
 import operator
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,22 +22,26 @@ from torch.utils.data import DataLoader, IterableDataset
 from prunesampler.capture.binder import check_counts
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import to_device
+from prunesampler.capture.last_layer import LastLayer
 from prunesampler.capture.plausibility import all_in_unit_interval, check_no_probabilities, many_columns
 from prunesampler.capture.row_function import RowFunction, ordered_ids
 from prunesampler.capture.row_loader import rows_of
 from prunesampler.capture.rows import RowSource, check_followed, row_stream
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, UnsupportedError
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, UnsupportedError, check_int
 from prunesampler.sampling.eligible import eligible_rows
-from prunesampler.scores.registry import SCORES
+from prunesampler.scores.registry import SCORES, Score, compute
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
+from prunesampler.tables.merge import merge
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.inputs import score_names, torch_device
+from prunesampler.tracking.inputs import score_names, target_tensor, torch_device
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreFunction, ScoreTracker
 
+_OF_TRAINED = {"grand", "grand_last"}  # scores that mean nothing at initialisation
+
 
 def score(
-    model: nn.Module,
+    model: nn.Module | Iterable[nn.Module],
     loader: DataLoader[Any] | RowSource,
     *,
     scores: Sequence[str] | None = None,
@@ -46,11 +52,13 @@ def score(
     target_fn: Callable[[Any], Any] | None = None,
     score_fn: ScoreFunction | None = None,
     num_rows: int | None = None,
+    memory: int | None = None,
     progress: bool = True,
     keys: Any = None,
     fingerprint: str | None = None,
+    all_rows: bool = False,
 ) -> ScoreTable:
-    """Score every row that ``loader`` hands out, in eval mode and without gradients, in one pass.
+    """Score every row that ``loader`` hands out, in eval mode, in one pass.
 
     This is the protocol that EL2N was published with (Paul et al. 2021), given a loader **without augmentation**; its
     order, batch size and workers do not matter. Published scores are means over ten models: one model's are noisier.
@@ -58,12 +66,14 @@ def score(
     it on one of them, with a loader over the whole dataset.
 
     Args:
-        model: any module; the inner one of a DistributedDataParallel is called.
+        model: any module; the inner one of a DistributedDataParallel or of ``torch.compile`` is called. Of several
+            modules, one after another, the table is what :func:`prunesampler.merge` makes of theirs: means.
         loader: a ``DataLoader`` over a map-style dataset, or a shard pipeline with rows. A row that comes several
             times gets its mean, one that does not come has no score; one that cannot come, as the sampler never
             draws it or the pipeline filters it, is not in the table.
-        scores: of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"`` and those of
-            :func:`prunesampler.register_score`; by default EL2N. With ``score_fn``, names that it must return.
+        scores: registered names, by default EL2N. Of logits there are ``"el2n"``, ``"loss"``, ``"margin"``,
+            ``"entropy"``; of the model ``"grand"`` and ``"grand_last"``; and those of
+            :func:`prunesampler.register_score`. With ``score_fn``, names that it must return.
         device: where batches go; by default the device of the model's parameters.
         row_fn: batch → (B,) its rows, ints, or str ids that ``keys`` has, where the batch says them itself; then any
             ``DataLoader`` or ``IterableDataset`` will do.
@@ -74,10 +84,13 @@ def score(
         target_fn: batch → (B,); by default the second of a tuple, or ``labels`` and the like in a dict.
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
         num_rows: size of the dataset; by default the length of the loader's.
+        memory: bytes that scores of the model may take for activations and gradients, beside the model and a batch;
+            by default half of what is free on a GPU, and 1 GiB on a CPU.
         progress: show a progress bar on stderr.
         keys: one str or int per row, kept in the table to carry scores to a dataset that has grown or moved; or a
             mapping {id: row}, from the ids that ``row_fn`` returns.
         fingerprint: what the dataset is recognised by; by default ours.
+        all_rows: have rows that cannot come in the table too, without scores.
 
     Returns:
         A table with protocol ``"rescored"``, the labels, and NaN for rows without a finite score.
@@ -89,63 +102,20 @@ def score(
         StateError: the loader handed nothing out, or two labels for one row.
 
     Warns:
-        PruneSamplerWarning: a score is not finite, or what is taken for logits has far more columns than there are
-            classes.
+        PruneSamplerWarning: a score is not finite; what is taken for logits has far more columns than there are
+            classes; or GraNd is asked of a model that predicts no better than chance.
 
     >>> from torch.utils.data import TensorDataset
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = model.weight.data.copy_(torch.eye(2))
     >>> dataset = TensorDataset(torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([1, 0]))
-    >>> table = score(model, DataLoader(dataset, batch_size=2), progress=False)
-    >>> table.scores["el2n"].round(3)
-    array([0.707, 0.067], dtype=float32)
+    >>> table = score(model, DataLoader(dataset, batch_size=2), scores=["el2n", "grand"], progress=False)
+    >>> table.scores["el2n"].round(3), table.scores["grand"].round(3)
+    (array([0.707, 0.067], dtype=float32), array([0.   , 0.201], dtype=float32))
     """
-    table = score_all(
-        model,
-        loader,
-        scores=scores,
-        device=device,
-        row_fn=row_fn,
-        input_fn=input_fn,
-        logits_fn=logits_fn,
-        target_fn=target_fn,
-        score_fn=score_fn,
-        num_rows=num_rows,
-        progress=progress,
-        keys=keys,
-        fingerprint=fingerprint,
-    )
-    if isinstance(getattr(loader, "dataset", loader), IterableDataset) or row_stream(loader) is not None:
-        return table if table.presentations is None else table.only(np.flatnonzero(table.presentations > 0))
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    eligible = eligible_rows(sampler, table.num_rows)
-    return table if eligible is None else table.only(eligible)
-
-
-def score_all(
-    model: nn.Module,
-    loader: DataLoader[Any] | RowSource,
-    *,
-    scores: Sequence[str] | None = None,
-    device: torch.device | str | int | None = None,
-    row_fn: Callable[[Any], Any] | None = None,
-    input_fn: Callable[[Any], Any] | None = None,
-    logits_fn: Callable[[Any], Tensor] | None = None,
-    target_fn: Callable[[Any], Any] | None = None,
-    score_fn: ScoreFunction | None = None,
-    num_rows: int | None = None,
-    progress: bool = True,
-    keys: Any = None,
-    fingerprint: str | None = None,
-) -> ScoreTable:
-    """As :func:`score`, with every row of the dataset in the table."""
-    if not isinstance(model, nn.Module):
-        raise ArgumentError("model", "must be a torch.nn.Module", model)
-    for name, function in (("input_fn", input_fn), ("logits_fn", logits_fn), ("target_fn", target_fn)):
-        if function is not None and not callable(function):
-            raise ArgumentError(name, "must be a function, or None", function)
-    if isinstance(model, DistributedDataParallel):
-        model = model.module  # its own forward would talk to ranks that may not be here
+    models = [model] if isinstance(model, nn.Module) else model
+    if not isinstance(models, Iterable):
+        raise ArgumentError("model", "must be a torch.nn.Module, or several", model)
     if scores is None and score_fn is None:
         scores = ("el2n",)
     if scores is not None and "forgetting" in scores:
@@ -155,50 +125,155 @@ def score_all(
         names = score_names(scores, own=False)
         others = {name: SCORES[name] for name in names if SCORES[name].needs != "logits"}
         scores = [name for name in names if name not in others] or None
-    if not isinstance(loader, RowSource):
-        check_followed(loader, row_fn=row_fn is not None)
-    told = None if row_fn is None else RowFunction(row_fn, loader, num_rows=num_rows, keys=keys)
-    stream = row_stream(loader)
-    dataset = None if stream is not None else getattr(loader, "dataset", None)
-    if stream is not None:
-        num_rows, fingerprint = num_rows or stream.num_rows, fingerprint or stream.fingerprint
-    if num_rows is None and told is not None:
-        num_rows = told.num_rows
-    if num_rows is None:
-        num_rows = _length(dataset)
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu"))
-    place = tensor.device if device is None else torch_device(device)
+    if memory is not None:
+        check_int("memory", memory, 1)
+    passes = functools.partial(
+        EvalPass,
+        loader=loader,
+        device=device,
+        row_fn=row_fn,
+        input_fn=input_fn,
+        logits_fn=logits_fn,
+        target_fn=target_fn,
+        num_rows=num_rows,
+        progress=progress,
+        keys=keys,
+        fingerprint=fingerprint,
+        own_scores=score_fn is not None,
+    )
+    tables = [
+        _table(passes(each), scores=scores, others=others, score_fn=score_fn, memory=memory, keys=keys)
+        for each in models
+    ]
+    if not tables:
+        raise ArgumentError("model", "must be a torch.nn.Module, or several", models)
+    table = tables[0] if len(tables) == 1 else merge(tables)
+    if all_rows:
+        return table
+    if isinstance(getattr(loader, "dataset", loader), IterableDataset) or row_stream(loader) is not None:
+        return table if table.presentations is None else table.only(np.flatnonzero(table.presentations > 0))
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    eligible = eligible_rows(sampler, table.num_rows)
+    return table if eligible is None else table.only(eligible)
+
+
+class EvalPass:
+    """A model in eval mode over the batches of a loader: rows, targets, inputs and output of each, one after another.
+
+    Args are those of :func:`score`. While the batches come, gradients are off; afterwards model, loader and random
+    generators are as before.
+
+    Attributes:
+        num_rows: size of the dataset.
+        fingerprint: what the dataset is recognised by, or None.
+        finder: finds logits and targets.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Any,
+        *,
+        device: Any = None,
+        row_fn: Callable[[Any], Any] | None = None,
+        input_fn: Callable[[Any], Any] | None = None,
+        logits_fn: Callable[[Any], Tensor] | None = None,
+        target_fn: Callable[[Any], Any] | None = None,
+        num_rows: int | None = None,
+        progress: bool = True,
+        keys: Any = None,
+        fingerprint: str | None = None,
+        own_scores: bool = False,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentError("model", "must be a torch.nn.Module", model)
+        for name, function in (("input_fn", input_fn), ("logits_fn", logits_fn), ("target_fn", target_fn)):
+            if function is not None and not callable(function):
+                raise ArgumentError(name, "must be a function, or None", function)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module  # its own forward would talk to ranks that may not be here
+        self.model: nn.Module = getattr(model, "_orig_mod", model)  # compiled, it has no layers to look into
+        if not isinstance(loader, RowSource):
+            check_followed(loader, row_fn=row_fn is not None)
+        self._told = None if row_fn is None else RowFunction(row_fn, loader, num_rows=num_rows, keys=keys)
+        stream = row_stream(loader)
+        dataset = None if stream is not None else getattr(loader, "dataset", None)
+        if stream is not None:
+            num_rows, fingerprint = num_rows or stream.num_rows, fingerprint or stream.fingerprint
+        if num_rows is None and self._told is not None:
+            num_rows = self._told.num_rows
+        self.num_rows: int = _length(dataset) if num_rows is None else num_rows
+        self.fingerprint = fingerprint_of(dataset) if fingerprint is None and dataset is not None else fingerprint
+        self.finder = Finder(logits_fn, target_fn, own_scores=own_scores)
+        self._loader, self._input_fn, self._progress = loader, input_fn, progress
+        tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0, device="cpu"))
+        self.device: torch.device = tensor.device if device is None else torch_device(device)
+
+    def __iter__(self) -> Iterator[Any]:
+        with _as_before(self.model, self._loader), torch.no_grad():
+            self.model.eval()
+            for rows, batch in _shown(rows_of(self._loader, self._told), self._loader, self._progress):
+                targets = self.finder.targets(batch, rows)
+                inputs = model_inputs(self.model, batch, targets) if self._input_fn is None else self._input_fn(batch)
+                inputs = to_device(inputs, self.device)
+                yield rows, targets, inputs, called(self.model, inputs)
+
+
+def _table(
+    batches: EvalPass,
+    *,
+    scores: Sequence[str] | None,
+    others: Mapping[str, Score],
+    score_fn: ScoreFunction | None,
+    memory: int | None,
+    keys: Any,
+) -> ScoreTable:
+    """One model's scores: ``scores`` of logits, or those of ``score_fn``, and ``others``."""
+    model, place, finder = batches.model, batches.device, batches.finder
     logits_score = score_fn if scores or score_fn else lambda logits, targets: {}
-    tracker = ScoreTracker(num_rows, scores=scores, device=place, score_fn=logits_score, group=Group())
-    finder, columns = Finder(logits_fn, target_fn, own_scores=score_fn is not None), 0
-    with _as_before(model, loader), torch.no_grad():
-        model.eval()
-        for rows, batch in _shown(rows_of(loader, told), loader, progress):
-            targets = finder.targets(batch, rows)
-            inputs = model_inputs(model, batch, targets) if input_fn is None else input_fn(batch)
-            inputs = to_device(inputs, place)
-            logits = finder.logits(called(model, inputs))
+    tracker = ScoreTracker(batches.num_rows, scores=scores, device=place, score_fn=logits_score, group=Group())
+    head = LastLayer(model) if any(entry.needs == "last_layer" for entry in others.values()) else None
+    columns, losses = 0, []
+    with head or nullcontext():
+        for rows, targets, inputs, output in batches:
+            logits = finder.logits(output)
             if isinstance(logits, Tensor):
                 check_counts(rows, logits, targets)
             # Class indices are looked at while they are on the CPU; a user's function wants its arguments together.
             tracker.update(rows, logits, targets if score_fn is None else to_device(targets, place))
             if score_fn is None and not columns:
                 check_no_probabilities(logits)
-                if logits_fn is None and (doubt := all_in_unit_interval(logits)):
-                    warnings.warn(doubt, PruneSamplerWarning, stacklevel=3)
+                if finder.logits_fn is None and (doubt := all_in_unit_interval(logits)):
+                    warnings.warn(doubt, PruneSamplerWarning, stacklevel=4)
                 columns = logits.shape[-1]
+            if not others:
+                continue
+            targets = to_device(target_tensor(targets), place).long()
+            if not others.keys().isdisjoint(_OF_TRAINED):
+                losses.append(compute(("loss",), logits, targets)["loss"])
             for name, entry in others.items():
-                given = (inputs, to_device(targets, place))
-                with torch.enable_grad():
-                    values = entry.values(name, *((model, *given) if entry.needs == "model" else given))
-                tracker.record(rows, **{name: values})
+                options: dict[str, Any] = {}
+                given: tuple[Any, ...] = (inputs,)
+                if entry.needs == "model":
+                    given = (model, inputs)
+                    options = {"logits_fn": finder.logits, "memory": memory} if entry.built_in else {}
+                elif head is not None and entry.needs == "last_layer":
+                    given = (*head.inputs(logits), logits)
+                with torch.set_grad_enabled(entry.needs != "last_layer"):
+                    tracker.record(rows, **{name: entry.values(name, *given, targets, **options)})
     tracker.end_epoch()
-    if fingerprint is None and dataset is not None:
-        fingerprint = fingerprint_of(dataset)
-    table = tracker.table(kind="rescored", keys=ordered_ids(keys), fingerprint=fingerprint)
+    table = tracker.table(kind="rescored", keys=ordered_ids(keys), fingerprint=batches.fingerprint)
     classes = 0 if table.labels is None else int(table.labels.max()) + 1
-    if logits_fn is None and classes and (doubt := many_columns(columns, classes)):
-        warnings.warn(doubt, PruneSamplerWarning, stacklevel=2)
+    if finder.logits_fn is None and classes and (doubt := many_columns(columns, classes)):
+        warnings.warn(doubt, PruneSamplerWarning, stacklevel=3)
+    # Without a relation between prediction and label, the mean loss is that of a uniform prediction or higher.
+    if losses and torch.cat(losses).mean() > 0.95 * math.log(columns):
+        warnings.warn(
+            f"{' and '.join(sorted(_OF_TRAINED & others.keys()))} of a model that predicts no better than chance: at "
+            "initialisation this selects no better than random rows (arXiv 2303.14753), so train some epochs first",
+            PruneSamplerWarning,
+            stacklevel=3,
+        )
     return table
 
 

@@ -31,7 +31,7 @@ from prunesampler.tables.fingerprint import check_same_dataset
 from prunesampler.tables.fingerprint import contents as contents_of
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.eval_pass import score_all
+from prunesampler.tracking.eval_pass import score
 from prunesampler.tracking.inputs import score_names
 from prunesampler.tracking.ranks import Group
 from prunesampler.tracking.tracker import ScoreTracker
@@ -311,7 +311,7 @@ def attach(
     model_ref = weakly(model)  # it carries the run, which is not to keep it
 
     def rescored(tracked: ScoreTable | None) -> ScoreTable:
-        table = score_all(
+        table = score(
             cast(nn.Module, model_ref()),
             cast(Any, rescore),
             scores=None if scores is None and score_fn is not None else [s for s in config.scores if s != "forgetting"],
@@ -323,6 +323,7 @@ def attach(
             score_fn=score_fn,
             keys=ids,
             fingerprint=fingerprint,
+            all_rows=True,
         )
         counts = {} if tracked is None else {name: getattr(tracked, name) for name in _COUNTS}
         return table.replace(provenance={"scoring": config.scoring()}, **counts)

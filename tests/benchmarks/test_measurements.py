@@ -41,6 +41,13 @@ def test_the_tracker_beside_cross_entropy(tmp_path: Path) -> None:
     assert "| attached |" in told
 
 
+def test_scores_of_the_model_beside_a_plain_loop(tmp_path: Path) -> None:
+    told = run("model_scores.py", "--smoke", "--out", tmp_path / "model-scores.json")
+    seconds = json.loads((tmp_path / "model-scores.json").read_text())["seconds"]
+    assert seconds["grand"] > 0
+    assert all(f"| {name} |" in told for name in seconds)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_soak_counts_handles_and_threads(tmp_path: Path) -> None:
     told = run("soak.py", "--smoke", "--out", tmp_path / "soak.json")

@@ -51,7 +51,8 @@ def wanted(network: nn.Module) -> np.ndarray:
 
 def test_built_in_scores_have_their_published_directions() -> None:
     directions = {name: entry.direction for name, entry in SCORES.items() if entry.built_in}
-    assert directions == {"el2n": "higher", "loss": "higher", "margin": "lower", "entropy": "higher"}
+    higher = ("el2n", "loss", "entropy", "grand", "grand_last")
+    assert directions == {"margin": "lower"} | dict.fromkeys(higher, "higher")
 
 
 def test_score_and_select_follow_it_through_a_file(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ RESERVED = [*score_table._RESERVED, "rows", "correct", "el2n_spread", "", 3]
         ({"function": lambda logits, targets: logits[:, 0]}, "name must not be that of another"),
         ({"function": 3}, "function must be"),
         ({"direction": "up"}, "direction must be one of 'higher', 'lower'"),
-        ({"needs": "labels"}, "needs must be one of 'logits', 'inputs', 'model'"),
+        ({"needs": "labels"}, "needs must be one of 'logits', 'last_layer', 'inputs'"),
     ],
 )
 def test_what_cannot_be_registered(changed: dict[str, Any], match: str) -> None:

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from prunesampler.capture.rows import RowBatch
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
@@ -230,6 +238,50 @@ def test_soft_targets_by_a_function() -> None:
     torch.testing.assert_close(torch.tensor(table.scores["mine"]), direct(Net(), images()), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:grand:prunesampler.PruneSamplerWarning")  # labels at random
+def test_several_models_are_averaged_one_after_another() -> None:
+    dataset, models = images(), [Net(), Net()]
+    models[1].head.bias.data[0] += 1
+    loader = DataLoader(dataset, 8)
+    table = run((model for model in models), loader, scores=["el2n", "grand"])
+    for name in ("el2n", "grand"):
+        single = [run(model, loader, scores=[name]).scores[name] for model in models]
+        np.testing.assert_allclose(table.scores[name], np.mean(single, axis=0), rtol=1e-5)
+        assert table.protocols[name]["runs"] == 2
+        assert table.protocols[name]["between_runs"] < 1
+    for wrong in ([], [Net(), 3]):
+        with pytest.raises(ArgumentError, match=r"model must be a torch\.nn\.Module"):
+            run(wrong, loader)
+
+
+@pytest.mark.filterwarnings("ignore:grand:prunesampler.PruneSamplerWarning")  # labels at random
+def test_scores_of_the_model_leave_it_alone_and_take_the_users_functions() -> None:
+    x, y = images().tensors
+
+    class Wrapped(Net):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            return {"deep": [super().forward(x)]}
+
+    model = Wrapped()
+    options: dict[str, Any] = {"logits_fn": lambda output: output["deep"][0], "target_fn": lambda batch: batch[0]}
+    before = everything(model)
+    loader = DataLoader(TensorDataset(y, x), 8)
+    table = run(model, loader, scores=["grand_last", "grand"], input_fn=lambda batch: batch[1], **options)
+    assert str(everything(model)) == str(before)
+    plain = run(torch.compile(Net(), backend="eager"), DataLoader(images(), 5), scores=["grand_last", "grand"])
+    for name in ("grand_last", "grand"):
+        np.testing.assert_allclose(table.scores[name], plain.scores[name], rtol=1e-4)
+    assert (table.scores["grand_last"] < table.scores["grand"]).all()
+
+
+def test_rows_that_cannot_come_are_in_the_table_if_asked_for() -> None:
+    loader = DataLoader(images(), 4, sampler=SubsetRandomSampler([5, 1]))
+    assert run(Net(), loader).rows.tolist() == [1, 5]
+    table = run(Net(), loader, all_rows=True)
+    assert np.flatnonzero(~np.isnan(table.scores["el2n"])).tolist() == [1, 5]
+    assert len(table) == N
+
+
 def test_rows_that_do_not_come_have_no_score() -> None:
     dataset = images()
     table = run(Net(), DataLoader(dataset, 8, drop_last=True), keys=list(range(N)))
@@ -293,6 +345,7 @@ def bad_label() -> DataLoader[Any]:
         (DataLoader(images(), 8), {"model": 3}, ArgumentError, "model must be"),
         (DataLoader(images(), 8), {"scores": ["forgetting"]}, ArgumentError, "forgetting"),
         (DataLoader(images(), 8), {"scores": ["el2m"]}, ArgumentError, "scores must"),
+        (DataLoader(images(), 8), {"memory": 0}, ArgumentError, "memory must be an int >= 1"),
         (DataLoader(images(), 8), {"device": "nowhere"}, ArgumentError, "device must"),
         (DataLoader(images(), 8), {"target_fn": 3}, ArgumentError, "target_fn must"),
         (DataLoader(images(), 8), {"num_rows": 10}, ArgumentError, "rows must"),
