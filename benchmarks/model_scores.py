@@ -23,7 +23,7 @@ from prunesampler.capture.last_layer import LastLayer
 from prunesampler.cli.training import small
 from prunesampler.scores.gradients import grand, grand_last
 
-LOOP = "plain loop over samples"
+LOOP, VMAP = "plain loop over samples", "torch.func.vmap, 8 samples at once"
 
 
 def norms(gradients: Any) -> Tensor:
@@ -68,17 +68,23 @@ def last_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return grand_last(layer, features, logits, y)
 
 
-def opacus_arm(model: nn.Module) -> Callable[..., Tensor]:
+def opacus_arms(model: nn.Module) -> dict[str, Callable[..., Tensor]]:
+    """Opacus takes no batch norm, so both arms are of the network with the group norm that it puts there."""
     from opacus import GradSampleModule
+    from opacus.validators import ModuleValidator
 
-    wrapped = GradSampleModule(copy.deepcopy(model), loss_reduction="sum", strict=False)
+    fixed = ModuleValidator.fix(model).eval()
+    wrapped = GradSampleModule(copy.deepcopy(fixed), loss_reduction="sum")
 
-    def arm(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def opacus(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         wrapped.zero_grad()
         cross_entropy(wrapped(x), y, reduction="sum").backward()
         return norms(p.grad_sample for p in wrapped.parameters() if p.requires_grad)
 
-    return arm
+    return {
+        "Opacus, with group norm": opacus,
+        "grand, with group norm": lambda _, x, y: grand(fixed, x, y),
+    }
 
 
 def table(report: dict[str, Any]) -> list[str]:
@@ -115,16 +121,15 @@ def main() -> None:
         LOOP: plain_loop,
         "grand": lambda model, x, y: grand(model, x, y),
         "grand_last": last_layer,
-        "torch.func.vmap, 8 samples at once": functools.partial(vmapped, chunk=8),
+        VMAP: functools.partial(vmapped, chunk=8),
     }
-    expected = plain_loop(model, x, y)
     with contextlib.suppress(ModuleNotFoundError):
-        arms["Opacus"] = opacus_arm(model)
+        arms |= opacus_arms(model)
     times: dict[str, list[float]] = {name: [] for name in arms}
-    for name, arm in arms.items():
-        found = arm(model, x, y)  # warms up
-        if found is not None and name != "grand_last":
-            torch.testing.assert_close(found.detach(), expected, rtol=1e-3, atol=1e-4)
+    found = {name: arm(model, x, y) for name, arm in arms.items()}  # warms up
+    for name, same in ((LOOP, "grand"), (LOOP, VMAP), ("Opacus, with group norm", "grand, with group norm")):
+        if name in found:
+            torch.testing.assert_close(found[same].detach(), found[name], rtol=1e-3, atol=1e-4)
     for _ in range(options.repeats):
         for name, arm in arms.items():
             began = time.perf_counter()

@@ -32,6 +32,7 @@ from prunesampler.tables.score_table import (
     ScoreTable as ScoreTable,
 )
 from prunesampler.tracking.eval_pass import score as score
+from prunesampler.tracking.features import features as features
 from prunesampler.tracking.tracker import ScoreTracker as ScoreTracker
 from prunesampler.training.attach import attach as attach
 from prunesampler.training.attached_loader import AttachedLoader as AttachedLoader

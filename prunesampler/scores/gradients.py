@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.autograd.graph import get_gradient_edge
 
-from prunesampler.errors import UnsupportedError, check_int
-from prunesampler.scores.logits import check_logits, el2n
+from prunesampler.errors import UnsupportedError
+from prunesampler.scores.batch import Batch, kept_bytes, loss_sum, memory_for, wide
+from prunesampler.scores.logits import el2n
 
 _log = logging.getLogger(__name__)
 
-_CPU_MEMORY = 1 << 30
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 _CLOSED = (nn.Linear, nn.Conv2d, *_NORMS)  # these types, not their subclasses, which may compute anything
 _looped: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that the log already knows to be slow
@@ -75,17 +74,18 @@ def grand(
     >>> grand(model, torch.tensor([[2.0, 2.0]]), torch.tensor([0]))
     tensor([2.1213])
     """
-    memory = _found(targets.device) if memory is None else check_int("memory", memory, 1)
+    memory = memory_for(targets.device, memory)
     batch = Batch(model, inputs, targets, logits_fn)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise UnsupportedError(f"no parameter of this {type(model).__name__} requires a gradient: unfreeze some")
     with torch.enable_grad():
         probe = len(batch) // 2
-        expected, per_sample = _probed(batch[probe : probe + 1], trained)
+        with kept_bytes(model) as kept:
+            expected = _alone(batch[probe : probe + 1], trained).unsqueeze(0)
         if len(batch) == 1:
             return expected.sqrt().float()
-        size = max(1, memory // (3 * per_sample))
+        size = max(1, memory // (3 * sum(kept.values()) or 1))
         squares = torch.cat([_together(part, trained, memory) for part in batch.split(size)])
         half = any(p.dtype in (torch.float16, torch.bfloat16) for p in trained.values())
         if not torch.isclose(squares[probe], expected[0], rtol=0.2 if half else 0.01, atol=0.0, equal_nan=True):
@@ -93,81 +93,8 @@ def grand(
     return squares.clamp_(min=0).sqrt_().float()
 
 
-class Batch:
-    """What a model is called with for (B,) targets, of which single samples can be taken.
-
-    Tensors in ``inputs`` whose first axis has length B belong to the samples; anything else is given to each.
-    """
-
-    def __init__(
-        self, model: nn.Module, inputs: Any, targets: Tensor, logits_fn: Callable[[Any], Tensor] | None = None
-    ) -> None:
-        self.model, self.targets, self._logits_fn = model, targets, logits_fn
-        self.leaves, self.form = tree_flatten(inputs)
-        self.axes = tuple(
-            0 if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(targets) else None for leaf in self.leaves
-        )
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, samples: slice) -> Batch:
-        leaves = [leaf if axis is None else leaf[samples] for leaf, axis in zip(self.leaves, self.axes, strict=True)]
-        return Batch(self.model, tree_unflatten(leaves, self.form), self.targets[samples], self._logits_fn)
-
-    def split(self, size: int) -> Iterator[Batch]:
-        """In parts of ``size`` samples."""
-        return (self[start : start + size] for start in range(0, len(self), size))
-
-    def logits(self, leaves: Any = None, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """(B, C) logits, of other leaves of the inputs and with other parameters where they are given."""
-        inputs = tree_unflatten(list(self.leaves if leaves is None else leaves), self.form)
-        args, keywords = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
-        args = args if isinstance(args, tuple) else (args,)
-        if parameters is None:
-            output = self.model(*args, **keywords)
-        else:
-            output = torch.func.functional_call(self.model, dict(parameters), args, keywords)
-        return output if self._logits_fn is None else self._logits_fn(output)
-
-
-def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """A number with the gradient of the cross entropy's sum over samples; exact for confident ones too.
-
-    Autograd's log-softmax has 1 − p for the label, and so 0 where p rounds to 1.
-    """
-    check_logits(logits, targets)
-    logits = _wide(logits)
-    label = targets.long().unsqueeze(1)
-    others = logits.detach().softmax(1).scatter(1, label, 0.0)
-    return (logits * others.scatter(1, label, -others.sum(1, keepdim=True))).sum()
-
-
-def _found(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_MEMORY
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 def _sum_of_squares(gradients: Any) -> Tensor:
-    return torch.stack([_wide(g).square().sum() for g in gradients if g is not None]).sum()
-
-
-def _probed(sample: Batch, trained: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """The (1,) squared norm of one sample by autograd alone, and the bytes that its backward keeps."""
-    known = {p.untyped_storage().data_ptr() for p in sample.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        if (place := tensor.untyped_storage().data_ptr()) not in known:
-            kept[place] = max(kept.get(place, 1), tensor.numel() * tensor.element_size())
-        return tensor
-
-    with saved_tensors_hooks(note, lambda tensor: tensor):
-        square = _alone(sample, trained)
-    return square.unsqueeze(0), sum(kept.values()) or 1
+    return torch.stack([wide(g).square().sum() for g in gradients if g is not None]).sum()
 
 
 def _alone(sample: Batch, trained: Mapping[str, Tensor]) -> Tensor:
@@ -192,7 +119,7 @@ def _one_by_one(batch: Batch, parameters: Mapping[str, Tensor], memory: int) -> 
         with torch.no_grad():
             chunk = max(1, memory // per_sample)
             every = torch.func.vmap(squares, (batch.axes, 0), chunk_size=chunk)
-            return every(tuple(batch.leaves), batch.targets)  # type: ignore[no-any-return]
+            return every(tuple(batch.leaves), batch.targets)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -225,7 +152,7 @@ def _together(batch: Batch, trained: Mapping[str, Tensor], memory: int) -> Tenso
         if call.edge.node.metadata is not None and len(call.inputs) % len(batch) == 0
     ]
     once = [(call, names) for call, names in once if names]
-    squares = _wide(logits.detach().new_zeros(len(batch)))
+    squares = wide(logits.detach().new_zeros(len(batch)))
     if once:
         edges = [call.edge for call, _ in once]
         gradients = torch.autograd.grad(loss_sum(logits, batch.targets), edges, allow_unused=True)
@@ -270,8 +197,9 @@ def _uses(result: Tensor) -> Counter[Tensor]:
             continue
         seen.add(node)
         for before, _ in node.next_functions:
-            if hasattr(before, "variable"):
-                uses[before.variable] += 1
+            parameter = getattr(before, "variable", None)
+            if parameter is not None:
+                uses[parameter] += 1
             else:
                 waiting.append(before)
     return uses
@@ -281,11 +209,11 @@ def _layer_squares(
     layer: nn.Module, names: list[str], inputs: Tensor, gradient: Tensor, size: int, memory: int
 ) -> Tensor:
     """(size,) squared gradients of a layer's parameters, summed, from its inputs and the gradient of its output."""
-    gradient = _wide(gradient)
+    gradient = wide(gradient)
     if isinstance(layer, _NORMS):
-        products = {"weight": _wide(_normalized(layer, inputs)) * gradient, "bias": gradient}
+        products = {"weight": wide(_normalized(layer, inputs)) * gradient, "bias": gradient}
         return torch.stack([_over_places(layer, products[name], size).square().sum(1) for name in names]).sum(0)
-    inputs, squares = _wide(inputs), gradient.new_zeros(size)
+    inputs, squares = wide(inputs), gradient.new_zeros(size)
     if isinstance(layer, nn.Conv2d):
         outputs = gradient.reshape(size, -1, *gradient.shape[1:]).transpose(1, 2).flatten(2)  # (B, out, places)
         width, groups = layer.weight[0].numel() * layer.groups, layer.groups

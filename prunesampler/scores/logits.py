@@ -14,6 +14,8 @@ from prunesampler.errors import ArgumentError, UnsupportedError
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _BITS_PER_NAT = math.log2(math.e)  # torch's exp2 takes a third less time than its exp
+_OVER_EPOCHS = {"aum": "margin", "aum_softmax": "softmax_margin", "dyn_unc": "probability", "dual": "probability"}
+_OF_ODDS = {"el2n", "loss", "softmax_margin", "probability"}
 _FEW_CLASSES = 32  # up to here a CPU reduces columns of classes faster than rows
 
 
@@ -81,6 +83,7 @@ class Prediction:
         """For the scores ``names`` of checked (B, C) logits, whose memory may be overwritten, and (B,) targets."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         classes = logits.shape[1]
+        names = {_OVER_EPOCHS.get(name, name) for name in names}
         along = 0 if logits.is_cpu and classes <= _FEW_CLASSES else 1
         numbers = {"entropy": _entropies(logits)} if "entropy" in names else {}
         if along == 0:
@@ -95,7 +98,7 @@ class Prediction:
         numbers["best_other"] = best = others.amax(along)
         if "correct" in names:
             numbers["correct"] = _is_argmax(others, along, numbers["label"], best, targets)
-        if "el2n" in names or "loss" in names:
+        if not names.isdisjoint(_OF_ODDS):
             odds = others.sub_(best.unsqueeze(along)).mul_(_BITS_PER_NAT).exp2_()
             numbers["odds_sum"] = odds.sum(along)
             if "el2n" in names:
@@ -124,7 +127,11 @@ class Prediction:
         return torch.add(self.numbers["odds_sum"], self._lead, alpha=0)
 
     def score(self, name: str) -> Tensor:
-        """(B,) float32, a built-in score, NaN for targets outside of the classes; or bools for ``"correct"``."""
+        """(B,) float32, a built-in score, NaN for targets outside of the classes; or bools for ``"correct"``.
+
+        Of a score over epochs, what it is made of in each.
+        """
+        name = _OVER_EPOCHS.get(name, name)
         if name == "correct":
             return self.numbers["correct"] & self.valid
         if name == "el2n":
@@ -134,6 +141,11 @@ class Prediction:
             values = F.softplus(self._lead + self._odds_sum.log())
         elif name == "margin":
             values = -self._lead
+        elif name == "probability":
+            values = (self._lead + self._odds_sum.log()).neg().sigmoid()
+        elif name == "softmax_margin":
+            best_other = self._lead.neg().exp_().add_(self._odds_sum).reciprocal_()
+            values = (self._lead + self._odds_sum.log()).neg().sigmoid() - best_other
         else:
             values = self.numbers["entropy"]
         return self.masked(values)
@@ -197,6 +209,24 @@ def margin(logits: Tensor, targets: Tensor) -> Tensor:
     tensor([0.5000])
     """
     return _alone("margin", logits, targets)
+
+
+def softmax_margin(logits: Tensor, targets: Tensor) -> Tensor:
+    """Label's probability minus the largest other one, in [−1, 1], **lower** is harder; otherwise as :func:`el2n`.
+
+    >>> softmax_margin(torch.zeros(1, 4), torch.tensor([2]))
+    tensor([0.])
+    """
+    return _alone("softmax_margin", logits, targets)
+
+
+def probability(logits: Tensor, targets: Tensor) -> Tensor:
+    """Label's probability, softmax(logits)[target], in [0, 1], **lower** is harder; otherwise as :func:`el2n`.
+
+    >>> probability(torch.zeros(1, 4), torch.tensor([2]))
+    tensor([0.2500])
+    """
+    return _alone("probability", logits, targets)
 
 
 def entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError, check_choice
-from prunesampler.scores import gradients
+from prunesampler.scores import curvature, dynamics, gradients
 from prunesampler.scores import logits as formulas
 from prunesampler.scores.logits import Prediction, check_logits
 
@@ -23,6 +23,16 @@ _RESERVED = ("row", "rows", "key", "shard", "weight", "label", *_COUNTED)
 
 
 @dataclass(frozen=True)
+class About:
+    """What the docs' table says of a score."""
+
+    what: str
+    cost: str
+    use: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Score:
     """A score's entry in the registry.
 
@@ -32,12 +42,19 @@ class Score:
         needs: what the function is given.
         built_in: whether it is one of ours: of logits, :class:`~prunesampler.scores.logits.Prediction` has it, from
             work that it shares with others; of the model, the function takes ``logits_fn`` and ``memory`` too.
+        over_epochs: whether it is one of all epochs together, whatever the reduction, so that one pass has none. The
+            function gives what it is made of in each: a mean over epochs, or
+        window: of windows, (N, 10) → (N,).
+        about: what stands in the docs.
     """
 
     function: Callable[..., Tensor]
     direction: Direction
     needs: Needs = "logits"
     built_in: bool = False
+    over_epochs: bool = False
+    window: Callable[[Tensor], Tensor] | None = None
+    about: About | None = None
 
     def values(self, name: str, *given: Any, **options: Any) -> Tensor:
         """The function's (B,) values, given as many targets at the end."""
@@ -48,14 +65,155 @@ class Score:
         return values.detach()
 
 
+_EL2N = "[Paul et al. 2021](https://arxiv.org/abs/2107.07075)"
+_AUM = "[Pleiss et al. 2020](https://arxiv.org/abs/2001.10528)"
+_FREE, _PASS = "nothing beside the forward", "a forward and a backward with norms of every layer's gradient"
+
 SCORES: dict[str, Score] = {
-    "el2n": Score(formulas.el2n, "higher", built_in=True),
-    "loss": Score(formulas.loss, "higher", built_in=True),
-    "margin": Score(formulas.margin, "lower", built_in=True),
-    "entropy": Score(formulas.entropy, "higher", built_in=True),
-    "grand": Score(gradients.grand, "higher", "model", built_in=True),
-    "grand_last": Score(gradients.grand_last, "higher", "last_layer", built_in=True),
+    "el2n": Score(
+        formulas.el2n,
+        "higher",
+        built_in=True,
+        about=About(
+            "distance between the prediction and the label", _FREE, "by default; a few epochs are enough", _EL2N
+        ),
+    ),
+    "loss": Score(
+        formulas.loss, "higher", built_in=True, about=About("cross entropy", _FREE, "if your field is used to it", "")
+    ),
+    "margin": Score(
+        formulas.margin,
+        "lower",
+        built_in=True,
+        about=About("the label's logit minus the best other one", _FREE, "to look for wrong labels, beside EL2N", _AUM),
+    ),
+    "entropy": Score(
+        formulas.entropy,
+        "higher",
+        built_in=True,
+        about=About("how undecided the prediction is, whatever the label", _FREE, "without trust in the labels", ""),
+    ),
+    "aum": Score(
+        formulas.margin,
+        "lower",
+        built_in=True,
+        over_epochs=True,
+        about=About(
+            "the mean of the margin over all epochs, whatever `reduction` says",
+            _FREE,
+            "to look for wrong labels, over a whole run",
+            _AUM,
+        ),
+    ),
+    "aum_softmax": Score(
+        formulas.softmax_margin,
+        "lower",
+        built_in=True,
+        over_epochs=True,
+        about=About(
+            "the same of probabilities instead of logits",
+            _FREE,
+            "to follow CCS, which selects by it",
+            "[Zheng et al. 2023](https://arxiv.org/abs/2210.15809)",
+        ),
+    ),
+    "dyn_unc": Score(
+        formulas.probability,
+        "higher",
+        built_in=True,
+        over_epochs=True,
+        window=dynamics.dyn_unc,
+        about=About(
+            "the standard deviation of the label's probability in windows of ten epochs, averaged",
+            _FREE,
+            "if you score a whole run; rows have it from the tenth epoch on",
+            "[He et al. 2024](https://arxiv.org/abs/2306.05175)",
+        ),
+    ),
+    "dual": Score(
+        formulas.probability,
+        "higher",
+        built_in=True,
+        over_epochs=True,
+        window=dynamics.dual,
+        about=About(
+            "the same times 1 − the mean probability",
+            _FREE,
+            "over the first 30 of 200 epochs, as published; rows have it from the tenth epoch on",
+            "[Cho et al. 2025](https://arxiv.org/abs/2502.06905)",
+        ),
+    ),
+    "grand": Score(
+        gradients.grand,
+        "higher",
+        "model",
+        built_in=True,
+        about=About(
+            "norm of the loss gradient over all parameters that train",
+            _PASS,
+            "where EL2N's approximation is in doubt; never at initialisation, where it "
+            "[does not reproduce](https://arxiv.org/abs/2303.14753)",
+            _EL2N,
+        ),
+    ),
+    "grand_last": Score(
+        gradients.grand_last,
+        "higher",
+        "last_layer",
+        built_in=True,
+        about=About(
+            "the same over the last layer alone: EL2N · √(‖features‖² + 1)",
+            "a forward",
+            "as `grand`, for less",
+            _EL2N,
+        ),
+    ),
+    "curvature": Score(
+        curvature.curvature,
+        "higher",
+        "model",
+        built_in=True,
+        about=About(
+            "by how much the input's gradient changes along its signs",
+            "two forwards and two backwards",
+            'to keep prototypes: coresets by it keep the lowest, `method="bottom"`',
+            "[Garg and Roy 2023](https://openaccess.thecvf.com/content/CVPR2023/html/"
+            "Garg_Samples_With_Low_Loss_Curvature_Improve_Data_Efficiency_CVPR_2023_paper.html)",
+        ),
+    ),
+    "curvature_rademacher": Score(
+        curvature.curvature_rademacher,
+        "higher",
+        "model",
+        built_in=True,
+        about=About(
+            "the same as a mean over ten directions of random signs",
+            "eleven forwards and eleven backwards",
+            "as `curvature`, with less noise",
+            "the authors' later code",
+        ),
+    ),
 }
+_NEEDED = {"logits": "logits", "last_layer": "the last layer's input", "inputs": "inputs", "model": "the model"}
+_FORGETTING = (
+    "| `forgetting` | how often a row went from right to wrong, as `argmax` says | logits, over epochs | "
+    f"{_FREE} | if you score a whole run, or most of it; not to look for wrong labels | "
+    "[Toneva et al. 2019](https://arxiv.org/abs/1812.05159) |"
+)
+
+
+def markdown() -> str:
+    """The table of all built-in scores in the docs."""
+    lines = ["| score | what it is | needs | cost | take it | source |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, entry in SCORES.items():
+        if entry.about is not None:
+            end = "; lower is harder" if entry.direction == "lower" else ""
+            needs = _NEEDED[entry.needs] + ", over epochs" * entry.over_epochs
+            about = entry.about
+            lines.append(f"| `{name}` | {about.what}{end} | {needs} | {about.cost} | {about.use} | {about.source} |")
+        if name == "el2n":
+            lines.append(_FORGETTING)
+    return "\n".join(lines) + "\n"
 
 
 def register_score(

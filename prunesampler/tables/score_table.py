@@ -36,6 +36,9 @@ _COUNTS = {
 _RESERVED = ("row", "key", "shard", "label", "weight", "forgetting", *_COUNTS)
 
 
+_LOWER = ("margin", "aum", "aum_softmax")  # harder
+
+
 class ScoreTable(Stored):
     """One float per row and score, with counts and provenance. Immutable.
 
@@ -51,7 +54,7 @@ class ScoreTable(Stored):
         keys: (N,) str or int that name the samples outside of this dataset (paths, ids).
         shards: (N,) names of the tar shards that the samples lie in.
         fingerprint: what the dataset is recognised by.
-        directions: score → "higher" or "lower", whichever is harder; by default lower for margin, else higher.
+        directions: score → "higher" or "lower", whichever is harder; by default lower for margins, else higher.
         protocols: score → JSON, how it was measured (kind "online" or "rescored", epochs, reduction, runs).
         provenance: JSON, what else should stand in the file (seed, model).
 
@@ -131,7 +134,7 @@ class ScoreTable(Stored):
         self.directions = self._directions(json_object("directions", directions))
 
     def _directions(self, given: dict[str, Any]) -> dict[str, str]:
-        known = {name: "lower" if name == "margin" else "higher" for name in self.scores}
+        known = {name: "lower" if name in _LOWER else "higher" for name in self.scores}
         if self.forgetting_events is not None:
             known["forgetting"] = "higher"
         for name, direction in given.items():

@@ -72,8 +72,9 @@ def score(
             times gets its mean, one that does not come has no score; one that cannot come, as the sampler never
             draws it or the pipeline filters it, is not in the table.
         scores: registered names, by default EL2N. Of logits there are ``"el2n"``, ``"loss"``, ``"margin"``,
-            ``"entropy"``; of the model ``"grand"`` and ``"grand_last"``; and those of
-            :func:`prunesampler.register_score`. With ``score_fn``, names that it must return.
+            ``"entropy"``; of the model ``"grand"``, ``"grand_last"``, ``"curvature"`` and
+            ``"curvature_rademacher"``; and those of :func:`prunesampler.register_score`. With ``score_fn``, names
+            that it must return.
         device: where batches go; by default the device of the model's parameters.
         row_fn: batch → (B,) its rows, ints, or str ids that ``keys`` has, where the batch says them itself; then any
             ``DataLoader`` or ``IterableDataset`` will do.
@@ -118,11 +119,12 @@ def score(
         raise ArgumentError("model", "must be a torch.nn.Module, or several", model)
     if scores is None and score_fn is None:
         scores = ("el2n",)
-    if scores is not None and "forgetting" in scores:
-        raise ArgumentError("scores", "must not name forgetting, which takes more than one pass", scores)
     others = {}
+    names = () if scores is None else score_names(scores, own=score_fn is not None)
+    for name in names:
+        if name == "forgetting" or (score_fn is None and SCORES[name].over_epochs):
+            raise ArgumentError("scores", f"must not name {name}, which takes more than one pass", scores)
     if score_fn is None:
-        names = score_names(scores, own=False)
         others = {name: SCORES[name] for name in names if SCORES[name].needs != "logits"}
         scores = [name for name in names if name not in others] or None
     if memory is not None:
@@ -184,6 +186,7 @@ class EvalPass:
         keys: Any = None,
         fingerprint: str | None = None,
         own_scores: bool = False,
+        title: str = "scoring",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError("model", "must be a torch.nn.Module", model)
@@ -205,18 +208,26 @@ class EvalPass:
         self.num_rows: int = _length(dataset) if num_rows is None else num_rows
         self.fingerprint = fingerprint_of(dataset) if fingerprint is None and dataset is not None else fingerprint
         self.finder = Finder(logits_fn, target_fn, own_scores=own_scores)
-        self._loader, self._input_fn, self._progress = loader, input_fn, progress
+        self._loader, self._input_fn, self._progress, self._title = loader, input_fn, progress, title
         tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0, device="cpu"))
         self.device: torch.device = tensor.device if device is None else torch_device(device)
 
     def __iter__(self) -> Iterator[Any]:
+        for rows, batch in self.batches():
+            targets = self.finder.targets(batch, rows)
+            inputs = self.inputs(batch, targets)
+            yield rows, targets, inputs, called(self.model, inputs)
+
+    def batches(self) -> Iterator[Any]:
+        """Rows and batch, one after another, with the model in eval mode and without gradients."""
         with _as_before(self.model, self._loader), torch.no_grad():
             self.model.eval()
-            for rows, batch in _shown(rows_of(self._loader, self._told), self._loader, self._progress):
-                targets = self.finder.targets(batch, rows)
-                inputs = model_inputs(self.model, batch, targets) if self._input_fn is None else self._input_fn(batch)
-                inputs = to_device(inputs, self.device)
-                yield rows, targets, inputs, called(self.model, inputs)
+            yield from _shown(rows_of(self._loader, self._told), self._loader, self._progress, self._title)
+
+    def inputs(self, batch: Any, targets: Any = None) -> Any:
+        """What the model is called with."""
+        found = model_inputs(self.model, batch, targets) if self._input_fn is None else self._input_fn(batch)
+        return to_device(found, self.device)
 
 
 def _table(
@@ -284,13 +295,13 @@ def _length(dataset: Any) -> int:
         raise ArgumentError("num_rows", "must be given for a loader without a dataset of known length", None) from None
 
 
-def _shown(batches: Iterator[Any], loader: Any, progress: bool) -> Iterator[Any]:
+def _shown(batches: Iterator[Any], loader: Any, progress: bool, title: str) -> Iterator[Any]:
     if not progress:
         return batches
     from tqdm import tqdm  # here, so that importing the package stays light
 
     total = operator.length_hint(loader) or None if row_stream(loader) is None else None
-    return iter(tqdm(batches, desc="scoring", total=total, unit="batch"))
+    return iter(tqdm(batches, desc=title, total=total, unit="batch"))
 
 
 def model_inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
@@ -307,6 +318,8 @@ def model_inputs(model: nn.Module, batch: Any, targets: Any) -> Any:
             return entries
     elif isinstance(batch, (tuple, list)) and batch:
         return (batch[0],)
+    elif isinstance(batch, Tensor):
+        return (batch,)
     raise UnsupportedError(
         f"no inputs for {type(model).__name__} in a batch of type {type(batch).__name__}: expected the first of a "
         "tuple, or entries of a dict that forward() takes; give input_fn=, a function from the batch to the inputs"

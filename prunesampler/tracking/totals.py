@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError, StateError
+from prunesampler.scores.dynamics import WINDOW, slide
 from prunesampler.scores.registry import SCORES
 from prunesampler.tables.agreement import spearman
 from prunesampler.tables.score_table import ScoreTable
@@ -40,6 +41,8 @@ class Totals:
         non_finite: (N,) int32 by recorded column, and ``SCORED`` for the scores: presentations left out of the sums.
         last_epoch: (N,) int32, the last epoch in which a row was presented, −1 for none.
         forgetting_events: (N,) int32, or None.
+        recent: (10 N,) float32 by score over windows of epochs, row by row: its values in the last epochs.
+        window_epochs: (N,) int32, in how many epochs a row had such values; None where there are no windows.
         earlier_events: (N,) int32, those before the present window of ``forgetting_window`` epochs; None without one.
         nothing_finite: whether the last merge brought presentations, none of them with a finite score.
         torn: whether a merge was broken off in the middle, so that sums and counts do not belong together.
@@ -61,12 +64,17 @@ class Totals:
         self._window = forgetting_window
         self._num_rows, self._reduction, self._first = num_rows, reduction, first
         self._scores = tuple(scores)
-        self._halved = self._scores if reduction == "mean" else ()
+        over_epochs = {name: SCORES[name] for name in self._scores if name in SCORES and SCORES[name].over_epochs}
+        self._windows = {name: entry.window for name, entry in over_epochs.items() if entry.window is not None}
+        self._averaged = over_epochs.keys() - self._windows.keys()  # whatever the reduction
+        self._halved = tuple(name for name in self._scores if name not in self._windows) if reduction == "mean" else ()
         self.sums = {name: self._zeros(torch.float64) for name in self._scores}
         self.counts: dict[str, Tensor] = {}
         self.non_finite: dict[str, Tensor] = {}
         self.odd_sums = {name: self._zeros(torch.float64) for name in self._halved}
         self.odd_presentations = self._zeros(torch.int32) if self._halved else None
+        self.recent = {name: self._zeros(torch.float32).repeat(WINDOW) for name in self._windows}
+        self.window_epochs = self._zeros(torch.int32) if self._windows else None
         self.presentations = self._zeros(torch.int32)
         self.last_epoch = self._zeros(torch.int32) - 1
         self.forgetting_events = self._zeros(torch.int32) if forgetting else None
@@ -163,31 +171,43 @@ class Totals:
             if name in counts:
                 self.sums.setdefault(name, self._zeros(torch.float64))
                 self.counts[name] = self.counts.get(name, 0) + counts[name]
-            if self._reduction == "mean":
+            if self._is_mean(name):
                 self.sums[name] += total
                 continue
             count = counts.get(name, scored)
             newest = total / count.double()
+            if name in self._windows and self.window_epochs is not None:
+                rows = count.nonzero().flatten()
+                full, values = slide(self.recent[name], self.window_epochs, newest, rows, self._windows[name])
+                self.sums[name][full] += values
+                continue
             if self._reduction == "running" and name in seen_before:
                 newest = torch.where(seen_before[name], torch.lerp(self.sums[name], newest, _NEW), newest)
             self.sums[name] = torch.where(count > 0, newest, self.sums[name])
+        if self.window_epochs is not None:
+            self.window_epochs += scored > 0
+
+    def _is_mean(self, name: str) -> bool:
+        return name in self._averaged or (self._reduction == "mean" and name not in self._windows)
 
     def _scored(self, name: str) -> Tensor:
         """(N,) of how many values a column's mean is."""
         if name in self.counts:
             return self.counts[name]
+        if name in self._windows and self.window_epochs is not None:
+            return (self.window_epochs - (WINDOW - 1)).clamp(min=0)
         return self.presentations - self.non_finite.get(SCORED, 0)
 
     def value(self, name: str) -> Tensor:
         """(N,) float32, a column's mean, or that of the last epoch in which the row was seen; NaN for no value."""
         scored = self._scored(name)
-        value = self.sums[name] / scored if self._reduction == "mean" else self.sums[name]
+        value = self.sums[name] / scored if self._is_mean(name) or name in self._windows else self.sums[name]
         return torch.where(scored > 0, _finite(value), torch.nan)
 
     def without_value(self) -> dict[str, int]:
         """By column, how many rows were seen and have no value all the same; columns without such rows left out."""
         counts = {}
-        for name in self.sums:
+        for name in self.sums.keys() - self._windows.keys():  # a row may have too few epochs for a window
             seen = self.non_finite.get(name, 0) + self.counts[name] if name in self.counts else self.presentations
             counts[name] = int((self.value(name).isnan() & (seen > 0)).sum())
         return {name: count for name, count in counts.items() if count}
@@ -209,6 +229,9 @@ class Totals:
         names = [name for name in self.sums if name in self.counts or bool(self.presentations.any())]
         scores = {name: self.value(name).numpy() for name in names}
         protocols = dict.fromkeys(scores, protocol)
+        protocols |= {name: {**protocol, "reduction": "mean"} for name in self._averaged & scores.keys()}
+        windows = {**protocol, "reduction": "windows", "window": WINDOW}
+        protocols |= {name: dict(windows) for name in self._windows.keys() & scores.keys()}
         for name in self._halved if self.epochs > 1 else ():
             assert self.odd_presentations is not None
             odd, even = self.odd_sums[name], self.sums[name] - self.odd_sums[name]
@@ -240,9 +263,13 @@ class Totals:
             **identity,
         )
 
+    @property
+    def _held(self) -> tuple[str, ...]:
+        return (*_HELD, "recent", "window_epochs") if self._windows else _HELD
+
     def state_dict(self) -> dict[str, Any]:
         """Copies of everything; ``held`` is None on ranks above 0."""
-        held = {name: getattr(self, name) for name in _HELD} if self._first else None
+        held = {name: getattr(self, name) for name in self._held} if self._first else None
         return copied({**{name: getattr(self, name) for name in _EVERYONES}, "held": held})  # type: ignore[no-any-return]
 
     def layout(self, recorded: Iterable[str], non_finite: Iterable[str], *, held: bool) -> dict[str, Any]:
@@ -260,6 +287,9 @@ class Totals:
             "forgetting_events": None if self.flags is None else count,
             "earlier_events": None if self.flags is None or not self._window else count,
         }
+        if self._windows:
+            columns["recent"] = dict.fromkeys(self._windows, (torch.float32, n * WINDOW))
+            columns["window_epochs"] = count
         return {
             "epochs": int,
             "followed": bool,
@@ -273,7 +303,7 @@ class Totals:
         state = copied(state)
         for name in _EVERYONES:
             setattr(self, name, state[name])
-        for name in _HELD if self._first else ():
+        for name in self._held if self._first else ():
             setattr(self, name, state["held"][name])
         self.torn = False
 

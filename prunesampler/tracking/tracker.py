@@ -51,13 +51,15 @@ class ScoreTracker(Shown):
     A presentation is one time that a row's logits were seen. :meth:`update` never waits for the device; what it has
     seen is merged over ranks and becomes part of the table with :meth:`end_epoch`. On the device that takes 8 bytes
     a row, 4 for each score and 4 for forgetting. Rank 0 holds what was merged on the host, in 13 bytes a row, 16 for
-    each score and 4 for forgetting.
+    each score, 48 for one over windows and 4 for forgetting.
 
     Args:
         num_rows: size of the dataset.
         scores: columns, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"`` and those of
-            :func:`prunesampler.register_score` that need only logits; by default EL2N and forgetting. With
-            ``score_fn``, names that it must return.
+            :func:`prunesampler.register_score` that need only logits; by default EL2N and forgetting. Of all epochs
+            together, whatever the reduction: ``"aum"`` and ``"aum_softmax"`` are means of the margin, ``"dyn_unc"``
+            and ``"dual"`` means over windows of ten epochs, which a row has after as many in which it was presented.
+            With ``score_fn``, names that it must return.
         reduction: a row's score is the ``"mean"`` over its presentations; or over those of the ``"last"`` epoch in
             which it had any; or a ``"running"`` mean over such epochs, in which the newest has weight 0.3. Means over
             two epochs or more come with a column ``<score>_spread``, see :meth:`table`.

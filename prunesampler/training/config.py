@@ -12,6 +12,7 @@ import numpy as np
 
 from prunesampler.errors import ArgumentError, UnsupportedError, check_choice, check_int
 from prunesampler.sampling.block_shuffle import BlockShuffle
+from prunesampler.scores.dynamics import WINDOW
 from prunesampler.scores.registry import SCORES
 from prunesampler.selection.select import Selection
 from prunesampler.tables.coreset import Coreset
@@ -114,6 +115,16 @@ class RunConfig:
         if self.policy.every_epoch and self.rescored:
             rule = f"must be None with {type(self.policy).__name__}, which draws a new set every epoch"
             raise ArgumentError("rescore", rule, "a loader")
+        for name in () if self.own_scores else self.scores:
+            if name not in SCORES or not SCORES[name].over_epochs:
+                continue
+            if self.rescored:
+                raise ArgumentError(
+                    "rescore", f"must be None with {name!r}, a score of all epochs together", "a loader"
+                )
+            if SCORES[name].window and self.score_epochs < WINDOW:
+                rule = f"must be at least {WINDOW} with {name!r}, a mean over windows of so many epochs"
+                raise ArgumentError("score_epochs", rule, self.score_epochs)
         missing = [name for name in self.policy.reads if name not in self.scores]
         if missing:
             raise ArgumentError("scores", f"must name {', '.join(missing)}, which the policy reads", self.scores)

@@ -48,6 +48,16 @@ def test_scores_of_the_model_beside_a_plain_loop(tmp_path: Path) -> None:
     assert all(f"| {name} |" in told for name in seconds)
 
 
+def test_the_figures_of_the_data_diet(tmp_path: Path) -> None:
+    told = run("data_diet_figures.py", "--smoke", "--out", tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text())["noise"]["0.1"]
+    assert len(found["window"]["accuracy"]) == len(found["window"]["offsets"]) == 2
+    assert all(0 <= value <= 1 for values in found["velocity"]["velocity"].values() for value in values)
+    assert all(len(found["barrier"][rows]) == 2 for rows in ("lowest", "highest", "random"))
+    assert "| barrier, highest EL2N |" in told
+    assert (tmp_path / "figures.png").stat().st_size > 10_000
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_soak_counts_handles_and_threads(tmp_path: Path) -> None:
     told = run("soak.py", "--smoke", "--out", tmp_path / "soak.json")

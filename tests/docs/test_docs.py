@@ -663,3 +663,9 @@ def test_every_argument_that_is_told_exists() -> None:
     for page in PAGES:
         told = set(re.findall(r"`(?:[^`\n]*[ (])?([a-z]\w*)=", re.sub(r"```.*?```", "", text(page), flags=re.DOTALL)))
         assert told <= known, (page, told - known)
+
+
+def test_the_table_of_scores_is_that_of_the_registry() -> None:
+    table = text("scores.md").partition("<!-- scores -->\n")[2].partition("<!-- end -->")[0]
+    assert table == registry.markdown(), f"write this into docs/scores.md:\n{registry.markdown()}"
+    assert {name for name in registry.SCORES if f"| `{name}` |" in table} >= {"el2n", "grand", "dual", "curvature"}
