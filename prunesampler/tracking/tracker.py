@@ -104,7 +104,8 @@ class ScoreTracker(Shown):
             self.scores = score_names(scores, own=score_fn is not None)
         for name in () if score_fn else self.scores:
             if name in SCORES and (needs := SCORES[name].needs) != "logits":
-                rule = f"must be scores of logits; {name!r} needs the {needs}: compute it with prunesampler.score()"
+                cure = "compute it with prunesampler.score(), or attach(..., rescore=)"
+                rule = f"must be scores of logits; {name!r} needs the {needs}: {cure}"
                 raise ArgumentError("scores", rule, list(self.scores))
         self.reduction: Reduction = check_choice("reduction", reduction, get_args(Reduction))
         if score_fn is not None and not callable(score_fn):

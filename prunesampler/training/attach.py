@@ -121,8 +121,9 @@ def attach(
             these; or a function (epoch, table) → rows or :class:`~prunesampler.Probabilities`, which reads
             ``scores`` where they are given.
         seed: an int >= 0, of the selection's ties, of what a policy draws, and of the pruned epochs' order.
-        scores: columns to track, of ``"el2n"``, ``"loss"``, ``"margin"``, ``"entropy"``, ``"forgetting"``; by default
-            EL2N and forgetting, with ``rescore`` EL2N alone, and under another policy what it reads.
+        scores: columns to track, as :class:`~prunesampler.ScoreTracker` has them; with ``rescore``, those of
+            :func:`prunesampler.score`. By default EL2N and forgetting, with ``rescore`` EL2N alone, and under another
+            policy what it reads.
         reduction: the ``"mean"`` over the scoring epochs, or the ``"last"`` one alone; by default the mean, and under a
             policy that reads scores every epoch the last.
         rescore: a loader over the same rows without augmentation. The scores then come from a pass of its own over

@@ -52,7 +52,7 @@ def wanted(network: nn.Module) -> np.ndarray:
 def test_built_in_scores_have_their_published_directions() -> None:
     directions = {name: entry.direction for name, entry in SCORES.items() if entry.built_in}
     assert {name for name in directions if directions[name] == "lower"} == {"margin", "aum", "aum_softmax"}
-    assert ps.ScoreTable(dict.fromkeys(directions, [0.0])).directions == directions  # of a table made by hand too
+    assert ps.ScoreTable({name: [0.0] for name in directions}).directions == directions  # of a table made by hand too
 
 
 def test_score_and_select_follow_it_through_a_file(tmp_path: Path) -> None:
