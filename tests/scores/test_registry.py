@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import prunesampler as ps
+from prunesampler.cli import app as cli
 from prunesampler.scores.registry import SCORES, compute
 from prunesampler.tables import score_table
 
@@ -53,6 +54,27 @@ def test_built_in_scores_have_their_published_directions() -> None:
     directions = {name: entry.direction for name, entry in SCORES.items() if entry.built_in}
     assert {name for name in directions if directions[name] == "lower"} == {"margin", "aum", "aum_softmax"}
     assert ps.ScoreTable({name: [0.0] for name in directions}).directions == directions  # of a table made by hand too
+
+
+def test_every_score_is_found_by_score_attach_and_the_command_line(tmp_path: Path) -> None:
+    names = [name for name, entry in SCORES.items() if not entry.over_epochs]
+    network, plain = model(), DataLoader(dataset(), 5)
+    table = ps.score(network, plain, scores=names, progress=False)
+    options: dict[str, Any] = {"scores": names, "by": "grand", "method": "bottom"}
+    loader: Any = DataLoader(dataset(), 4, shuffle=True)
+    loader = ps.attach(loader, network, keep=0.5, score_epochs=1, rescore=plain, save_dir=tmp_path / "run", **options)
+    for x, _ in loader:
+        network(x)
+    assert set(loader.pruning.coreset.rows) == set(np.argsort(table.scores["grand"])[: N // 2])
+    path = tmp_path / "run" / "scores.parquet"
+    for name in names:
+        np.testing.assert_allclose(loader.pruning.table.scores[name], table.scores[name], rtol=1e-4, atol=1e-6)
+        out = tmp_path / f"{name}.parquet"
+        assert cli.main(["select", str(path), "-o", str(out), "--keep", "6", "--by", name, "--method", "top"]) == 0
+        ranked = np.argsort(table.scores[name] * (1 if table.directions[name] == "higher" else -1))
+        assert set(ps.Coreset.load(out).rows) == set(ranked[-6:])
+    assert cli.main(["report", str(path), "-o", str(tmp_path / "report.html"), "--by", "curvature"]) == 0
+    assert all(f">{name}<" in (tmp_path / "report.html").read_text() for name in names)
 
 
 def test_score_and_select_follow_it_through_a_file(tmp_path: Path) -> None:
