@@ -214,7 +214,7 @@ def run_all(run: Run, arms: list[Arm], processes: int, hours: float) -> list[Arm
     waiting = [arm for arm in arms if not run.finished(arm)]
     running: dict[Future[Any], tuple[Arm, float]] = {}
     slowest = 0.0  # seconds that the full run would take at the pace of the slowest arm so far
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(processes, mp_context=context) as pool, tqdm(total=len(waiting), unit="arm") as bar:
         while waiting or running:
             for arm in list(waiting):

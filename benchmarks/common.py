@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 __all__ = ["circumstances", "make_parser", "megabytes", "reset_peak", "save_report"]
 
 
@@ -52,6 +50,8 @@ def circumstances(*packages: str) -> dict[str, Any]:
     >>> circumstances("numpy")["versions"].keys()
     dict_keys(['python', 'torch', 'numpy'])
     """
+    import torch  # not for processes that only measure
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", *packages)}
     return {

@@ -100,7 +100,7 @@ def work(rank: int, world_size: int, rows: int, folder: str) -> None:
 
 def compare(rows: int, world_size: int) -> dict[str, Any]:
     """Seconds of the slowest rank, best of the repetitions after the first; bytes of the rank that sent most."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     with tempfile.TemporaryDirectory() as folder:
         ranks = [context.Process(target=work, args=(rank, world_size, rows, folder)) for rank in range(world_size)]
         for process in ranks:

@@ -1,12 +1,8 @@
-"""Settings for all tests, and what several of them need that is slow to start."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
-from collections.abc import Iterator
-from typing import Any
+import multiprocessing
 
 import pytest
 from hypothesis import settings
@@ -15,6 +11,9 @@ from hypothesis import settings
 settings.register_profile("prunesampler", deadline=None)
 settings.load_profile("prunesampler")
 
+# A process that a test starts is forked from one that has imported what is slow to import; an optimizer wants _dynamo.
+multiprocessing.set_forkserver_preload(["torch._dynamo", "pytest", "tests.helpers.rankruns"])
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,39 +21,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ray = item.path.name in ("test_ray.py", "test_compatibility.py")
         item.add_marker(pytest.mark.xdist_group("ray" if ray else item.location[0]))
-
-
-def _start(cluster: Any) -> Any:
-    """Ray gives up on a node after 30 seconds, which a busy machine may take."""
-    for attempt in range(3):
-        nodes = cluster()
-        try:
-            for _ in range(2):
-                nodes.add_node(num_cpus=1, object_store_memory=400 << 20, include_dashboard=False)
-            return nodes
-        except Exception:
-            nodes.shutdown()
-            if attempt == 2:
-                raise
-    raise AssertionError
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Ray on two nodes, both on this machine."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # or workers starve on a busy machine
-        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")  # or each pass imports torch anew
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests
-        nodes = _start(Cluster)
-        try:
-            ray.init(address=nodes.address, log_to_driver=False)
-            yield
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
-            gc.collect()  # what Ray leaves open must not be found in another test

@@ -18,7 +18,7 @@ MAX_EPOCHS = 2**30
 
 
 @dataclass(frozen=True)
-class RowStream:
+class RowOrder:
     """An endless stream of rows, entered at any position; epoch e is its positions [e * length, (e + 1) * length)."""
 
     numbers: Callable[[Int64s], Int64s]  # from positions to numbers in [0, count)
@@ -36,7 +36,7 @@ class RowStream:
 class EpochReader:
     """One rank's part of one epoch from a position on, evaluated in chunks as it is read."""
 
-    stream: RowStream
+    stream: RowOrder
     rank: int
     num_replicas: int
     drop_last: bool

@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from prunesampler.errors import ArgumentError, StateError, check_bool, check_int
 from prunesampler.sampling.block_shuffle import BlockShuffle, BlockStream
-from prunesampler.sampling.epochs import MAX_EPOCHS, EpochReader, RowIterator, RowStream
+from prunesampler.sampling.epochs import MAX_EPOCHS, EpochReader, RowIterator, RowOrder
 from prunesampler.sampling.permutation import rank_length, stream_rows
 from prunesampler.sampling.weighted import Weighted, draw_rows
 from prunesampler.tables.columns import Int64s, row_numbers
@@ -282,7 +282,7 @@ class PrunedSampler(Sampler[int]):
             raise ArgumentError("coreset", "must keep eligible rows only", np.setdiff1d(coreset.rows, kept))
         return kept
 
-    def _stream_of(self, coreset: Coreset | None) -> RowStream:
+    def _stream_of(self, coreset: Coreset | None) -> RowOrder:
         kept = self._kept(coreset)
         count = self.num_rows if kept is None else len(kept)
         full = self.num_rows if self._rows is None else len(self._rows)
@@ -301,7 +301,7 @@ class PrunedSampler(Sampler[int]):
             numbers = functools.partial(draw_rows, size=count, seed=self.seed)
         else:
             numbers = functools.partial(stream_rows, size=count, seed=self.seed, shuffle=self.shuffle)
-        return RowStream(numbers, kept, count, length)
+        return RowOrder(numbers, kept, count, length)
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for two samplers to have the same stream."""

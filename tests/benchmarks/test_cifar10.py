@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,31 +13,23 @@ from prunesampler.cli.training import Images, new_model
 from tests.helpers.pictures import pictures, write_parquet
 
 pytest.importorskip("matplotlib")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import cifar10_arms as arms  # noqa: E402
-import cifar10_report as report  # noqa: E402
-import cifar10_targets as targets  # noqa: E402
-from cifar10_arms import Arm  # noqa: E402
-from cifar10_recipes import milestones, resnet18, small_plain  # noqa: E402
-
-
-def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=True)
+import cifar10_arms as arms
+import cifar10_report as report
+import cifar10_targets as targets
+from cifar10_arms import Arm
+from cifar10_recipes import milestones, resnet18, small_plain
 
 
 @pytest.mark.timeout(900)
-def test_the_experiment_goes_on_where_it_stopped_and_makes_its_page(tmp_path: Path) -> None:
-    write_parquet(tmp_path, train=256, test=100)
+def test_the_experiment_goes_on_where_it_stopped_and_makes_its_page(tmp_path: Path, run: Callable[..., str]) -> None:
+    write_parquet(tmp_path, train=160, test=100)
     out, page = tmp_path / "out", tmp_path / "page"
     given = ["--data", tmp_path, "--out", out, "--epochs", 3, "--seeds", 1, "--keep", 0.5, "--budgets", "epochs"]
     given += ["--arms", "el2n-stratified", "attach", "auto", "--device", "cpu", "--threads", 1]
-    assert "left out for want of time: full_seed0" in run("cifar10.py", *given, "--hours", 0).stdout
+    assert "left out for want of time: full_seed0" in run("cifar10.py", *given, "--hours", 0)
     assert not list(out.glob("*.json"))
 
-    told = run("cifar10.py", *given).stdout
+    told = run("cifar10.py", *given)
     results = {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
     assert set(results) == {
         *("full_seed0", "full_length0.500_seed0", "full_length1.278_seed0"),
@@ -47,30 +38,33 @@ def test_the_experiment_goes_on_where_it_stopped_and_makes_its_page(tmp_path: Pa
         *(arm.id for arm in arms.tuning(0.5, "stratified")),
     }
     assert all(name in told for name in results)
-    # 256 rows are 4 steps of 64; 2 of 3 epochs are scored.
-    assert results["full_seed0"]["steps"] == 12
-    assert results["el2n-stratified_keep0.5_equal-epochs_seed0"]["steps"] == 6
+    # 160 rows are 2 steps of 64; 2 of 3 epochs are scored.
+    assert results["full_seed0"]["steps"] == 6
+    assert results["el2n-stratified_keep0.5_equal-epochs_seed0"]["steps"] == 3
     assert results["el2n-stratified_keep0.5_equal-epochs_seed0"]["cost"]["scoring"] == pytest.approx((2 + 1 / 3) / 3)
-    assert results["attach_keep0.5_equal-epochs_seed0"]["steps"] == 2 * 4 + 2
-    assert results["attach_keep0.5_equal-epochs_seed0"]["rows"] == 128
-    assert results["full_length1.278_seed0"]["steps"] == round(12 * 1.278)
+    assert results["attach_keep0.5_equal-epochs_seed0"]["steps"] == 2 * 2 + 1
+    assert results["attach_keep0.5_equal-epochs_seed0"]["rows"] == 80
+    assert results["full_length1.278_seed0"]["steps"] == round(6 * 1.278)
 
     (out / "full_seed0.json").unlink()
-    again = run("cifar10.py", *given).stdout
+    again = run("cifar10.py", *given)
     assert again.count(" steps, ") == 1
     assert "full_seed0" in again
 
     run("cifar10_report.py", out, "--out", page)
     text = (page / "README.md").read_text()
-    assert "| EL2N, stratified | 0.5 | equal epochs | 128 | 6 |" in text
+    assert "| EL2N, stratified | 0.5 | equal epochs | 80 | 3 |" in text
     assert "Below the floor of 85 %" in text
     assert len(list((page / "arms").iterdir())) == len(results)
     assert (page / "accuracy.svg").stat().st_size > 1000 < (page / "accuracy.png").stat().st_size
 
 
-def test_without_data_it_says_that_it_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("script", ["cifar10.py", "vit_tokens.py"])
+def test_without_data_it_says_that_it_skips(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str]
+) -> None:
     monkeypatch.delenv("PRUNESAMPLER_DATA", raising=False)
-    assert run("cifar10.py", "--out", tmp_path / "out").stderr.startswith("skipped: ")
+    assert run(script, "--out", tmp_path / "out").startswith("skipped: ")
     assert not (tmp_path / "out").exists()
 
 

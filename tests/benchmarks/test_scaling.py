@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import common
 import scaling
 
@@ -19,17 +18,14 @@ OWN_PROCESS = ("sampler, an epoch", "sampler, an epoch at keep 0.5", "selection,
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def test_growth_with_the_rows_is_measured_and_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_growth_with_the_rows_is_measured_and_drawn(tmp_path: Path, run: Callable[..., str]) -> None:
     out = tmp_path / "scaling.json"
-    monkeypatch.setattr(sys, "argv", ["scaling.py", "--smoke", "--arms", "coreset read", "--out", str(out)])
-    scaling.main()
+    told = run("scaling.py", "--smoke", "--arms", "coreset read", "--out", out)
     report = json.loads(out.read_text())
     assert list(report) == ["coreset read"]
     assert set(report["coreset read"]["sizes"]) == {"1000"}
     assert report["coreset read"]["sizes"]["1000"]["seconds"] > 0
-    assert out.with_suffix(".md").read_text() == capsys.readouterr().out
+    assert out.with_suffix(".md").read_text() == told
     assert out.with_suffix(".svg").stat().st_size > 1000 < out.with_suffix(".png").stat().st_size
 
 

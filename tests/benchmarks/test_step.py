@@ -1,24 +1,18 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torchvision")
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import step_overhead as step
 
 
-def test_steps_with_attach_beside_steps_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_with_attach_beside_steps_without(tmp_path: Path, run: Callable[..., str]) -> None:
     out = tmp_path / "step.json"
-    monkeypatch.setattr(sys, "argv", ["step_overhead.py", "--smoke", "--out", str(out)])
-    step.main()
-    told = capsys.readouterr().out
+    told = run("step_overhead.py", "--smoke", "--out", out)
     assert out.with_suffix(".md").read_text() == told
     found = json.loads(out.read_text())["smoke"]
     assert found["rounds"] == 3
@@ -26,14 +20,9 @@ def test_steps_with_attach_beside_steps_without(
     operators = {name: arm["counts"]["operators"] for name, arm in found["arms"].items()}
     assert operators[step.BASE] == operators[step.AGAIN] > 0
     assert operators["pruned"] - operators[step.BASE] < 5 < operators["scoring"] - operators[step.BASE]
+    assert run("step_overhead.py", "--table", out) == told
 
-    monkeypatch.setattr(sys, "argv", ["step_overhead.py", "--table", str(out)])
-    with pytest.raises(SystemExit, match="0"):
-        step.main()
-    assert capsys.readouterr().out == told
-
-    monkeypatch.setattr(sys, "argv", ["step_overhead.py", "--smoke", "--out", str(out)])
-    step.main()
+    run("step_overhead.py", "--smoke", "--out", out)
     again = json.loads(out.read_text())["smoke"]["rounds_ms_a_step"]
     assert {len(times) for times in again.values()} == {6}
     assert all(again[name][:3] == times for name, times in found["rounds_ms_a_step"].items())

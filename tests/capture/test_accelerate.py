@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -110,12 +108,3 @@ def test_a_rest_that_nobody_told_of_names_the_cure() -> None:
     rest = accelerate.skip_first_batches.__wrapped__(loader, 2)
     with pytest.raises(ps.BindingError, match=r"loader.pruning.follow\(that_loader, skipped=number\)"):
         Trainer(model, Journal()).epoch(rest)
-
-
-def test_without_accelerate_nothing_is_imported() -> None:
-    code = (
-        "import sys, torch, prunesampler as ps; from torch.utils.data import DataLoader;"
-        "ps.attach(DataLoader([(torch.ones(2), 1)] * 8, 2), torch.nn.Linear(2, 2), epoch_length='full');"
-        "assert 'accelerate' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -66,7 +66,7 @@ def test_negative_indices_are_positions_too() -> None:
     assert [rows.tolist() for rows, _ in with_rows(loader)] == [[9, 3]]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 @pytest.mark.parametrize("wrap", [lambda data: data, lambda data: Subset(Subset(data, range(23)), range(23))])
 def test_workers_see_the_dataset_itself(context: str, wrap: Any) -> None:
     loader = DataLoader(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 import prunesampler as ps
+from tests.helpers.resume import through_a_file
 from tests.helpers.training import Journal, Leaky, Net, Trainer, check_scores, hardest
 
 N, BATCH, EPOCHS = 40, 6, 3  # 40 rows leave a last batch of 4
@@ -63,3 +66,31 @@ def run(loader: Any, trainer: Trainer, n: int = N) -> None:
     kept = hardest(trainer.journal, n, round(0.7 * n))
     check_pruned_epochs(loader, trainer, kept)
     check_scores(loader.pruning.table, trainer.journal, n)
+
+
+def check_run_resumes(make: Callable[[], tuple[Any, Trainer]], epochs: int, first: int = 0, every: int = 1) -> None:
+    """Cut off after any step from ``first`` on, a run goes on as it would have: with the same rows and weights.
+
+    What resumes may be cut off once more before it trains.
+    """
+    loader, trainer = make()
+    states = []
+    for _ in range(epochs):
+        for batch in loader:
+            trainer.step(batch)
+            state = {"pruning": loader.pruning.state_dict(), "model": trainer.model.state_dict()}
+            states.append((len(trainer.rows), copy.deepcopy(state)))
+        trainer.journal.end_epoch()
+    whole, weights = trainer.rows, trainer.model.state_dict()
+    for done, state in states[first::every]:
+        loader, trainer = make()
+        loader.pruning.load_state_dict(through_a_file(state["pruning"]))
+        again = loader.pruning.state_dict()
+        loader, trainer = make()
+        trainer.model.load_state_dict(state["model"])
+        loader.pruning.load_state_dict(again)
+        while len(trainer.rows) < len(whole) - done:
+            trainer.epoch(loader)
+        assert trainer.rows == whole[done:]
+        for name, value in trainer.model.state_dict().items():
+            torch.testing.assert_close(value, weights[name])

@@ -117,3 +117,25 @@ class Run:
             "coreset": None if coreset is None else torch.from_numpy(coreset.rows.copy()),
             "table": columns or None,
         }
+
+
+def rows_of_epochs(
+    rank: int, world_size: int, rows: int, batch: int, epochs: int, options: dict[str, Any]
+) -> list[list[int]]:
+    """What one rank of several reads in each epoch.
+
+    The model is the same on every rank: a function of the epoch, so that rows are learned and forgotten.
+    """
+    model, sampler = Net(), DistributedSampler(range(rows))  # type: ignore[arg-type]
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.PruneSamplerWarning)
+        loader = ps.attach(DataLoader(Leaky(rows), batch_size=batch, sampler=sampler), model, **options)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        model.head.bias.data = torch.tensor([0.0, epoch % 2, epoch % 3])
+        found.append([])
+        for x, y in loader:
+            found[-1] += x[:, 0].long().tolist()
+            nn.functional.cross_entropy(model(x), y).backward()
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -43,10 +42,6 @@ def outlive(world_size: int, function: Callable[..., Any], *args: Any, dies: int
 
 
 def start(world_size: int, folder: str, function: Callable[..., Any], args: Any, **options: Any) -> Any:
-    # Forked from one process that has imported what every rank needs; an optimizer imports torch._dynamo.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["torch._dynamo", "pytest", "tests.helpers.rankruns"]
-    )
     given = (world_size, folder, function, args, options)
     return mp.start_processes(_rank, given, nprocs=world_size, join=False, start_method="forkserver")
 

@@ -31,7 +31,6 @@ GRID = [
         (2, None, False, True),
         (2, None, True, True),
         (2, None, False, False),
-        (1, "spawn", False, True),
         (1, "forkserver", False, True),
     ]
 ]

@@ -142,6 +142,11 @@ class Trainer:
         self.model, self.journal = model, journal
         self.optimizer = torch.optim.SGD(model.parameters(), lr=lr)
 
+    @property
+    def rows(self) -> list[int]:
+        """All that it was trained on, one after another."""
+        return [row for epoch in self.journal.epochs for row in epoch]
+
     def forward(self, batch: Any) -> Tensor:
         x, y = inputs_of(batch)
         output = self.model(**batch) if isinstance(batch, dict) else self.model(x)

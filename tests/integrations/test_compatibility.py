@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import socket
 from pathlib import Path
@@ -50,15 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    found: dict[str, Reports] = {}
-
-    def reports(name: str, request: pytest.FixtureRequest) -> Reports:
-        if name not in found:
-            folder = tmp_path_factory.mktemp("alone")
-            found[name] = on_ray(name, data, folder, 1, request) if name == "RayTrain" else [train(name, data, folder)]
-        return found[name]
-
-    return reports
+    return functools.cache(lambda name: [train(name, data, tmp_path_factory.mktemp("alone"))])
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +63,15 @@ def together(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("together")
     ranks = run_ranks(2, train_all, port, str(data), str(folder), names)
+    found: dict[str, Reports] = {name: [rank[name] for rank in ranks] for name in names}
 
     def reports(name: str, request: pytest.FixtureRequest) -> Reports:
-        return on_ray(name, data, folder, 2, request) if name == "RayTrain" else [found[name] for found in ranks]
+        if name not in found:
+            request.getfixturevalue("cluster")
+            found[name] = train_on_ray(name, data, folder, 2)
+        return found[name]
 
     return reports
-
-
-def on_ray(name: str, data: Path, folder: Path, world: int, request: pytest.FixtureRequest) -> Reports:
-    request.getfixturevalue("cluster")
-    return train_on_ray(name, data, folder, world)
 
 
 # -- the oracle ------------------------------------------------------------------------------------------------------
@@ -164,11 +156,12 @@ def test_claim(name: str, column: str, request: Any, record_property: Any) -> No
     framework = BY_NAME[name]
     for package in framework.packages:
         pytest.importorskip(package)
-    if column != "several processes":
-        reports, numbers = request.getfixturevalue("alone")(name, request), (0,) if column != "resume" else (1, 2)
-    else:
-        reports, numbers = request.getfixturevalue("together")(name, request), (0, 1, 2)
+    numbers = {"resume": (1, 2), "several processes": (0, 1, 2)}.get(column, (0,))
+    if column == "several processes" or name == "RayTrain":  # what one worker of it does, two of them do as well
+        reports = request.getfixturevalue("together")(name, request)
         assert not isinstance(reports[0], str), reports[0]
+    else:
+        reports = request.getfixturevalue("alone")(name)
     for number in numbers:
         if column != "one line":
             check_scores(framework, reports, number)

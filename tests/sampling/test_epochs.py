@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from prunesampler.errors import StateError
-from prunesampler.sampling.epochs import EpochReader, RowStream
+from prunesampler.sampling.epochs import EpochReader, RowOrder
 from prunesampler.sampling.sampler import PrunedSampler
 from prunesampler.tables.coreset import Coreset
 
 CORESET = Coreset([2, 4, 6], num_rows=10)
 LENGTH = 150_000
-STREAM = RowStream(lambda positions: positions, rows=None, count=10**9, length=LENGTH)
+STREAM = RowOrder(lambda positions: positions, rows=None, count=10**9, length=LENGTH)
 
 
 def reader(*, rank=0, num_replicas=1, epoch=0, start=0, stream=STREAM):
@@ -36,7 +36,7 @@ def test_rows_are_computed_in_chunks_as_they_are_asked_for():
         asked.append(len(positions))
         return positions
 
-    iterator = reader(stream=RowStream(numbers, rows=None, count=10**9, length=LENGTH)).iterator()
+    iterator = reader(stream=RowOrder(numbers, rows=None, count=10**9, length=LENGTH)).iterator()
     assert asked == []
     next(iterator)
     assert asked == [4096]
@@ -77,10 +77,10 @@ def test_an_iterator_refuses_a_foreign_state_and_one_that_comes_late():
 
 
 def test_a_stream_gives_the_rows_of_its_numbers():
-    stream = RowStream(lambda positions: positions % 2, rows=np.array([7, 5]), count=2, length=2)
+    stream = RowOrder(lambda positions: positions % 2, rows=np.array([7, 5]), count=2, length=2)
     assert stream(np.arange(4)).tolist() == [7, 5, 7, 5]
     assert STREAM(np.arange(3)).tolist() == [0, 1, 2]
-    iterator = reader(stream=RowStream(lambda positions: positions, np.arange(9), count=9, length=9)).iterator()
+    iterator = reader(stream=RowOrder(lambda positions: positions, np.arange(9), count=9, length=9)).iterator()
     assert type(next(iterator)) is int
 
 

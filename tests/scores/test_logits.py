@@ -72,7 +72,7 @@ LOGITS = st.integers(2, 6).flatmap(
 
 
 @given(LOGITS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_follow_their_definitions(name: str, batch: list[tuple[list[float], int]]) -> None:
     logits, targets = torch.tensor([z for z, _ in batch]), torch.tensor([y for _, y in batch])
@@ -85,7 +85,7 @@ def test_scores_follow_their_definitions(name: str, batch: list[tuple[list[float
 
 
 @given(LOGITS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_correct_is_what_argmax_says(batch: list[tuple[list[float], int]]) -> None:
     found = scores.correct(torch.tensor([z for z, _ in batch]), torch.tensor([y for _, y in batch]))
     assert found.tolist() == [z.index(max(z)) == y for z, y in batch]

@@ -1,4 +1,4 @@
-"""In memory, by row groups of a file, and on Ray: the same rows, and those of plain Python."""
+"""In memory and by row groups of a file: the same rows, and those of plain Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from prunesampler.errors import ArgumentError, CorruptFileError, PruneSamplerWarning
 from prunesampler.selection import candidates, radix_select
 from prunesampler.selection.choose import Classes
-from prunesampler.selection.engine import RayEngine
 from prunesampler.selection.select import Selection, select_file
 from prunesampler.tables import parquet
 from prunesampler.tables.coreset import Coreset
@@ -43,22 +42,18 @@ OPTIONS: list[dict[str, Any]] = [
 AUTO = [{"keep": "auto", "threshold": 0.3, "min_per_class": floor} for floor in (None, 4, 40)]
 
 
-@pytest.fixture(params=["memory", "file", "ray"])
+@pytest.fixture(params=["memory", "file"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[ScoreTable, Selection], Selected]:
     """A selection from one source."""
     if request.param == "memory":
         return lambda whole, selection: (selection(whole), None)
-    if request.param == "ray":
-        pytest.importorskip("ray")
-        request.getfixturevalue("cluster")
-    run = THREADS.map if request.param == "file" else RayEngine().map
 
     def from_file(whole: ScoreTable, selection: Selection) -> Selected:
         (path,) = saved(tmp_path, whole)
         out = tmp_path / "coreset.parquet"
         out.unlink(missing_ok=True)
         try:
-            _, classes = select_file(run, path, out, selection)
+            _, classes = select_file(THREADS.map, path, out, selection)
         except ArgumentError:
             assert not out.exists()
             raise
@@ -67,16 +62,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[ScoreTab
     return from_file
 
 
-@pytest.mark.filterwarnings("default")  # Ray leaves sockets, files and processes for the garbage collector to close
-@pytest.mark.timeout(900)
-def test_every_source_keeps_the_rows_of_plain_python(
-    source: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_source_keeps_the_rows_of_plain_python(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "ROW_GROUP", 97)
     monkeypatch.setattr(candidates, "_SLICE", 31)
     whole, seen = table(0), {"kept": 0, "refused": 0}
-    on_ray = "ray" in request.node.name
-    for number, options in enumerate(OPTIONS[::20] if on_ray else OPTIONS):
+    for number, options in enumerate(OPTIONS):
         monkeypatch.setattr(radix_select, "HELD", (-1000, 20, 10**6)[number % 3])
         expected = PlainSelection(whole, **options).select()
         with warnings.catch_warnings():
@@ -94,7 +84,7 @@ def test_every_source_keeps_the_rows_of_plain_python(
             assert coreset == Selection(**options)(whole)  # keys, shards and all that is said of them
         seen["kept"] += 1
     assert seen["kept"] >= 3
-    assert seen["refused"] or on_ray
+    assert seen["refused"]
 
 
 @pytest.mark.parametrize("options", AUTO)

@@ -112,12 +112,12 @@ def test_the_fingerprint_is_of_the_keys(shards: list[str], tmp_path: Path) -> No
     assert ShardIndex.load(tmp_path / "index.parquet").fingerprint == index.fingerprint
 
 
-def test_forked_and_spawned_workers_read_a_loaded_index_by_its_path(shards: list[str], tmp_path: Path) -> None:
+def test_forked_and_fresh_workers_read_a_loaded_index_by_its_path(shards: list[str], tmp_path: Path) -> None:
     build_index(shards, progress=False).save(tmp_path / "index.parquet")
     index = ShardIndex.load(tmp_path / "index.parquet")
     assert len(pickle.dumps(index)) < 400
     expected = [index.key(row) for row in range(24)]
-    for context in ("fork", "spawn"):
+    for context in ("fork", "forkserver"):
         loader = DataLoader(Keys(index), batch_size=5, num_workers=2, multiprocessing_context=context)
         assert [key for batch in loader for key in batch] == expected
 

@@ -215,11 +215,11 @@ def test_a_switch_reaches_persistent_workers(urls: list[str], index: ShardIndex)
     assert sorted(loader) == list(range(N))
 
 
-def test_spawned_workers_too(urls: list[str], index: ShardIndex) -> None:
+def test_workers_that_are_not_forked_from_this_process(urls: list[str], index: ShardIndex) -> None:
     kept = keep(None, index)
     dataset = wds.DataPipeline(wds.SimpleShardList(urls), kept.shards, wds.tarfile_to_samples(), kept)
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="spawn"
+        dataset, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="forkserver"
     )
     assert len(list(loader)) == N
     kept.switch(Coreset([2, 3, 30], num_rows=N))

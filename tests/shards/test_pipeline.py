@@ -423,7 +423,7 @@ def test_the_given_pipeline_stays_as_it_is(urls: list[str], index: ShardIndex) -
         track(shards(urls).decode().to_tuple("cls"), index),
         batch_size=None,
         num_workers=1,
-        multiprocessing_context="spawn",
+        multiprocessing_context="forkserver",
     )
     assert sorted(int(row) for rows, _ in with_rows(loader) for row in rows) == list(range(N))
 

@@ -25,7 +25,7 @@ def columns(pairs: list[tuple[float, float]]) -> tuple[Any, Any]:
 
 
 @given(pairs=PAIRS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_spearman_against_scipy(pairs: list[tuple[float, float]]) -> None:
     a, b = columns(pairs)
     both = ~np.isnan(a) & ~np.isnan(b)
@@ -66,7 +66,7 @@ def test_of_many_rows_a_fixed_sample_is_compared(monkeypatch: pytest.MonkeyPatch
 
 
 @given(pairs=PAIRS, share=st.floats(0.01, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_overlap_lies_between_what_ties_allow(pairs: list[tuple[float, float]], share: float) -> None:
     a, b = columns(pairs)
     scored = [(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True) if x == x and y == y]

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 
 from prunesampler.errors import ArgumentError, MismatchError
 from prunesampler.tables import agreement, parquet
@@ -57,7 +57,6 @@ def as_table(run: dict[int, dict[str, Any]], seed: int) -> ScoreTable:
 
 
 @given(runs=runs())
-@settings(max_examples=100, deadline=None)
 def test_against_plain_python(runs: list[dict[int, dict[str, Any]]]) -> None:
     merged = merge([as_table(run, seed) for seed, run in enumerate(runs)])
     rows = sorted(set().union(*runs))
@@ -286,7 +285,6 @@ def files(draw: st.DrawFn) -> ScoreTable | Coreset:
 
 
 @given(files=st.lists(files(), min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
 def test_what_any_of_them_knows(files: list[ScoreTable | Coreset]) -> None:
     labels, keys, rows = {}, {}, set()
     for file in files:

@@ -45,7 +45,7 @@ def test_forgetting_never_learned_is_highest_and_never_presented_is_none() -> No
 
 
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_align_against_a_dictionary(data: st.DataObject) -> None:
     kind: st.SearchStrategy[Any] = data.draw(st.sampled_from([st.integers(0, 40), st.text("ab", max_size=5)]))
     old = data.draw(st.lists(kind, min_size=1, max_size=20, unique=True))

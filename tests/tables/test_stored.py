@@ -14,7 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
 from prunesampler.selection.select import Selection, select_file
@@ -84,7 +84,6 @@ def stored(draw: st.DrawFn) -> Stored:
 
 
 @given(thing=stored())
-@settings(max_examples=100, deadline=None)
 def test_what_is_saved_is_loaded(thing: Stored, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("t") / "stored.parquet"
     thing.save(path)

@@ -16,7 +16,7 @@ PRESENTATIONS = st.lists(st.tuples(st.integers(0, N - 1), st.booleans()), min_si
 
 
 @given(st.lists(PRESENTATIONS, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_forgetting_is_followed_through_repeated_rows(batches: list[list[tuple[int, bool]]]) -> None:
     buffers = EpochBuffers(N, (), forgetting=True)
     last, learned, events = [False] * N, [False] * N, [0] * N

@@ -125,7 +125,7 @@ STREAM = st.lists(  # epochs of batches of rows, any of them again and again
 
 
 @given(STREAM, st.integers(0, 2**32), st.sampled_from(["mean", "last"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_presentation_counts_in_its_order(stream: list[list[list[int]]], seed: int, reduction: Any) -> None:
     tracker = ScoreTracker(N, scores=("el2n", "margin", "forgetting", "entropy", "loss"), reduction=reduction)
     oracle = Oracle()
@@ -450,7 +450,7 @@ def test_reset_epoch_forgets_this_epoch_alone() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, N - 1), max_size=5), min_size=1, max_size=4), st.sampled_from(["mean", "last"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_own_columns_have_their_own_counts(epochs: list[list[int]], reduction: Any) -> None:
     tracker, oracle = ScoreTracker(N, reduction=reduction), Oracle()
     for number, rows in enumerate(epochs):

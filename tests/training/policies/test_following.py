@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import warnings
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 import prunesampler as ps
+from tests.helpers.attached import check_run_resumes
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 
 N, BATCH = 40, 5
@@ -99,21 +99,7 @@ def test_exchanges_read_the_scores_of_rows_whichever_of_them_the_sampler_draws()
 
 @pytest.mark.parametrize("policy", [ps.SmallLoss(keep=0.5, score_epochs=1), ps.SwapForgotten(0.5, 0.2, 2, 9)], ids=str)
 def test_a_run_resumes_after_any_step(policy: Any) -> None:
-    loader, trainer = attached(policy)
-    saved = []
-    for _ in range(5):
-        for batch in loader:
-            trainer.step(batch)
-            state = copy.deepcopy({"pruning": loader.pruning.state_dict(), "model": trainer.model.state_dict()})
-            saved.append((len(list(itertools.chain(*trainer.journal.epochs))), state))
-    whole = list(itertools.chain(*trainer.journal.epochs))
-    for done, state in saved[N // BATCH :: 3]:  # the order of the first epoch is the loader's own
-        loader, trainer = attached(policy)
-        trainer.model.load_state_dict(state["model"])
-        loader.pruning.load_state_dict(state["pruning"])
-        while len(list(itertools.chain(*trainer.journal.epochs))) < len(whole) - done:
-            trainer.epoch(loader)
-        assert list(itertools.chain(*trainer.journal.epochs)) == whole[done:]
+    check_run_resumes(lambda: attached(policy), 5, first=N // BATCH, every=3)  # the first epoch is the loader's own
 
 
 @pytest.mark.parametrize(

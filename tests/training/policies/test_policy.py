@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import warnings
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 import prunesampler as ps
+from tests.helpers.attached import check_run_resumes
+from tests.helpers.rankruns import rows_of_epochs
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 
@@ -39,10 +40,6 @@ def make(policy: Any, **options: Any) -> tuple[Any, Trainer]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ps.PruneSamplerWarning)  # of a length that nobody knows yet
         return ps.attach(loader, model, policy=policy, **options), Trainer(model, Journal())
-
-
-def rows_of(trainer: Trainer) -> list[int]:
-    return list(itertools.chain.from_iterable(trainer.journal.epochs))
 
 
 def test_a_draw_by_probabilities_weights_each_gradient_by_one_over_its_probability() -> None:
@@ -97,60 +94,20 @@ def test_each_draw_reads_the_last_scores_of_every_row() -> None:
 def test_a_run_resumes_after_any_step(policy: Any) -> None:
     options = {"scores": ("el2n",), "score_epochs": 1} if policy is hardest_half else {}
 
-    def states(of: Any, trainer: Trainer) -> dict[str, Any]:
-        return {
-            "pruning": of.pruning.state_dict(),
-            "model": {name: value.clone() for name, value in trainer.model.state_dict().items()},
-        }
-
-    loader, trainer = make(policy, **options)
-    saved = []
-    for epoch in range(4):
-        for batch in loader:
-            trainer.step(batch)
-            if epoch:
-                saved.append((len(rows_of(trainer)), states(loader, trainer)))
-        trainer.journal.end_epoch()
-    whole, weights = rows_of(trainer), trainer.model.state_dict()
-    for done, state in saved:
-        loader, trainer = make(policy, **options)
-        trainer.model.load_state_dict(state["model"])
-        loader.pruning.load_state_dict(state["pruning"])
-        while len(rows_of(trainer)) < len(whole) - done:
-            trainer.epoch(loader)
-        assert rows_of(trainer) == whole[done:]
-        for name, value in trainer.model.state_dict().items():
-            torch.testing.assert_close(value, weights[name])
+    check_run_resumes(lambda: make(policy, **options), 4, first=N // BATCH)  # the first epoch is the loader's own
 
 
-SWAPS = ps.SwapForgotten(keep=0.75, swap=0.25, every=1)
-
-
-def on_ranks(rank: int, world_size: int, swaps: bool) -> list[list[int]]:
-    dataset, model = Leaky(N), Net()
-    sampler = DistributedSampler(dataset)
-    loader = DataLoader(dataset, batch_size=BATCH, sampler=sampler)
-    options: Any = {"policy": SWAPS} if swaps else {"policy": hardest_half, "scores": ("el2n",), "score_epochs": 1}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ps.PruneSamplerWarning)
-        loader = ps.attach(loader, model, **options)
-    epochs = []
-    for epoch in range(5):
-        sampler.set_epoch(epoch)
-        rows = []
-        for x, y in loader:
-            rows += x[:, 0].long().tolist()
-            # The model is the same on every rank: a function of the epoch, so that rows are learned and forgotten.
-            model.head.bias.data = torch.tensor([0.0, epoch % 2, epoch % 3])
-            cross_entropy(model(x), y).backward()
-        epochs.append(rows)
-    return epochs
-
-
-@pytest.mark.parametrize("swaps", [False, True])
-def test_ranks_draw_the_same_rows_from_merged_scores(swaps: bool) -> None:
-    alone = run_ranks(1, on_ranks, swaps)[0]
-    both = run_ranks(2, on_ranks, swaps)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": hardest_half, "scores": ("el2n",), "score_epochs": 1},
+        {"policy": ps.SwapForgotten(keep=0.75, swap=0.25, every=1)},
+    ],
+)
+def test_ranks_draw_the_same_rows_from_merged_scores(options: dict[str, Any]) -> None:
+    with pytest.warns(ps.PruneSamplerWarning, match="what the policy draws|will be"):
+        ps.attach(DataLoader(Leaky(N), batch_size=BATCH), Net(), **options)
+    alone, *both = (epochs for world in (1, 2) for epochs in run_ranks(world, rows_of_epochs, N, BATCH, 5, options))
     assert len(set(map(frozenset, alone))) > 3
     for whole, first, second in zip(alone, *both, strict=True):
         assert sorted(first + second) == sorted(whole)

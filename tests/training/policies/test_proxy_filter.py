@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import warnings
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
 import prunesampler as ps
+from tests.helpers.attached import check_run_resumes
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 
@@ -126,24 +125,7 @@ def test_a_batch_keeps_its_type() -> None:
 
 
 def test_a_run_resumes_after_any_step() -> None:
-    def state_of(loader: Any, trainer: Trainer) -> Any:
-        state = {"pruning": loader.pruning.state_dict(), "model": trainer.model.state_dict()}
-        return copy.deepcopy(state)
-
-    loader, trainer = make()
-    saved = []
-    for _ in range(3):
-        for batch in loader:
-            trainer.step(batch)
-            saved.append((len(list(itertools.chain(*trainer.journal.epochs))), state_of(loader, trainer)))
-    whole = list(itertools.chain(*trainer.journal.epochs))
-    for done, state in saved:
-        loader, trainer = make()
-        trainer.model.load_state_dict(state["model"])
-        loader.pruning.load_state_dict(state["pruning"])
-        while len(list(itertools.chain(*trainer.journal.epochs))) < len(whole) - done:
-            trainer.epoch(loader)
-        assert list(itertools.chain(*trainer.journal.epochs)) == whole[done:]
+    check_run_resumes(make, 3)
 
 
 def test_an_evaluation_gets_whole_batches_and_teaches_the_proxy_nothing() -> None:

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import io
-import itertools
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, SubsetRandomSampler
 
 import prunesampler as ps
+from tests.helpers.attached import check_run_resumes
+from tests.helpers.rankruns import rows_of_epochs
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 
@@ -63,36 +62,10 @@ def test_a_loop_trains_on_a_fresh_subset_every_epoch_and_nothing_is_scored() -> 
     assert (loader.pruning.table, loader.pruning.tracker) == (None, None)
 
 
-def rows_of(trainer: Trainer) -> list[int]:
-    return list(itertools.chain.from_iterable(trainer.journal.epochs))
-
-
-def saved(state: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return file
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_resumes_inside_any_epoch(workers: int) -> None:
     options = {"num_workers": workers, "persistent_workers": workers > 0}
-    loader, trainer = make(**options)
-    states = []
-    for _ in range(4):
-        for batch in loader:
-            trainer.step(batch)
-            states.append((len(rows_of(trainer)), loader.pruning.state_dict()))
-        trainer.journal.end_epoch()
-    whole = rows_of(trainer)
-    for done, state in states[:: 1 if not workers else 4]:
-        loader, trainer = make(**options)
-        loader.pruning.load_state_dict(torch.load(saved(state), weights_only=True))
-        # It may be cut off again before it trains.
-        assert loader.pruning.state_dict()["sampler"] == state["sampler"]
-        while len(rows_of(trainer)) < len(whole) - done:
-            trainer.epoch(loader)
-        assert rows_of(trainer) == whole[done:]
+    check_run_resumes(lambda: make(**options), 4, every=4 if workers else 1)
 
 
 def test_a_state_of_another_policy_is_refused() -> None:
@@ -111,20 +84,9 @@ def test_only_rows_that_the_sampler_can_draw_are_drawn() -> None:
     assert set(seen.values()) == {2}
 
 
-def on_ranks(rank: int, world_size: int) -> list[list[int]]:
-    dataset = Leaky(N)
-    sampler = DistributedSampler(dataset)
-    loader = ps.attach(DataLoader(dataset, batch_size=BATCH, sampler=sampler), None, policy=ps.RandomSubset(12))
-    epochs = []
-    for epoch in range(7):
-        sampler.set_epoch(epoch)
-        epochs.append([int(row) for x, _ in loader for row in x[:, 0]])
-    return epochs
-
-
 def test_ranks_split_one_subset() -> None:
-    alone = run_ranks(1, on_ranks)[0]
-    both = run_ranks(2, on_ranks)
+    options = {"policy": ps.RandomSubset(12)}
+    alone, *both = (epochs for world in (1, 2) for epochs in run_ranks(world, rows_of_epochs, N, BATCH, 7, options))
     for whole, first, second in zip(alone, *both, strict=True):
         assert len(first) == len(second) == 6
         assert sorted(first + second) == sorted(whole)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-import itertools
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 import prunesampler as ps
+from tests.helpers.attached import check_run_resumes
+from tests.helpers.rankruns import rows_of_epochs
 from tests.helpers.ranks import run_ranks
 from tests.helpers.training import Journal, Leaky, Net, Trainer
 
@@ -46,41 +47,13 @@ def test_a_schedule_without_an_order_of_its_own_is_shuffled_anew_each_epoch(tmp_
 
 def test_a_run_resumes_inside_a_schedule(tmp_path: Path) -> None:
     ps.Schedule([list(range(10, 0, -1)), [4, 8, 5, 7, 6, 19]], num_rows=N).save(tmp_path / "s.parquet")
-    loader, trainer = attached(tmp_path / "s.parquet")
-    states = []
-    for _ in range(3):
-        for batch in loader:
-            trainer.step(batch)
-            states.append((sum(map(len, trainer.journal.epochs)), loader.pruning.state_dict()))
-        trainer.journal.end_epoch()
-    whole = list(itertools.chain(*trainer.journal.epochs))
-    for done, state in states:
-        loader, trainer = attached(tmp_path / "s.parquet")
-        loader.pruning.load_state_dict(state)
-        again = loader.pruning.state_dict()  # of a job that is cut off once more before it trains
-        loader, trainer = attached(tmp_path / "s.parquet")
-        loader.pruning.load_state_dict(again)
-        while sum(map(len, trainer.journal.epochs)) < len(whole) - done:
-            trainer.epoch(loader)
-        assert list(itertools.chain(*trainer.journal.epochs)) == whole[done:]
-
-
-def on_ranks(rank: int, world_size: int, path: str) -> list[list[int]]:
-    sampler: Any = DistributedSampler(range(N))  # type: ignore[arg-type]
-    loader = DataLoader(Leaky(N), batch_size=2, sampler=sampler)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ps.PruneSamplerWarning)
-        ps.attach(loader, None, policy=ps.Scheduled(path))
-    epochs = []
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        epochs.append([int(row) for x, _ in loader for row in x[:, 0]])
-    return epochs
+    check_run_resumes(lambda: attached(tmp_path / "s.parquet"), 3)
 
 
 def test_ranks_take_turns_in_the_order_of_the_schedule(tmp_path: Path) -> None:
     ps.Schedule([[9, 8, 1, 0, 5, 2], [3, 7]], num_rows=N).save(tmp_path / "s.parquet")
-    assert run_ranks(2, on_ranks, str(tmp_path / "s.parquet")) == [[[9, 1, 5], [3]], [[8, 0, 2], [7]]]
+    options = {"policy": ps.Scheduled(tmp_path / "s.parquet")}
+    assert run_ranks(2, rows_of_epochs, N, 2, 2, options) == [[[9, 1, 5], [3]], [[8, 0, 2], [7]]]
 
 
 def test_a_schedule_of_another_dataset_is_refused_at_attach(tmp_path: Path) -> None:
