@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -217,6 +218,7 @@ def _scan_in_processes(
 
 def _scan_in_child(sender: Connection, urls: Sequence[str], places: Sequence[int], label: Label) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its processes
+    gc.disable()  # what the parent has left to be collected may wait for a lock of a thread that is not here (Ray)
     try:
         for place in places:
             sender.send((place, *scan_shard(urls[place], label)))

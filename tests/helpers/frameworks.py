@@ -7,6 +7,7 @@ answered is recorded in plain Python, by nothing that is tested.
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -631,4 +632,5 @@ def train_on_ray(name: str, data: Path, folder: Path, world: int) -> list[list[d
 
     scaling, storage = ScalingConfig(num_workers=world), RunConfig(storage_path=str(folder / "ray"))
     TorchTrainer(work, scaling_config=scaling, run_config=storage).fit()
+    gc.collect()  # handles of actors, which no process that is forked later can let go
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]

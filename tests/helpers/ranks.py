@@ -13,13 +13,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, method: str = "forkserver") -> list[Any]:
     """``function(rank, world_size, *args)`` in as many processes, each with a process group. Returns their results.
 
     The function has to be importable by name, and its results plain Python or tensors.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = start(world_size, folder, function, args)
+        context = start(world_size, folder, function, args, method)
         while not context.join():
             pass
         return results(world_size, folder)
@@ -31,7 +31,7 @@ def outlive(world_size: int, function: Callable[..., Any], *args: Any, dies: int
     No rank is waited for longer than ``wait`` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = start(world_size, folder, function, args, meet=False)
+        context = start(world_size, folder, function, args, "forkserver", meet=False)
         others = [process for rank, process in enumerate(context.processes) if rank != dies]
         for process in others:
             process.join(wait)
@@ -41,9 +41,9 @@ def outlive(world_size: int, function: Callable[..., Any], *args: Any, dies: int
         return [found for rank, found in enumerate(results(world_size, folder)) if rank != dies]
 
 
-def start(world_size: int, folder: str, function: Callable[..., Any], args: Any, **options: Any) -> Any:
+def start(world_size: int, folder: str, function: Callable[..., Any], args: Any, method: str, **options: Any) -> Any:
     given = (world_size, folder, function, args, options)
-    return mp.start_processes(_rank, given, nprocs=world_size, join=False, start_method="forkserver")
+    return mp.start_processes(_rank, given, nprocs=world_size, join=False, start_method=method)
 
 
 def results(world_size: int, folder: str) -> list[Any]:

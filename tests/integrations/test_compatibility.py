@@ -55,14 +55,16 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def together(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def together(alone: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All of them in one world of two processes: starting one costs more than what it does."""
     names = [name for name in BY_NAME if name not in ("PyTorch", "RayTrain") and installed(name)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("together")
-    ranks = run_ranks(2, train_all, port, str(data), str(folder), names)
+    for name in names:
+        alone(name)  # imports once what both processes need
+    ranks = run_ranks(2, train_all, port, str(data), str(folder), names, method="fork")
     found: dict[str, Reports] = {name: [rank[name] for rank in ranks] for name in names}
 
     def reports(name: str, request: pytest.FixtureRequest) -> Reports:

@@ -704,18 +704,6 @@ def test_a_sequential_base_stays_sequential() -> None:
     assert trainer.journal.epochs[-2] == loader.pruning.coreset.rows.tolist()
 
 
-def test_accelerate_prepares_then_attach() -> None:
-    import accelerate
-
-    accelerator = accelerate.Accelerator(cpu=True)
-    model = Net()
-    loader = accelerator.prepare(make_loader())
-    attached = attach(loader, model)
-    assert attached is loader
-    trainer = Trainer(model, Journal())
-    run(loader, trainer)
-
-
 @pytest.mark.parametrize("coreset", [None, ps.Coreset([3, 5], num_rows=N)])
 def test_a_loader_that_is_never_read_is_noticed(coreset: Any) -> None:
     model = Net()

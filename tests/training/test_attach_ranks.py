@@ -154,7 +154,7 @@ class Collectives(TorchDispatchMode):
 
 def count(rank: int, world_size: int) -> dict[str, list[list[int]]]:
     found = {}
-    for batch in (2, 200):
+    for batch in (8, 200):
         run = Run(rank, world_size, rows=800, batch=batch, wrap="", keep=0.5, score_epochs=EPOCHS)
         found[str(batch)] = []
         for epoch in range(EPOCHS + PRUNED):
@@ -167,14 +167,14 @@ def count(rank: int, world_size: int) -> dict[str, list[list[int]]]:
 
 def test_ranks_meet_once_an_epoch_in_few_large_collectives() -> None:
     for found in run_ranks(2, count):
-        of_400_steps, of_4_steps = found["2"], found["200"]
-        assert [*map(len, of_400_steps)] == [*map(len, of_4_steps)]
-        assert [*map(len, of_400_steps[EPOCHS:])] == [0] * PRUNED
-        for sizes in of_400_steps[:EPOCHS]:
+        of_50_steps, of_2_steps = found["8"], found["200"]
+        assert [*map(len, of_50_steps)] == [*map(len, of_2_steps)]
+        assert [*map(len, of_50_steps[EPOCHS:])] == [0] * PRUNED
+        for sizes in of_50_steps[:EPOCHS]:
             assert len(sizes) <= 14  # the last of them broadcast the coreset
             # labels, owners, flags, and what is summed: presentations, EL2N, forgetting events
             assert sum(size == 800 for size in sizes) == 6
-        for sizes in of_400_steps[: EPOCHS - 1]:
+        for sizes in of_50_steps[: EPOCHS - 1]:
             assert all(size < 800 / 4 for size in sizes if size != 800)
 
 
