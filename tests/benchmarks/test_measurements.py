@@ -37,14 +37,14 @@ def test_the_tracker_beside_cross_entropy(tmp_path: Path, run: Script) -> None:
     assert "| attached |" in told
 
 
-def test_scores_of_the_model_beside_a_plain_loop(tmp_path: Path) -> None:
+def test_scores_of_the_model_beside_a_plain_loop(tmp_path: Path, run: Script) -> None:
     told = run("model_scores.py", "--smoke", "--out", tmp_path / "model-scores.json")
     seconds = json.loads((tmp_path / "model-scores.json").read_text())["seconds"]
     assert seconds["grand"] > 0
     assert all(f"| {name} |" in told for name in seconds)
 
 
-def test_the_figures_of_the_data_diet(tmp_path: Path) -> None:
+def test_the_figures_of_the_data_diet(tmp_path: Path, run: Script) -> None:
     told = run("data_diet_figures.py", "--smoke", "--out", tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())["noise"]["0.1"]
     assert len(found["window"]["accuracy"]) == len(found["window"]["offsets"]) == 2
