@@ -125,10 +125,12 @@ def judge(
     epoch_seconds: float | None = None,
     score_epochs: int | None = None,
     path: str = "scores.parquet",
+    features: Any = None,
 ) -> Judgement:
     """What a table says for and against pruning to each of ``keeps``, selected ``by`` a score (EL2N, or the first).
 
-    ``path`` is the table's, for the commands to copy; for the other options see :mod:`prunesampler.analysis.cost`.
+    ``path`` is the table's, for the commands to copy; ``features`` are those that :func:`prunesampler.select` is given;
+    for the other options see :mod:`prunesampler.analysis.cost`.
     """
     by = default_score(table, by)
     scoring, reliability = scoring_of(table, by, score_epochs), reliability_of(table, by)
@@ -139,7 +141,7 @@ def judge(
     inside = 0 if scoring is None else scoring.inside
     cases = []
     for keep in keeps:
-        kept = _kept(table, keep, by, method)
+        kept = _kept(table, keep, by, method, features)
         price = None if scoring is None else cost(scoring, float(kept.mean()), epochs, epoch_seconds)
         gone = ~kept
         evidence = Evidence(float(gone.mean()), _share(good), _share(good, gone), _share(spare), _share(spare, gone))
@@ -229,8 +231,8 @@ def control(keep: float, scores: str, inside: int) -> tuple[str, str]:
     return command, f"loader = ps.attach(loader, model, {options})"
 
 
-def _kept(table: ScoreTable, keep: Any, by: str, method: Method) -> _Mask:
-    selection = Selection("auto", by) if keep == "auto" else Selection(keep, by, method)
+def _kept(table: ScoreTable, keep: Any, by: str, method: Method, features: Any) -> _Mask:
+    selection = Selection("auto", by) if keep == "auto" else Selection(keep, by, method, features=features)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruneSamplerWarning)  # that few rows have a score is among the figures
         coreset = selection(table)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prunesampler.cli.console import write
-from prunesampler.cli.options import Json, MethodOption, keeps_option, load_file
+from prunesampler.cli.options import Features, Json, MethodOption, keeps_option, load_file
 from prunesampler.errors import ArgumentError
 
 
@@ -17,6 +17,7 @@ def inspect(
     keep: Annotated[str | None, typer.Option(help="Judge pruning to these, such as 0.7,0.5,300,auto.")] = None,
     by: Annotated[str | None, typer.Option(help="The score to select by. Default: el2n, or the first.")] = None,
     method: MethodOption = "stratified",
+    features: Features = None,
     epochs: Annotated[int | None, typer.Option(help="Length of the whole run, to tell what is saved.")] = None,
     epoch_seconds: Annotated[float | None, typer.Option(help="Seconds of an epoch over all rows.")] = None,
     score_epochs: Annotated[int | None, typer.Option(help="Scoring epochs, where the file does not say.")] = None,
@@ -40,7 +41,7 @@ def inspect(
         if keep is None:
             _refuse(options, "needs keep, what is to be judged")
         else:
-            judgement = judge(found, keeps_option(keep), method=method, path=str(file), **options)
+            judgement = judge(found, keeps_option(keep), method=method, features=features, path=str(file), **options)
         shown = (text.scores_json if json else text.scores_text)(found, file, judgement)
     else:
         _refuse({"keep": keep, **options}, "belongs to a file of scores, and this is a coreset")

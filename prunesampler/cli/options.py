@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -39,8 +40,16 @@ def engine_for(engine: Engine, *paths: Path) -> Iterator[tuple[Any, list[Path]]]
 
 EngineOption = Annotated[Engine, typer.Option("--engine", help="Work in this process, or on a Ray cluster.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file.")]
+Features = Annotated[Path | None, typer.Option(help="A .npy file: (N, d) features, a row of it for each sample.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
-MethodOption = Annotated[str, typer.Option("--method", help="stratified, top, bottom, window or random.")]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="stratified, top, bottom, window or random; by features herding, k_center, moderate or prototypes.",
+    ),
+]
+MethodOptions = Annotated[list[str], typer.Option("--option", help="An option of the method, as name=value (JSON).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed for ties and random draws.")]
@@ -65,6 +74,20 @@ def number_option(name: str, text: str, rule: str) -> float | int:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
         raise ArgumentError(name, rule, text) from None
+
+
+def method_options(given: Sequence[str]) -> dict[str, Any]:
+    """What ``name=value`` texts mean: each value as JSON, or where it is none as text."""
+    found = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise ArgumentError("option", "must be name=value", text)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def load_file(path: Path) -> ScoreTable | Coreset:

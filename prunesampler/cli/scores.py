@@ -12,9 +12,11 @@ from prunesampler.cli.console import warnings_as_lines, write_json
 from prunesampler.cli.options import (
     Engine,
     EngineOption,
+    Features,
     Force,
     Json,
     MethodOption,
+    MethodOptions,
     Out,
     Scores,
     Seed,
@@ -22,14 +24,15 @@ from prunesampler.cli.options import (
     engine_for,
     keep_option,
     keeps_option,
+    method_options,
     number_option,
 )
 
 
 def select(
-    scores: Scores,
     out: Out,
     keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, or auto.")],
+    scores: Annotated[Path | None, typer.Argument(help="A file of scores; none for features alone.")] = None,
     by: Annotated[str, typer.Option(help="The score.")] = "el2n",
     method: MethodOption = "stratified",
     offset: Annotated[str | None, typer.Option(help="Fraction in [0, 1), or number, of hardest rows to drop.")] = None,
@@ -38,11 +41,13 @@ def select(
     seed: Seed = 0,
     unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
     threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
+    features: Features = None,
+    option: MethodOptions = [],  # noqa: B006  # typer reads it
     force: Force = False,
     json: Json = False,
     engine: EngineOption = Engine.local,
 ) -> None:
-    """Keep rows by their scores, and write them as a coreset."""
+    """Keep rows by their scores, their features or both, and write them as a coreset."""
     from prunesampler.selection.select import Selection, select_file
     from prunesampler.tables.coreset import summary_lines
 
@@ -50,10 +55,18 @@ def select(
     given |= {"class_balanced": class_balanced, "unscored": unscored, "threshold": threshold}
     if offset is not None:
         given["offset"] = number_option("offset", offset, "must be a fraction in [0, 1) or a number of rows")
-    selection = Selection(keep_option(keep), **given)
-    check_output(out, [scores], force)
-    with warnings_as_lines(), engine_for(engine, scores) as (run, (path,)):
-        found, classes = select_file(run, path, out, selection)
+    inputs = [path for path in (scores, features) if path is not None]
+    check_output(out, inputs, force)
+    selection = Selection(keep_option(keep), **given, features=features, method_options=method_options(option))
+    classes: dict[int, tuple[int, int]] = {}
+    with warnings_as_lines():
+        if scores is None:
+            coreset = selection()
+            coreset.save(out)
+            found = coreset.selection
+        else:
+            with engine_for(engine, scores) as (run, (path,)):
+                found, classes = select_file(run, path, out, selection)
         selection.warn(found["eligible"])
     shares = {label: kept / rows for label, (rows, kept) in classes.items() if label >= 0}
     if json:

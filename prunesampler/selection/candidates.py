@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from prunesampler.errors import ArgumentError
 from prunesampler.selection.engine import Map
+from prunesampler.selection.features import Features
 from prunesampler.selection.radix_select import Limits, Mask, Ranked, UInt64s, find_limits, first_digits, tie_keys
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.score_file import ScoreFile
@@ -29,7 +30,7 @@ class TableSource:
 
     def __init__(self, table: ScoreTable, places: Int64s) -> None:
         self.table, self.places = table, places
-        self.directions, self.column_names = table.directions, table.column_names
+        self.directions, self.column_names, self.num_rows = table.directions, table.column_names, table.num_rows
         self._all = len(places) == len(table)
 
     def __len__(self) -> int:
@@ -125,19 +126,22 @@ class Arrays(NamedTuple):
     hardness: npt.NDArray[np.float32]  # (E,) higher is harder, +inf where never learned; zeros where no score is read
     labels: npt.NDArray[np.int32] | None  # (E,) class indices, −1 for none; None where the scores have no labels
     ties: UInt64s  # (E,) distinct, by seed and row: in their order equals are to be taken
-    features: None = None  # there are none beside scores yet
+    columns: Mapping[str, npt.NDArray[np.float32]]  # (E,) other scores that the method's options name
+    features: Features | None  # (E, d), where they were given
 
-    def at(self, positions: Any, budget: int, method: str) -> Int64s:
-        """The row numbers at the positions that a method gave: exactly ``budget`` distinct ones."""
+    def at(self, positions: Any, budget: int | None, method: str) -> Int64s:
+        """The row numbers at the positions that a method gave: distinct ones, ``budget`` of them unless it is None."""
         array, size = np.asarray(positions), len(self.rows)
-        rule = f"{method} must give {budget} distinct positions in [0, {size}) as integers"
+        count = "" if budget is None else f"{budget} "
+        rule = f"{method} must give {count}distinct positions in [0, {size}) as integers"
         if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
             raise ArgumentError("method", rule, f"{array.dtype} of shape {array.shape}")
         if len(array) and (array.min() < 0 or array.max() >= size):
             raise ArgumentError("method", rule, f"positions {array.min()} to {array.max()}")
-        if len(array) != budget or (distinct := len(np.unique(array))) != budget:
-            found = f"{len(array)} positions" if len(array) != budget else f"{distinct} distinct positions"
-            raise ArgumentError("method", rule, found)
+        if budget is not None and len(array) != budget:
+            raise ArgumentError("method", rule, f"{len(array)} positions")
+        if (distinct := len(np.unique(array))) != len(array):
+            raise ArgumentError("method", rule, f"{distinct} distinct positions")
         return self.rows[array.astype(np.int64)]
 
 
@@ -154,6 +158,7 @@ class Candidates:
     steps: tuple[Step, ...] = ()
     groups: int = 1
     counted_by: Order = "hardest"
+    features: Features | None = None  # of the dataset's rows
     _counts: dict[Order, Int64s] = field(default_factory=dict, init=False)  # a pass over the blocks is made once
 
     @property
@@ -187,14 +192,18 @@ class Candidates:
         """What a further step leaves: a function of ``given`` and rows that other processes can import."""
         return replace(self, steps=(*self.steps, functools.partial(step, *given)))
 
-    def arrays(self) -> list[Arrays]:
-        """Of each group, in memory."""
-        parts = zip(*self.reader.with_labels().each_block(self.run, _gather, self.steps), strict=True)
-        columns: list[Any] = [None if part[0] is None else np.concatenate(part) for part in parts]
-        group, seed = columns.pop(), self.reader.seed
-        masks = (group == number for number in range(self.groups))
-        each: Iterator[Any] = ([None if column is None else column[at] for column in columns] for at in masks)
-        return [Arrays(row, hardness, label, tie_keys(seed, row)) for row, hardness, label in each]
+    def arrays(self, columns: Sequence[str] = ()) -> Iterator[Arrays]:
+        """Of each group, in memory, with these other scores of it."""
+        parts = zip(*self.reader.with_labels().each_block(self.run, _gather, self.steps, columns), strict=True)
+        found: list[Any] = [None if part[0] is None else np.concatenate(part) for part in parts]
+        group = found.pop()
+        for number in range(self.groups):
+            at = group == number
+            part: list[Any] = [None if column is None else column[at] for column in found]
+            row, hardness, label, *others = part
+            features = None if self.features is None else self.features.only(row)
+            ties, named = tie_keys(self.reader.seed, row), dict(zip(columns, others, strict=True))
+            yield Arrays(row, hardness, label, ties, named, features)
 
     def _between(self, order: Order, above: Int64s, within: Int64s) -> Candidates:
         """Of each group the rows after the first ``above``, up to ``within``."""
@@ -262,9 +271,10 @@ def _span(reader: Reader, steps: Sequence[Step], groups: int, block: int) -> tup
     return low, high
 
 
-def _gather(reader: Reader, steps: Sequence[Step], block: int) -> tuple[Any, ...]:
+def _gather(reader: Reader, steps: Sequence[Step], columns: Sequence[str], block: int) -> tuple[Any, ...]:
     parts = []
     for rows in reader.slices(block, steps):
         labels, group = rows.table.labels, np.zeros(len(rows), np.int64) if rows.group is None else rows.group
-        parts.append((rows.row, rows.hardness, None if labels is None else rows.of(labels), group))
+        others = (rows.of(rows.table.column(name)) for name in columns)
+        parts.append((rows.row, rows.hardness, None if labels is None else rows.of(labels), *others, group))
     return tuple(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True))

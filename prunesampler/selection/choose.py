@@ -58,7 +58,7 @@ def choose(
     span = min(each.lowest for each in kept), max(each.highest for each in kept)
     if source.directions.get(selection.by) == "lower":
         span = -span[1], -span[0]
-    scored = choice.method.reads_scores and math.isfinite(span[0])
+    scored = choice.reads_scores and math.isfinite(span[0])
     return kept, {
         **found,
         "options": selection.to_dict(),
@@ -72,14 +72,17 @@ class _Choice:
     def __init__(self, run: Map, source: Source, selection: Selection, count_classes: bool) -> None:
         self.run, self.selection = run, selection
         self.method = check_method(selection.method)
+        self.reads_scores = selection.reads_scores
         self.by_class = selection.class_balanced or selection.min_per_class is not None
         self.count_classes = "label" in source.column_names and (count_classes or self.by_class)
         auto = selection.keep == "auto"
-        drops = selection.unscored == "drop" and not auto and self.method.reads_scores
-        self.reader = Reader(source, self._columns(source.column_names), selection.hardness, selection.seed)
+        drops = selection.unscored == "drop" and not auto and self.reads_scores
+        self.other_scores = self.method.columns(selection.method_options)
+        self.bare = replace(selection, features=None)  # what reads blocks may be sent to another process
+        self.reader = Reader(source, self._columns(source.column_names), self.bare.hardness, selection.seed)
         self.labels, self.rows = np.array([0]), np.array([len(source)])
         if self.by_class or drops or auto:
-            labels, *counts, keys = zip(*self.reader.each_block(run, _census, selection, self.by_class), strict=True)
+            labels, *counts, keys = zip(*self.reader.each_block(run, _census, self.bare, self.by_class), strict=True)
             self.least_key = min(keys)
             counted = _per_class(labels, *map(np.concatenate, counts))
             self.labels, self.rows, self.scored, self.useless = counted
@@ -89,8 +92,8 @@ class _Choice:
         """Those of the source that decide."""
         by, counts = self.selection.by, {"forgetting_events", "learned", "presentations"}
         names = {"label"} if self.by_class else set()
-        if self.method.reads_scores:
-            names |= counts if by == "forgetting" and by not in held else {by}
+        for score in ((by,) if self.reads_scores else ()) + self.other_scores:
+            names |= counts if score == "forgetting" and score not in held else {score}
         if self.selection.keep == "auto":
             names |= {*counts, by, f"{by}_spread"}
         return [name for name in held if name in names]
@@ -102,10 +105,10 @@ class _Choice:
     def all_but_superfluous(self) -> tuple[list[Kept], dict[str, Any]]:
         """Of a class that would be left below ``min_per_class`` the hardest of the superfluous rows stay."""
         everything = self._candidates(np.arange(len(self.labels)))
-        chosen = [everything.then(_superfluous, self.selection, False)]
+        chosen = [everything.then(_superfluous, self.bare, False)]
         if floor := self.selection.min_per_class:
             missing = np.maximum(0, floor - (self.rows - self.useless)) * (self.labels >= 0)
-            chosen.append(everything.then(_superfluous, self.selection, True).take("hardest", missing))
+            chosen.append(everything.then(_superfluous, self.bare, True).take("hardest", missing))
         found = {"eligible": int(self.rows.sum()), "superfluous": int(self.useless.sum()), "offset": None}
         return self._kept(chosen), found
 
@@ -153,15 +156,16 @@ class _Choice:
         return self._choose(self._candidates(groups), sizes, np.array(budgets), offset)
 
     def _candidates(self, groups: Int64s) -> Candidates:
-        every = Candidates(self.run, self.reader)
+        every = Candidates(self.run, self.reader, features=self.selection.features)
         if not self.by_class:
             return every
         return replace(every.then(_by_class, self.labels.astype(np.int32), groups), groups=1 + int(groups.max()))
 
     def _choose(self, candidates: Candidates, sizes: Int64s, budgets: Int64s, offset: float | None) -> list[Candidates]:
         """Rows without a score first, then as many as are missing by the method, of each group."""
-        chosen, options = [], {name: getattr(self.selection, name) for name in self.method.options}
-        if self.method.reads_scores:
+        chosen, options = [], {name: getattr(self.selection, name) for name in self.method.fields}
+        options |= self.selection.method_options
+        if self.reads_scores:
             everything, candidates = candidates, candidates.then(_scored, True)
             unscored, scored = sizes - candidates.sizes, candidates.sizes
             if unscored.any():
@@ -175,9 +179,9 @@ class _Choice:
         if self.method.by_group:
             return [*chosen, self.method.function(candidates, budgets, rng, **options)]
         rows = [np.array([np.iinfo(np.int64).max])]
-        for arrays, budget in zip(candidates.arrays(), budgets.tolist(), strict=True):
+        for arrays, budget in zip(candidates.arrays(self.other_scores), budgets.tolist(), strict=True):
             if budget:
-                positions = self.method.function(arrays, budget, rng)
+                positions = self.method.function(arrays, budget, rng, **options)
                 rows.append(arrays.at(positions, budget, name_of(self.selection.method)))
         return [*chosen, candidates.then(_among, np.sort(np.concatenate(rows)))]
 

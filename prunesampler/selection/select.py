@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_bool, 
 from prunesampler.selection.candidates import TableSource
 from prunesampler.selection.choose import Classes, Kept, choose, classes_of
 from prunesampler.selection.engine import Map
+from prunesampler.selection.features import Features
 from prunesampler.selection.registry import METHODS, Method, check_method, name_of
 from prunesampler.selection.superfluous import THRESHOLD, check_threshold
 from prunesampler.tables.columns import Int64s, json_object, row_numbers
@@ -64,12 +65,14 @@ class Selection:
     unscored: Literal["keep", "drop"] = "keep"
     strata: int = 50
     threshold: float | None = None
+    features: Any = field(default=None, compare=False, repr=False)
+    method_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, np.generic):
-                object.__setattr__(self, field.name, value.item())
+                object.__setattr__(self, each.name, value.item())
         if isinstance(self.keep, str):
             self._check_auto()
         else:
@@ -85,6 +88,9 @@ class Selection:
         check_int("strata", self.strata, 1, 10_000)
         if self.min_per_class is not None:
             check_int("min_per_class", self.min_per_class, 1)
+        object.__setattr__(self, "method_options", method.check_options(name_of(self.method), self.method_options))
+        if self.features is not None and not isinstance(self.features, Features):
+            object.__setattr__(self, "features", Features(self.features))
         if self.offset is not None:
             if method.default_offset is None:
                 names = ", ".join(name for name, each in METHODS.items() if each.default_offset)
@@ -96,10 +102,10 @@ class Selection:
     def _check_auto(self) -> None:
         if self.keep != "auto":
             raise ArgumentError("keep", 'must be a float in (0, 1], an int >= 2, or "auto"', self.keep)
-        for field in dataclasses.fields(self):
-            if field.name in _LEFT_TO_THE_RULE and getattr(self, field.name) != field.default:
+        for each in dataclasses.fields(self):
+            if each.name in _LEFT_TO_THE_RULE and getattr(self, each.name) != each.default:
                 rule = 'cannot be chosen with keep="auto", whose rule says which rows go'
-                raise ArgumentError(field.name, rule, getattr(self, field.name))
+                raise ArgumentError(each.name, rule, getattr(self, each.name))
         if self.threshold is None:
             object.__setattr__(self, "threshold", THRESHOLD)
         check_threshold(self.threshold)
@@ -111,12 +117,14 @@ class Selection:
         return None if isinstance(self.keep, str) else resolve_keep(self.keep, eligible_count)
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as JSON values; ``Selection(**selection.to_dict())`` equals ``selection``."""
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """All but the features as JSON values; ``Selection(**selection.to_dict())`` equals ``selection``."""
+        options = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.compare}
         return {**options, "method": name_of(self.method)}
 
-    def __call__(self, table: ScoreTable, *, eligible: npt.ArrayLike | None = None) -> Coreset:
-        """Select from ``table``; see :func:`select`."""
+    def __call__(self, table: ScoreTable | None = None, *, eligible: npt.ArrayLike | None = None) -> Coreset:
+        """Select from ``table``, or by features alone; see :func:`select`."""
+        if table is None:
+            table = self._rows_alone()
         where = _where(table, eligible)
         (kept,), found = choose(map, TableSource(table, where), self)
         _warn_unscored(found, stacklevel=4)
@@ -127,14 +135,31 @@ class Selection:
             keys=None if table.key_column is None else table.key_column.take(places),
             shards=None if table.shard_column is None else table.shard_column.take(places),
             fingerprint=table.fingerprint,
-            scores_digest=table.digest,
+            scores_digest=table.digest if table.directions else None,
             selection=found,
         )
+
+    def _rows_alone(self) -> ScoreTable:
+        """As many rows as there are features, with nothing beside them."""
+        if self.reads_scores or self.features is None:
+            what = f"scores, which method {name_of(self.method)!r} reads" if self.reads_scores else "scores or features"
+            raise ArgumentError("table", f"must be given: {what}", None)
+        none: dict[str, Any] = {"fingerprint": None, "directions": {}, "protocols": {}, "provenance": {}}
+        rows = np.arange(self.features.num_rows)
+        return ScoreTable._view({"num_rows": len(rows), **none}, {"row": rows})
 
     @property
     def reads_scores(self) -> bool:
         """Whether the method looks at the score ``by``."""
         return check_method(self.method).reads_scores
+
+    def check_features(self, num_rows: int) -> None:
+        """Refuse features that are missing, or not one per row of the dataset."""
+        if self.features is None and check_method(self.method).needs_features:
+            raise ArgumentError("features", f"must be given for method {name_of(self.method)!r}", None)
+        if self.features is not None and self.features.num_rows != num_rows:
+            found = self.features.num_rows
+            raise ArgumentError("features", f"must be of the dataset's {num_rows} rows", f"those of {found}")
 
     def check_columns(self, table: Any) -> None:
         """Refuse a table, or what says which columns it has, that lacks one that is read."""
@@ -143,6 +168,11 @@ class Selection:
         if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
             name = "class_balanced" if self.class_balanced else "min_per_class"
             raise ArgumentError(name, "needs a table with labels", getattr(self, name))
+        for name in check_method(self.method).columns(self.method_options):
+            if name not in table.directions:
+                rule = f"must name scores of the table, {list(table.directions)}"
+                raise ArgumentError("method_options", rule, name)
+        self.check_features(table.num_rows)
 
     def hardness(self, table: ScoreTable) -> npt.NDArray[np.float32]:
         """(len(table),) the score, negated where lower is harder; NaN where a row has none, zeros if none is read."""
@@ -169,8 +199,8 @@ class Selection:
 
 
 def select(
-    table: ScoreTable,
-    keep: float | Literal["auto"],
+    table: ScoreTable | None = None,
+    keep: float | Literal["auto"] | None = None,
     by: str = "el2n",
     method: Method = "stratified",
     *,
@@ -181,6 +211,8 @@ def select(
     eligible: npt.ArrayLike | None = None,
     unscored: Literal["keep", "drop"] = "keep",
     threshold: float | None = None,
+    features: Any = None,
+    method_options: Mapping[str, Any] | None = None,
 ) -> Coreset:
     """Keep exactly ``resolve_keep(keep, number of eligible rows)`` rows, or with ``"auto"`` all that are of use.
 
@@ -193,6 +225,8 @@ def select(
     - ``"top"``, ``"bottom"``: the hardest, the easiest. ``"top"`` loses to a random set below keep 0.6, and warns.
     - ``"window"``: leave out the hardest, keep the next hardest (Paul et al. 2021, section 4).
     - ``"random"``: uniformly, whatever the scores; ``by`` and ``unscored`` have no effect.
+    - ``"herding"``, ``"k_center"``, ``"moderate"``, ``"prototypes"``: by ``features``, whatever the scores. What they
+      do, their sources and options are on the page "Features and near duplicates" of the documentation.
     - a name given to :func:`~prunesampler.register_method`, or a function of the same form: ``(candidates, budget,
       rng)`` to positions among the candidates, the rows with a score.
 
@@ -201,7 +235,7 @@ def select(
     needs ``<by>_spread`` and forgetting, as ``attach`` writes them by default.
 
     Args:
-        table: the scores.
+        table: the scores; None where ``features`` are all that the method reads.
         keep: a float in (0, 1], the fraction of the eligible rows, an int >= 2, their number, or ``"auto"``; with it
             ``method``, ``offset``, ``class_balanced`` and ``unscored`` cannot be chosen.
         by: the score. By ``"forgetting"``, never-learned rows rank as the hardest.
@@ -221,6 +255,9 @@ def select(
         unscored: ``"keep"`` rows without a score first, or ``"drop"`` them.
         threshold: for ``keep="auto"`` only: a float > 0, at or below which a score is low; by default
             :data:`prunesampler.selection.superfluous.THRESHOLD`, which is meant for EL2N.
+        features: (N, d) finite floats, row i being that of row i of the dataset: an array, which may be memory-mapped,
+            a tensor, or the path of an ``.npy`` file.
+        method_options: name → JSON value, what the method's own options are.
 
     Returns:
         The coreset. Its ``selection`` has the ``options``, the numbers ``eligible``, ``kept`` and ``unscored`` (kept
@@ -239,7 +276,19 @@ def select(
     >>> select(table, keep=3, method="top").rows
     array([1, 3, 4])
     """
-    selection = Selection(keep, by, method, offset, class_balanced, min_per_class, seed, unscored, threshold=threshold)
+    selection = Selection(
+        keep,  # type: ignore[arg-type]  # None is refused
+        by,
+        method,
+        offset,
+        class_balanced,
+        min_per_class,
+        seed,
+        unscored,
+        threshold=threshold,
+        features=features,
+        method_options=method_options or {},
+    )
     coreset = selection(table, eligible=eligible)
     selection.warn(coreset.selection["eligible"], stacklevel=2)
     return coreset

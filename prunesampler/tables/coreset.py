@@ -112,7 +112,8 @@ def summary_lines(found: Mapping[str, Any], kept: int, num_rows: int, weights: A
     if "superfluous" in found:
         how = f": all but {eligible - kept:,} superfluous rows by {printable(options.get('by'))}"
     elif method := options.get("method"):
-        how = f": {printable(method)}" + (f" by {printable(options.get('by'))}" if method != "random" else "")
+        by = "" if found.get("threshold", 0) is None else f" by {printable(options.get('by'))}"  # scores were not read
+        how = f": {printable(method)}" + by
     yield f"kept {kept:,} of {eligible:,} rows ({percent(kept / eligible)}){how}"
     if "superfluous" in found:
         low = f"{printable(options.get('by'))} at most {options.get('threshold', math.nan):g} in both halves"

@@ -266,6 +266,7 @@ def attach(
                 become_attached(loader, plain, attachment, Pruning(run, fingerprint=fingerprint))
             return cast("AttachedLoader[T]", loader)
     if config.selection is not None:
+        config.selection.check_features(swap.num_rows)
         config.selection.warn(swap.num_eligible, stacklevel=2)
     elif not config.scores_only:
         config.policy.num_draws(swap.num_eligible, 0)  # more than there are is refused now

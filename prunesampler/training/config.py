@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
@@ -39,6 +39,8 @@ class SelectionOptions(TypedDict, total=False):
     min_per_class: int | None
     unscored: Literal["keep", "drop"]
     threshold: float | None
+    features: Any
+    method_options: Mapping[str, Any]
 
 
 def policy_of(

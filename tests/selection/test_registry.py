@@ -5,15 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import prunesampler as ps
+from prunesampler.analysis.advice import judge
+from prunesampler.analysis.report.page import page
+from prunesampler.cli.app import main
 from prunesampler.errors import ArgumentError
 from prunesampler.selection.registry import METHODS, register_method
-from prunesampler.selection.select import Selection, select, select_file
+from prunesampler.selection.select import Selection, resolve_keep, select, select_file
 from prunesampler.tables.score_table import ScoreTable
+from tests.helpers.attached import N, scored
 from tests.helpers.blockfiles import THREADS, saved, table
+from tests.helpers.plain_geometry import blobs
+
+BUILT_IN = tuple(METHODS)
+WITH_BUDGET = BUILT_IN
 
 
 def hardest(candidates: Any, budget: int, rng: np.random.Generator) -> Any:
@@ -93,6 +103,44 @@ def test_positions_that_are_refused(positions: Any, received: str) -> None:
 def test_too_few_candidates_are_refused(registered: None) -> None:
     with pytest.raises(ArgumentError, match="method half must give 4 candidates, got 2"):
         select(ScoreTable({"el2n": np.arange(10.0)}), 4, method="half")
+
+
+@settings(max_examples=25)
+@given(data=st.data(), keep=st.floats(0.02, 1), labelled=st.booleans())
+@pytest.mark.parametrize("method", WITH_BUDGET)
+@pytest.mark.filterwarnings("ignore::prunesampler.errors.PruneSamplerWarning")
+def test_every_method_keeps_the_exact_number(method: str, data: Any, keep: float, labelled: bool) -> None:
+    """Also of classes of one row, among equal rows, and of rows without a score."""
+    size = data.draw(st.integers(2, 40))
+    small = st.integers(0, 3)
+    columns = [data.draw(st.lists(small, min_size=size, max_size=size)) for _ in range(4)]
+    labels, features = np.array(columns[0]) - 1, np.array(columns[1:3], np.float32).T + 1
+    score = np.where(np.array(columns[3]) == 3, np.nan, columns[3])
+    whole = ScoreTable({"el2n": score}, labels=labels)
+    options = {"class_balanced": data.draw(st.booleans()), "min_per_class": data.draw(st.sampled_from([None, 1]))}
+    if options["min_per_class"] and round(keep * size) < len(set(labels[labels >= 0])):
+        return
+    coreset = select(whole, keep, method=method, features=features, **options if labelled else {})
+    assert len(coreset) == resolve_keep(keep, size)
+    assert coreset == select(whole, keep, method=method, features=features, **options if labelled else {})
+
+
+@pytest.mark.parametrize("method", BUILT_IN)
+@pytest.mark.filterwarnings("ignore::prunesampler.errors.PruneSamplerWarning")
+def test_every_method_is_found_everywhere(method: str, tmp_path: Path) -> None:
+    """By select, from a file, by the command line and by attach: the same rows."""
+    features = blobs(N, 3)[0]
+    np.save(tmp_path / "features.npy", features)
+    chosen: dict[str, Any] = {"method": method, "features": tmp_path / "features.npy", "keep": 0.5}
+    loader, _ = scored(save_dir=tmp_path / "run", **chosen)
+    whole = loader.pruning.table
+    expected = select(whole, **chosen)
+    assert loader.pruning.coreset.rows.tolist() == expected.rows.tolist()
+    options = ["--method", method, "--features", str(tmp_path / "features.npy"), "--keep", "0.5"]
+    assert main(["select", str(tmp_path / "run" / "scores.parquet"), "-o", str(tmp_path / "out"), *options]) == 0
+    assert ps.Coreset.load(tmp_path / "out").rows.tolist() == expected.rows.tolist()
+    judgement = judge(whole, [0.5], method=method, features=features)
+    assert "half" in page(whole, judgement, name="half", coreset=expected)
 
 
 def test_a_function_stands_in_a_file_by_its_name() -> None:
