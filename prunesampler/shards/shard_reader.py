@@ -154,10 +154,10 @@ class ShardReader:
         """All of a shard, and what is to be fetched of it if that is not here; perhaps the same."""
         record = self._index.records[shard]
         whole = whole_shard(record, record.size if record.size >= 0 else last_byte(self._locations(shard)))
-        kept = None if self._plan.keeps_all else self._plan.kept(shard)
-        part = (
-            None if kept is None or not kept.any() else kept_ranges(record, self._locations(shard), kept, self._below)
-        )
+        kept = self._plan.kept(shard)
+        if self._plan.keeps_all or not kept.any() or not self._ranges:
+            return [whole]
+        part = kept_ranges(record, self._locations(shard), kept, self._below)
         return [whole] if part is None else [whole, part]
 
     def _read_missing(self, places: dict[int, Int64s], rows: Int64s, found: _Found) -> None:
