@@ -1,6 +1,7 @@
 """What ``import prunesampler as ps`` gives: the one list of public names, which ``__init__.py`` reads too."""
 
 from prunesampler._load import load as load
+from prunesampler._logging import set_verbosity as set_verbosity
 from prunesampler._version import __version__ as __version__
 from prunesampler.analysis.compare import Comparison as Comparison, compare as compare
 from prunesampler.capture.row_loader import with_rows as with_rows

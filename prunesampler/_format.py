@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,20 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: 
     head = f"<thead>{line(headings, 'th')}</thead>" if headings else ""
     body = "".join(line(row, "td") for row in rows)
     return f"<table><caption>{html.escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
+
+
+def brief(value: Any) -> str:
+    """A dataclass without the fields that are as they are by default.
+
+    >>> import dataclasses
+    >>> brief(dataclasses.make_dataclass("Options", [("keep", float), ("seed", int, 0)])(0.5))
+    'Options(keep=0.5)'
+    """
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    fields = {each.name: (getattr(value, each.name), each.default) for each in dataclasses.fields(value)}
+    told = ", ".join(f"{name}={brief(now)}" for name, (now, default) in fields.items() if now != default)
+    return f"{type(value).__name__}({told})"
 
 
 class Shown:

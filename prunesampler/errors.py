@@ -43,6 +43,7 @@ __all__ = [
     "check_int",
     "check_number",
     "did_you_mean",
+    "missing",
 ]
 
 
@@ -118,6 +119,11 @@ class WriteError(FileError, OSError):
 
 class PruneSamplerWarning(UserWarning):
     """Something works, but probably not as its user expects."""
+
+
+def missing(extra: str, error: ImportError) -> ImportError:
+    """The ImportError of an optional dependency, with the extra that brings it."""
+    return ImportError(f"{error}: pip install 'prunesampler[{extra}]'", name=error.name)
 
 
 def check_int(name: str, value: Any, low: int = 0, high: int | None = None) -> int:

@@ -14,7 +14,7 @@ import prunesampler
 ROOT = Path(prunesampler.__file__).parent
 MATHS = {"scores", "capture", "tables"}
 STATE = MATHS | {"sampling", "tracking", "selection"}
-# A folder imports from itself, from these folders, and from errors, _format, _random and _version.
+# A folder imports from itself, from these folders, and from errors, _format, _logging, _random and _version.
 IMPORTS = {
     "scores": set(),
     "capture": set(),
@@ -28,7 +28,7 @@ IMPORTS = {
     "integrations": STATE | {"training", "analysis", "shards"},
     "cli": STATE | {"training", "analysis", "shards", "integrations"},
 }
-EVERYONE = {"errors", "_format", "_random", "_version"}
+EVERYONE = {"errors", "_format", "_logging", "_random", "_version"}
 
 
 def modules() -> list[Path]:

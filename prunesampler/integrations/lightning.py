@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError, UnsupportedError, missing
 from prunesampler.integrations.callback import check_options, quantiles
 from prunesampler.integrations.training_step import called_submodules
 from prunesampler.sampling.sampler import PrunedSampler
@@ -21,7 +21,10 @@ from prunesampler.training.sampler_swap import SamplerSwap
 try:
     from lightning.pytorch import Callback
 except ImportError:  # the same library under its older name
-    from pytorch_lightning import Callback
+    try:
+        from pytorch_lightning import Callback
+    except ImportError as error:
+        raise missing("lightning", error) from error
 
 _VERSION = 1
 

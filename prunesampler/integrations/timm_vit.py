@@ -11,12 +11,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
-from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool, check_number
+from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool, check_number, missing
+
+try:
+    import timm
+    from timm.models.vision_transformer import Attention, Block, VisionTransformer
+except ImportError as error:
+    raise missing("timm", error) from error
 
 __all__ = ["Sparsity", "sparsify"]
 

@@ -11,17 +11,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers.trainer
 from torch import nn
-from transformers import TrainerCallback
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from prunesampler.errors import ArgumentError, CorruptFileError, PruneSamplerWarning, StateError, UnsupportedError
+from prunesampler.errors import (
+    ArgumentError,
+    CorruptFileError,
+    PruneSamplerWarning,
+    StateError,
+    UnsupportedError,
+    missing,
+)
 from prunesampler.integrations.callback import check_options, quantiles
 from prunesampler.scores.sequences import sequence_scores
 from prunesampler.tables.atomic import atomic_write
 from prunesampler.training.attach import attach
 from prunesampler.training.handle import Pruning
+
+try:
+    import transformers.trainer
+    from transformers import TrainerCallback
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+except ImportError as error:
+    raise missing("transformers", error) from error
 
 _trainer: Any = transformers.trainer
 _skip_first_batches = _trainer.skip_first_batches

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prunesampler._logging import log
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_bool, check_choice, check_int
 from prunesampler.selection.candidates import TableSource
 from prunesampler.selection.choose import Classes, Kept, choose, classes_of
@@ -27,6 +28,7 @@ from prunesampler.tables.parquet import to_arrow
 from prunesampler.tables.score_file import ScoreFile, write_parts
 from prunesampler.tables.score_table import ScoreTable
 
+_MANY_UNSCORED = 0.05  # of the kept rows
 _LEFT_TO_THE_RULE = ("method", "offset", "class_balanced", "unscored", "strata")
 
 
@@ -331,9 +333,16 @@ def _kept_rows(file: ScoreFile, columns: Sequence[str], kept: Kept) -> pa.Table:
 
 
 def _warn_unscored(found: dict[str, Any], *, stacklevel: int) -> None:
-    if found["unscored"] == found["kept"]:
-        message = f"none of the {found['kept']} kept rows has a score"
-        warnings.warn(message, PruneSamplerWarning, stacklevel=stacklevel)
+    unscored, kept = found["unscored"], found["kept"]
+    if unscored == kept:
+        warnings.warn(f"none of the {kept} kept rows has a score", PruneSamplerWarning, stacklevel=stacklevel)
+    elif unscored >= _MANY_UNSCORED * kept and found["options"]["method"] != "random":
+        log.warning(
+            "%d of the %d kept rows have no score (new rows?): they are kept first, in place of scored ones. Raise "
+            'keep, give them scores, or leave them out with unscored="drop"',
+            unscored,
+            kept,
+        )
 
 
 def _where(table: ScoreTable, eligible: npt.ArrayLike | None) -> Int64s:

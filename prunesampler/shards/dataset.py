@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from prunesampler.capture.rows import OtherRows
-from prunesampler.errors import ArgumentError, UnsupportedError, check_int
+from prunesampler.errors import ArgumentError, UnsupportedError, check_int, missing
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.range_reader import Locations, RangeReader
 from prunesampler.tables.columns import Int64s
@@ -199,8 +199,10 @@ def _checked(decode: Decode) -> tuple[Any, ...] | Callable[[dict[str, Any]], Any
     if decode is None or callable(decode):
         return decode
     handlers = (decode,) if isinstance(decode, str) else tuple(decode)
-    import webdataset
-
+    try:
+        import webdataset
+    except ImportError as error:
+        raise missing("webdataset", error) from error
     for handler in handlers:
         try:
             good = callable(handler) or (isinstance(handler, str) and bool(webdataset.imagehandler(handler)))

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from prunesampler.capture.row_dataset import PairCollate, carrying_rows
 from prunesampler.capture.row_loader import row_loader_class
 from prunesampler.capture.rows import RowBatch, RowSource
-from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool
+from prunesampler.errors import ArgumentError, StateError, UnsupportedError, check_bool, missing
 from prunesampler.shards.index import ShardIndex
 from prunesampler.shards.kept_stream import Keep, keep, shard_and_row
 from prunesampler.shards.urls import check_commands
@@ -215,8 +215,10 @@ def track(pipeline: Any, index: ShardIndex, *, allow_commands: bool = False) -> 
     >>> [(rows.tolist(), batch[0].tolist()) for rows, batch in prunesampler.with_rows(dataset)]
     [([0, 2, 5, 1], [0, 2, 2, 1]), ([3, 4], [0, 1])]
     """
-    import webdataset
-
+    try:
+        import webdataset
+    except ImportError as error:
+        raise missing("webdataset", error) from error
     if not isinstance(index, ShardIndex):
         raise ArgumentError("index", "must be a ShardIndex", index)
     if isinstance(pipeline, str | os.PathLike | list | tuple):

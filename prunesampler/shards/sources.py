@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from prunesampler.errors import CorruptFileError, MismatchError
+from prunesampler.errors import CorruptFileError, MismatchError, missing
 from prunesampler.shards.http_file import HttpFile, check_size
 from prunesampler.shards.retry import retried
 from prunesampler.shards.urls import local_path, remote_file_system, url_kind
@@ -149,8 +149,10 @@ def open_source(url: str) -> Iterator[Source]:
             raw = stack.enter_context(HttpFile(url))
             size = raw.size
         elif url_kind(url) == "pipe":
-            from webdataset import gopen
-
+            try:
+                from webdataset import gopen
+            except ImportError as error:
+                raise missing("webdataset", error) from error
             raw = _Pipe(stack.enter_context(closing(gopen("pipe:" + url.partition(":")[2]))))
         else:
             system, place = remote_file_system(url)

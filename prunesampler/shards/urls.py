@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from prunesampler.errors import ArgumentError, CorruptFileError, UnsupportedError
+from prunesampler.errors import ArgumentError, CorruptFileError, UnsupportedError, missing
 
 _LOCAL = ("file", "local")  # fsspec's names for this machine's files
 
@@ -63,8 +63,10 @@ def check_stored_urls(path: str | os.PathLike[str], urls: Iterable[object], allo
 
 def remote_file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the place in it; UnsupportedError where it has none."""
-    import fsspec
-
+    try:
+        import fsspec
+    except ImportError as error:
+        raise missing("webdataset", error) from error
     try:
         system, place = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError, TypeError) as error:

@@ -144,6 +144,11 @@ class ScoreTracker(Shown):
             "epochs": self._totals.epochs,
         }
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether :meth:`table` has anything to give: on rank 0, once something was merged."""
+        return self._group.rank == 0 and self._totals.epochs > 0
+
     def update(self, rows: Any, logits: Tensor, targets: Any) -> None:
         """One batch of presentations.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from prunesampler._logging import be_heard
 from prunesampler.capture.binder import Binder
 from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import check_hookable
@@ -80,6 +81,7 @@ def attach(
     save_dir: str | os.PathLike[str] | None = None,
     save_every: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     coreset: Coreset | str | os.PathLike[str] | None = None,
     keys: Any = None,
     fingerprint: str | None = None,
@@ -128,12 +130,14 @@ def attach(
             policy that reads scores every epoch the last.
         rescore: a loader over the same rows without augmentation. The scores then come from a pass of its own over
             it, in eval mode, when the scoring epochs are over: the protocol that EL2N was published with.
-        save_dir: folder for ``scores.parquet`` and ``coreset.parquet``; None keeps nothing.
+        save_dir: folder for ``scores.parquet`` and ``coreset.parquet``; None keeps nothing. ``"runs/{n}"`` numbers the
+            folders: a new one for each run, the newest one with ``resume=True``.
         save_every: an int >= 1: under a policy that follows scores, ``scores.parquet`` is written anew at the end of
             every so many epochs, scored ones counted; without, after the scored epochs and by ``finish()``.
         resume: take up the files of an earlier run in ``save_dir``: a finished one starts pruned, and other selection
             options select again from its scores. One under a policy that draws every epoch goes on from its
             checkpoint, which ``loader.pruning.load_state_dict`` is to be given before the first pass.
+        overwrite: replace the files of an earlier run in ``save_dir``, once there are new ones.
         coreset: start pruned on this coreset (or file) and score nothing. Its weights scale the gradient of each
             sample's logits.
         keys: one str or int per row, kept in the files to carry scores to a dataset that has grown or moved; or a
@@ -180,6 +184,7 @@ def attach(
     """
     plain = cast(Any, loader_inside(loader, row_fn=row_fn is not None))
     check_choice("on_error", on_error, ("raise", "train_on_all"))
+    be_heard()
     check_bool("resume", resume)
     if save_every is not None:
         check_int("save_every", save_every, 1)
@@ -308,7 +313,14 @@ def attach(
     take_over(earlier, key, stacklevel=2)
     if stream is not None and earlier:
         swap = swap_of(plain, chosen, seed, None)
-    folder = RunFolder(save_dir, resume=resume, num_rows=swap.num_rows, fingerprint=fingerprint, group=group)
+    folder = RunFolder(
+        save_dir,
+        resume=resume,
+        num_rows=swap.num_rows,
+        fingerprint=fingerprint,
+        group=group,
+        overwrite=check_bool("overwrite", overwrite),
+    )
 
     model_ref = weakly(model)  # it carries the run, which is not to keep it
 

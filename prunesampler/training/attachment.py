@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -55,8 +56,8 @@ class Attachment:
         """A training forward has returned."""
         self._run.forwarded(inputs, output)
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing() and self._is_followed:
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # sys may be gone by then
+        if not _is_finalizing() and self._is_followed:
             self._run.lose_loader()
 
 
@@ -97,6 +98,27 @@ class Followed:
         """Whether a forward now would be a training forward."""
         model = self._model()
         return torch.is_grad_enabled() and (model is not None and model.training if self.has_model else True)
+
+    @property
+    def trained(self) -> int:
+        """How often the parameters were changed in place, as optimizers do."""
+        model = self._model()
+        return 0 if model is None else sum(each._version for each in model.parameters())
+
+    def why_silent(self, trained: bool) -> str:
+        """Why no logits may have come in a whole pass, and the cure; ``trained``: the model's weights have changed."""
+        model = self._model()
+        if not self.has_model:
+            return "no logits came: call loader.pruning.observe(logits) after each forward"
+        if model is not None and not model.training:
+            return "the model is in eval mode, in which nothing is scored: call model.train() before the loop"
+        if trained:
+            return (
+                "the model was trained, but its call was not seen: call model(x), not model.forward(x) nor a module "
+                "inside it, attach the very wrapper that the loop calls (DDP, torch.compile), or give the logits to "
+                "loader.pruning.observe(logits)"
+            )
+        return "the model that attach was given was neither called nor trained: give it the one that the loop calls"
 
     def hook(self, watched: bool) -> None:
         """Whether the model reports its forwards."""

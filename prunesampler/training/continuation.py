@@ -6,7 +6,6 @@ and a notebook cell may be run again. So a model carries its run, until it is de
 
 from __future__ import annotations
 
-import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ from typing import Any, cast
 
 from torch import nn
 
+from prunesampler._logging import log
 from prunesampler.capture.row_loader import RowLoader, RowPipeline
 from prunesampler.errors import PruneSamplerWarning
 from prunesampler.training.config import comparable
 
 Run = Any  # training.run.Run, which imports this module
-_log = logging.getLogger("prunesampler")
 _NAME = "_prunesampler_run"
 
 
@@ -111,7 +110,7 @@ def take_over(runs: list[Run], key: RunKey, stacklevel: int) -> None:
         if run.phases.has_begun and (run.phases.now == "scoring" or run.followed.attachment() is not None):
             warnings.warn(message, PruneSamplerWarning, stacklevel=stacklevel + 1)
         else:
-            _log.info(message)
+            log.info(message)
         run.detach()
 
 

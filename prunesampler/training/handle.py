@@ -9,8 +9,11 @@ from typing import Any, cast
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from prunesampler._format import Shown, brief
+from prunesampler._logging import log
 from prunesampler.errors import PruneSamplerWarning, StateError, check_int
 from prunesampler.tables.fingerprint import matches
+from prunesampler.tables.metrics import table_metrics
 from prunesampler.tables.score_table import Coreset, ScoreTable
 from prunesampler.tracking.tracker import ScoreTracker
 from prunesampler.training.checkpoint import check_moment, check_state
@@ -20,11 +23,21 @@ from prunesampler.training.run import Run
 _VERSION = 6
 
 
-class Pruning:
+class Pruning(Shown):
     """What ``loader.pruning`` is: made by :func:`prunesampler.attach`, not by hand."""
 
     def __init__(self, run: Run, *, fingerprint: str | None) -> None:
         self._run, self._phases, self._fingerprint = run, run.phases, fingerprint
+
+    def _facts(self) -> dict[str, Any]:
+        phases, coreset = self._phases, self.coreset
+        facts: dict[str, Any] = {"phase": phases.now}
+        if phases.now == "scoring":
+            facts["epochs"] = phases.progress
+        elif coreset is not None:
+            facts["kept"] = f"{len(coreset):,} of {phases.swap.num_eligible:,} rows"
+            facts["epoch"] = getattr(self.sampler, "epoch", None)
+        return facts | {"policy": brief(phases.config.policy), "save_dir": phases.folder.path}
 
     @property
     def run(self) -> Run:
@@ -83,11 +96,36 @@ class Pruning:
                 'how many rows will be drawn is not known yet (with keep="auto" once they are selected): ask again '
                 'then, or give attach epoch_length="full", which keeps the number of steps'
             )
+        if self.phase == "scoring" and 0 < epochs <= full and not self._phases.config.scores_only:
+            log.warning("total_steps(%d): all of these are scoring epochs, and no epoch is pruned", epochs)
         total = full * now + sum(cast("list[int]", steps))
         if None in known:
             message = f"total_steps({epochs}) is about {total}: how many rows an epoch draws depends on scores to come"
             warnings.warn(message, PruneSamplerWarning, stacklevel=2)
         return total
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the run as it stands, for a logger; ask once an epoch, as quantiles take a sort of all scores.
+
+        ``cost``: rows trained on so far, in passes over all data (a pruned pass counts when it begins; what a pass over
+        ``rescore=`` and a proxy compute is not in it). ``kept``: the share of the eligible rows that is drawn now.
+
+        The others come from the scores that are merged, on rank 0: of each score the 10th, 50th and 90th percentile
+        (``"el2n/p50"``) and, after two epochs, ``"el2n/split_half"``, how far odd and even epochs rank rows alike
+        (Spearman; 1: no noise); ``learned``, the share of the rows that were classified correctly at least once;
+        ``forgetting_rate``, forgetting events per presentation.
+        """
+        phases, coreset = self._phases, self.coreset
+        progress, eligible = phases.scoring.progress, phases.swap.num_eligible
+        cost = progress.rows / progress.rows_per_pass if progress.rows_per_pass else float(progress.ended)
+        if phases.now == "pruned" and not phases.tracks_draws:
+            begun = getattr(self.sampler, "epoch", 0) - phases.scored_epochs * phases.config.policy.every_epoch
+            cost += begun * phases.pruned.draws / eligible
+        found = {"cost": cost, "kept": 1.0 if coreset is None else len(coreset) / eligible}
+        tracker, table = self.tracker, self.table
+        if tracker is not None and tracker.has_scores and (phases.tracks_draws or phases.now == "scoring"):
+            table = tracker.table()
+        return found if table is None else found | table_metrics(table)
 
     def observe(self, logits: Tensor, inputs: Any = None) -> None:
         """Give the logits of the batch that waits, where no forward hook can see them.

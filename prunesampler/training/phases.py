@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
+from prunesampler._logging import log
 from prunesampler.capture.binder import Pass
 from prunesampler.errors import StateError
 from prunesampler.tables.coreset import Coreset
@@ -21,8 +21,6 @@ from prunesampler.training.pruned_phase import PrunedPhase
 from prunesampler.training.recording import Epochs, Recording
 from prunesampler.training.run_folder import RunFolder
 from prunesampler.training.scoring_phase import ScoringPhase
-
-_log = logging.getLogger("prunesampler")
 
 Phase = Literal["scoring", "pruned", "scored", "detached"]
 
@@ -108,7 +106,7 @@ class Phases:
         elif self.folder.finished and not every_epoch:
             found = self.folder.take_up(self.config.scoring(), self.config.selection)
             if found is None:
-                _log.info("selecting again from the scores in %s", self.folder.scores_path)
+                log.info("selecting again from the scores in %s", self.folder.scores_path)
                 self.conclude(None)
             else:
                 self._prune(found)
@@ -124,7 +122,7 @@ class Phases:
             self._prune(coreset, epoch=self.scored_epochs if every_epoch else None, at_once=at_once)
         else:
             self.now = "scored"
-            _log.info("scored %d rows%s", self.swap.num_rows, self.folder.shown)
+            log.info("scored %d rows%s", self.swap.num_rows, self.folder.shown)
 
     def draw_next(self) -> None:
         """Draw the next epoch from the scores so far; on all ranks together, of which rank 0 has the merged ones."""
@@ -159,7 +157,7 @@ class Phases:
         assert coreset is not None
         how = str(self.config.policy) if self.pruned.draws_every_epoch else _how(coreset)
         rows, eligible = len(coreset), self.swap.num_eligible
-        _log.info("training on %d of %d rows (%s)%s", rows, eligible, how, self.folder.shown)
+        log.info("training on %d of %d rows (%s)%s", rows, eligible, how, self.folder.shown)
 
     def state_dict(self, last: Pass | None) -> dict[str, Any]:
         """What is saved; ``last`` is the pass that was trained on last."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
-import logging
+import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
@@ -13,6 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from prunesampler._logging import log
 from prunesampler.capture.binder import Binder, Pass, Token
 from prunesampler.capture.row_loader import RowLoader
 from prunesampler.capture.rows import Collated
@@ -23,7 +26,7 @@ from prunesampler.training.batch_reader import BatchReader
 from prunesampler.training.continuation import RunKey
 from prunesampler.training.phases import Phases
 
-_log = logging.getLogger("prunesampler")
+_alive: weakref.WeakSet[Run] = weakref.WeakSet()
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,6 +65,10 @@ class Run:
         self._watches = True  # whether training forwards are followed
         self._has_bound = False  # whether one ever was, so that it is known how far a framework fetches ahead
         self._told = False
+        self._saved = False  # since then whoever has the state may go on
+        self._trained_at: int | None = None  # the model's state when the first pass began
+        self._passed_silently = False
+        _alive.add(self)
 
     # -- its loader and its model ------------------------------------------------------------------------------
 
@@ -94,7 +101,7 @@ class Run:
         self.phases.folder.release()
         if self.phases.now == "scoring" and self.phases.has_begun and not self._told:
             self._told = True
-            _log.warning(
+            log.warning(
                 "the attached loader is gone, %s, and nothing is scored any more: keep the loader, or where a loop "
                 "makes it anew attach each of them, to the same model and with the same options, and the run goes on",
                 self.phases.progress,
@@ -117,6 +124,7 @@ class Run:
         if self._current is None:
             with self._guard():
                 self._binder.check_called()
+            self._tell_of_silence()
         if phases.now == "scoring" and self.followed.owes_rest:
             self._scoring.check_start(skipped=True)
         elif phases.now == "scoring" and self._scoring.due:
@@ -134,6 +142,8 @@ class Run:
     def started(self) -> Pass:
         """An iterator begins."""
         skipped, self._skipped = self._skipped, 0
+        if self._trained_at is None and not self._is_paused and torch.is_grad_enabled():
+            self._trained_at = self.followed.trained
         return self._binder.start(skipped, self._is_paused)
 
     @_one_at_a_time
@@ -167,6 +177,8 @@ class Run:
         if self._watches:
             with self._guard():
                 self._close(token)
+                if not token.paused:
+                    self._check_heard()
         else:
             token.count_all()
         self._take_place(token)
@@ -222,6 +234,45 @@ class Run:
                 logits = self._reader.logits(output)
                 if logits.requires_grad:  # SAM's gradient is of this forward
                     self._pruned.weight(again, logits)
+
+    def _check_heard(self) -> None:
+        """Complain of a pass that is over, in which no logits came.
+
+        If the model was trained meanwhile, that is an error. Else it may have been a look at the data, or a thread has
+        read a whole pass ahead: it is told before the next pass, if still none came.
+        """
+        needed = self.phases.now == "scoring" or self.phases.needs_rows
+        if self._has_bound or not needed or not torch.is_grad_enabled():
+            return
+        if self.followed.trained != self._trained_at:
+            why = self.followed.why_silent(trained=True)
+            raise BindingError(f"a pass over the attached loader is over, and nothing was scored: {why}")
+        self._passed_silently = True
+
+    def _tell_of_silence(self) -> None:
+        if self._passed_silently and not (self._has_bound or self._told):
+            self._told = True
+            log.warning(
+                "a pass over the attached loader is over, and nothing was scored. If it was no look at the data: %s",
+                self.followed.why_silent(self.followed.trained != self._trained_at),
+            )
+
+    def tell_what_is_missing(self) -> None:
+        """The process ends, perhaps before the scoring does."""
+        phases, followed = self.phases, self.followed
+        ends = phases.now == "scoring" and phases.group.rank == 0 and followed.loader() is not None
+        if not ends or self._saved or self._trained_at is None:
+            return
+        if not self._has_bound:
+            why = followed.why_silent(followed.trained != self._trained_at)
+            log.warning("the process ends, and nothing was scored: %s", why)
+        else:
+            log.warning(
+                "the process ends with %s, so no rows were selected%s: train on, give attach fewer score_epochs, or "
+                "call loader.pruning.finish() at the end",
+                phases.progress,
+                phases.folder.not_written,
+            )
 
     # -- what a user asks for ----------------------------------------------------------------------------------
 
@@ -378,6 +429,7 @@ class Run:
     @_one_at_a_time
     def state_dict(self) -> dict[str, Any]:
         """What :class:`~prunesampler.Pruning` saves of the run, without what it was made with."""
+        self._saved = True
         return self.phases.state_dict(self._current)
 
     @_one_at_a_time
@@ -418,3 +470,9 @@ class Run:
                 message = f"scoring failed, so training goes on with all rows: {error}"
                 warnings.warn(message, PruneSamplerWarning, stacklevel=3)
                 self.detach()
+
+
+@atexit.register
+def _tell_what_is_missing(process: int = os.getpid()) -> None:
+    for run in list(_alive) if os.getpid() == process else ():
+        run.tell_what_is_missing()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from prunesampler._logging import log
 from prunesampler.errors import ArgumentError, MismatchError, StateError, WriteError
 from prunesampler.selection.select import Selection
 from prunesampler.tables.atomic import remove_unfinished
@@ -19,9 +21,9 @@ from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.ranks import Group
 from prunesampler.training.folder_claim import FolderClaim
 
+_NUMBER = "{n}"
 _FILES = ("scores.parquet", "coreset.parquet", "schedule.parquet")
 _Stat = tuple[int, int, int, int] | None
-_log = logging.getLogger("prunesampler")
 
 
 class RunFolder:
@@ -43,19 +45,34 @@ class RunFolder:
         num_rows: int,
         fingerprint: str | None,
         group: Group,
+        overwrite: bool = False,
     ) -> None:
         if path is not None and (not isinstance(path, str | os.PathLike) or not os.fspath(path)):
             raise ArgumentError("save_dir", "must be a path that is not empty, or None", path)
+        if overwrite and resume:
+            raise ArgumentError("overwrite", "must be False with resume=True, which goes on with what is there", True)
+        self._group, self._overwrite = group, overwrite
+        if path is not None and _NUMBER in os.fspath(path):
+            path = group.on_rank_0(lambda: _numbered(os.fspath(path), newest=resume))
         # Absolute from now on: a loop may change its working folder.
         self._folder = None if path is None else Path(path).absolute()
-        self.shown = "" if path is None else f", written to {path}"
-        self._group = group
+        self.path = path
         self._claim: FolderClaim | None = None
         self._known: dict[str, _Stat] = {}  # the files that this run has read or written
         self.table: ScoreTable | None = None
         self.schedule: Schedule | None = None
         self._coreset: Coreset | None = None
         self.begun, self.finished = group.on_rank_0(lambda: self._open(resume, num_rows, fingerprint))
+
+    @property
+    def shown(self) -> str:
+        """How a sentence goes on that says what was written."""
+        return "" if self.path is None else f", written to {self.path}"
+
+    @property
+    def not_written(self) -> str:
+        """The same of what was not."""
+        return "" if self.path is None else f" and nothing was written to {self.path}"
 
     @property
     def scores_path(self) -> Path | None:
@@ -140,6 +157,10 @@ class RunFolder:
                         "left alone: move it away, and the next pass writes; or save the scores elsewhere, by "
                         "loader.pruning.tracker.table().save(path)"
                     )
+            if self._overwrite:  # what an earlier run has left
+                for name in _FILES:
+                    self._save(name, None)
+                self._overwrite = False
             yield
         except OSError:
             raise  # a full disk: the run may try again, and the folder stays its own
@@ -160,21 +181,21 @@ class RunFolder:
             return False, False
         _check_writable(self._folder)
         paths = scores, coreset, schedule = [self._folder / name for name in _FILES]
-        if not any(path.exists() for path in paths):
+        if self._overwrite or not any(path.exists() for path in paths):
             self._claim = FolderClaim(self._folder)
             if self._claim.taken_over:
-                _log.warning("save_dir %s was %s, which is dead: taken over", self._folder, self._claim.taken_over)
+                log.warning("save_dir %s was %s, which is dead: taken over", self._folder, self._claim.taken_over)
         found = [str(path) for path in paths if path.exists()]
-        if not found:
+        self._known = {name: _stat(self._folder / name) for name in _FILES}
+        if self._overwrite or not found:
             for path in paths:
                 remove_unfinished(path)
             return False, False
         self.release()
-        self._known = {name: _stat(self._folder / name) for name in _FILES}
         if not resume:
             raise StateError(
-                f"save_dir holds the files of another run ({', '.join(found)}): give another folder, or resume=True "
-                "to continue that run"
+                f"save_dir holds the files of another run ({', '.join(found)}): give resume=True to continue that run, "
+                f"overwrite=True to replace its files, or another folder (save_dir='runs/{_NUMBER}' numbers them)"
             )
         FolderClaim.clear_up(self._folder)
         if coreset.exists() and not scores.exists():
@@ -193,6 +214,27 @@ class RunFolder:
             if kept.scores_digest == self.table.digest:  # else cut off between the two writes: select again
                 self._coreset = kept
         return True, True
+
+
+def _numbered(path: str, *, newest: bool) -> str:
+    """The path with the number of the newest folder of this name in the place of ``{n}``, or of a new one, made now."""
+    before, _, after = path.partition(_NUMBER)
+    if _NUMBER in after or os.sep in after.strip(os.sep):
+        raise ArgumentError("save_dir", f"must hold {_NUMBER} once, in its last part", path)
+    parent, name = os.path.split(os.path.abspath(before + "x"))
+    pattern = re.compile(re.escape(name[:-1]) + r"(\d+)" + re.escape(after.strip(os.sep)))
+    try:
+        os.makedirs(parent, exist_ok=True)
+        numbers = [int(found[1]) for each in os.listdir(parent) if (found := pattern.fullmatch(each))]
+        if newest and numbers:
+            return path.replace(_NUMBER, str(max(numbers)))
+        for number in itertools.count(max(numbers, default=0) + 1):
+            with suppress(FileExistsError):  # another process was faster
+                os.mkdir(made := path.replace(_NUMBER, str(number)))
+                return made
+    except OSError as error:
+        raise WriteError.of(error, path) from error
+    raise AssertionError
 
 
 def _stat(path: Path) -> _Stat:

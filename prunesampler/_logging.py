@@ -1,0 +1,52 @@
+"""One visible line where a run changes: the logger ``prunesampler``, with a handler of its own where there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Literal
+
+from prunesampler.errors import check_choice
+
+Verbosity = Literal["debug", "info", "warning", "error"]
+_LEVELS = ("debug", "info", "warning", "error")
+
+log = logging.getLogger("prunesampler")
+"""What the library tells of its runs."""
+
+
+class _OwnHandler(logging.Handler):
+    """Writes to stderr unless the application handles its logs itself; of several ranks, the first tells the news."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.getLogger().handlers or len(log.handlers) > 1:
+            return
+        if record.levelno < logging.WARNING and os.environ.get("RANK", "0") != "0":
+            return
+        print(f"prunesampler: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def be_heard() -> None:
+    """Give the logger its handler and a level, once, where the application has given it neither."""
+    if log.handlers or logging.getLogger().handlers:
+        return
+    log.addHandler(_OwnHandler())
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """How much is told on stderr: ``"info"``, as it is without this, one line where a run is pruned; or less, or more.
+
+    It is the level of the logger ``prunesampler``. Whoever configures logging (``logging.basicConfig``) has these lines
+    among all others.
+
+    Raises:
+        ArgumentError: none of the four.
+
+    >>> set_verbosity("warning")
+    """
+    check_choice("verbosity", verbosity, _LEVELS)
+    be_heard()
+    log.setLevel(verbosity.upper())
