@@ -63,18 +63,24 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: 
     return f"<table><caption>{html.escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
 
 
+class _Bare(str):
+    """Shown without quotes."""
+
+    __repr__ = str.__str__
+
+
 def brief(value: Any) -> str:
     """A dataclass without the fields that are as they are by default.
 
     >>> import dataclasses
     >>> brief(dataclasses.make_dataclass("Options", [("keep", float), ("seed", int, 0)])(0.5))
-    'Options(keep=0.5)'
+    Options(keep=0.5)
     """
     if not dataclasses.is_dataclass(value):
-        return repr(value)
+        return _Bare(repr(value))
     fields = {each.name: (getattr(value, each.name), each.default) for each in dataclasses.fields(value)}
     told = ", ".join(f"{name}={brief(now)}" for name, (now, default) in fields.items() if now != default)
-    return f"{type(value).__name__}({told})"
+    return _Bare(f"{type(value).__name__}({told})")
 
 
 class Shown:

@@ -16,7 +16,7 @@ def table_metrics(table: ScoreTable) -> dict[str, float]:
     >>> {name: round(value, 3) for name, value in table_metrics(table).items()}
     {'el2n/p10': 0.1, 'el2n/p50': 0.5, 'el2n/p90': 0.9, 'forgetting_rate': 0.2}
     """
-    found = {}
+    found: dict[str, float] = {}
     for name, values in table.scores.items():
         if name.endswith("_spread") or not (known := values[~np.isnan(values)]).size:
             continue

@@ -53,7 +53,8 @@ class RunFolder:
             raise ArgumentError("overwrite", "must be False with resume=True, which goes on with what is there", True)
         self._group, self._overwrite = group, overwrite
         if path is not None and _NUMBER in os.fspath(path):
-            path = group.on_rank_0(lambda: _numbered(os.fspath(path), newest=resume))
+            pattern = os.fspath(path)
+            path = group.on_rank_0(lambda: _numbered(pattern, newest=resume))
         # Absolute from now on: a loop may change its working folder.
         self._folder = None if path is None else Path(path).absolute()
         self.path = path
@@ -219,10 +220,10 @@ class RunFolder:
 def _numbered(path: str, *, newest: bool) -> str:
     """The path with the number of the newest folder of this name in the place of ``{n}``, or of a new one, made now."""
     before, _, after = path.partition(_NUMBER)
-    if _NUMBER in after or os.sep in after.strip(os.sep):
+    if _NUMBER in after or os.sep in after.rstrip(os.sep):
         raise ArgumentError("save_dir", f"must hold {_NUMBER} once, in its last part", path)
     parent, name = os.path.split(os.path.abspath(before + "x"))
-    pattern = re.compile(re.escape(name[:-1]) + r"(\d+)" + re.escape(after.strip(os.sep)))
+    pattern = re.compile(re.escape(name[:-1]) + r"(\d+)" + re.escape(after.rstrip(os.sep)))
     try:
         os.makedirs(parent, exist_ok=True)
         numbers = [int(found[1]) for each in os.listdir(parent) if (found := pattern.fullmatch(each))]

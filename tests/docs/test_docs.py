@@ -336,6 +336,19 @@ def weighted(names: Names) -> None:
     assert drawn.min() > 0.75 * drawn.max()  # of 120 and of 30 rows
 
 
+def looked_at(names: Names) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = Path("events").iterdir()
+    content, tags = file.read_bytes(), []
+    while content:
+        length = int.from_bytes(content[:8], "little")  # the length, its checksum, the event, its checksum
+        tags += [value.tag for value in Event.FromString(content[12 : 12 + length]).summary.value]
+        content = content[16 + length :]
+    assert tags.count("pruning/el2n/p50") == tags.count("pruning/cost") == names["epochs"]
+    assert names["loader"].pruning.metrics()["cost"] == 3
+
+
 def worst(names: Names) -> None:
     assert 0.2 < names["accuracy"].min() <= names["accuracy"].mean() < 1
 
@@ -493,6 +506,7 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("choosing.md", "How much"): chosen,
     ("when-not-to-prune.md", "The controls"): compared,
     ("when-it-pays.md", "The gate"): gate,
+    ("looking.md", "Figures while it trains"): looked_at,
     ("files.md", "Merge and compare"): merged,
     ("schedules.md", "Cosine"): cosine,
     ("schedules.md", "OneCycle"): lambda names: ended(names, lambda _: 0.1 / 25 / 1e4),
