@@ -138,7 +138,7 @@ def test_attach_prunes_by_them_and_refuses_too_few_epochs_at_once() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    loader = ps.attach(DataLoader(dataset(), 4, shuffle=True), model, **options, method="top", score_epochs=10)
+    loader = ps.attach(DataLoader(dataset(), 4, shuffle=True), model, **options, method="bottom", score_epochs=10)
     for _ in range(11):
         seen = 0
         for x, y in loader:
@@ -148,7 +148,7 @@ def test_attach_prunes_by_them_and_refuses_too_few_epochs_at_once() -> None:
             seen += len(x)
     assert seen == 12
     dual = loader.pruning.table.scores["dual"]
-    assert set(loader.pruning.coreset.rows) == set(np.argsort(dual)[12:])
+    assert set(loader.pruning.coreset.rows) == set(np.argsort(dual)[:12])
 
 
 def test_one_pass_has_none_of_them() -> None:
