@@ -6,7 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import prunesampler as ps
 from prunesampler import errors
+from prunesampler.analysis.statistics import default_score
 from prunesampler.errors import (
     ArgumentError,
     PruneSamplerError,
@@ -16,6 +18,7 @@ from prunesampler.errors import (
     check_int,
     check_number,
 )
+from prunesampler.integrations.callback import check_options
 
 
 def test_one_tree() -> None:
@@ -60,6 +63,21 @@ def test_a_check_names_argument_rule_and_value(check: Callable[[], object], mess
     with pytest.raises(ArgumentError) as caught:
         check()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("work", "meant"),
+    [
+        (lambda table: ps.select(table, 0.5, by="eln2"), "el2n"),
+        (lambda table: ps.select(table, 0.5, method="stratifed"), "stratified"),
+        (lambda table: ps.ScoreTracker(3, scores=["el2n", "forgeting"]), "forgetting"),
+        (lambda table: default_score(table, "el2m"), "el2n"),
+        (lambda table: check_options({"score_epoch": 3}, own=()), "score_epochs"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_what_was_meant(work: Callable[[ps.ScoreTable], object], meant: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"; did you mean '{meant}'\?$"):
+        work(ps.ScoreTable({"el2n": [0.1, 0.2]}))
 
 
 def test_a_check_returns_plain_python_values() -> None:

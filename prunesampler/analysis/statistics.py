@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler.errors import ArgumentError, MismatchError
+from prunesampler.errors import ArgumentError, MismatchError, did_you_mean
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 
@@ -163,7 +163,7 @@ def default_score(table: ScoreTable, by: str | None = None) -> str:
     if by is None:
         by = "el2n" if "el2n" in names else names[0]
     if by not in names:
-        raise ArgumentError("by", f"must be a score of the table, one of {names}", by)
+        raise ArgumentError("by", f"must be a score of the table, one of {names}", by, did_you_mean(by, names))
     if np.isnan(table.column(by)).all():
         raise ArgumentError("by", "must be a score that at least one row has", by)
     return by

@@ -35,9 +35,10 @@ def compare(
     save_dir: Annotated[Path | None, typer.Option(help="Folder of finished runs, not run again.")] = None,
     json: Json = False,
 ) -> None:
-    """Train on the kept rows and on controls of the same cost; say whether pruning by these scores pays.
+    """Train on the kept rows and on controls of the same cost.
 
-    The function is ``train(rows, *, seed, share) -> float``. Exit code 1 unless the kept rows beat every control.
+    It says whether pruning by these scores pays. The function is ``train(rows, *, seed, share) -> float``. Exit code 1
+    unless the kept rows beat every control.
     """
     from prunesampler.analysis.compare import compare as compare_arms
 

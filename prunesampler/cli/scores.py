@@ -47,7 +47,10 @@ def select(
     json: Json = False,
     engine: EngineOption = Engine.local,
 ) -> None:
-    """Keep rows by their scores, their features or both, and write them as a coreset."""
+    """Keep rows by their scores, their features or both.
+
+    They are written as a coreset.
+    """
     from prunesampler.selection.select import Selection, select_file
     from prunesampler.tables.coreset import summary_lines
 

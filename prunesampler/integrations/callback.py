@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, did_you_mean
 from prunesampler.training.attach import attach
 from prunesampler.training.config import SelectionOptions
 from prunesampler.training.handle import Pruning
@@ -20,7 +20,8 @@ def check_options(options: Mapping[str, Any], own: Collection[str]) -> None:
     known = [name for name in known if name not in own and name != "options"]
     for name, value in options.items():
         if name not in known:
-            raise ArgumentError(name, f"must be one of the options of prunesampler.attach, {known},", value)
+            rule = f"must be one of the options of prunesampler.attach, {known},"
+            raise ArgumentError(name, rule, value, did_you_mean(name, known))
 
 
 def quantiles(pruning: Pruning, by: str) -> dict[str, float]:

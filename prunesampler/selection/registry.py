@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from prunesampler.errors import ArgumentError, check_bool, check_choice, check_int
+from prunesampler.errors import ArgumentError, check_bool, check_choice, check_int, did_you_mean
 from prunesampler.selection.herding import herding
 from prunesampler.selection.k_center import check_start, k_center
 from prunesampler.selection.moderate import moderate
@@ -227,7 +227,7 @@ def check_method(method: object) -> RegisteredMethod:
     rule = f"must be one of {', '.join(METHODS)}, or a function (candidates, budget, rng) -> positions"
     if isinstance(method, str) and ":" in method:
         rule += "; a name like module:function stands in a file for a function, which must be given itself"
-    raise ArgumentError("method", rule, method)
+    raise ArgumentError("method", rule, method, did_you_mean(method, METHODS))
 
 
 def name_of(method: Method) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prunesampler._logging import log
-from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_bool, check_choice, check_int
+from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_bool, check_choice, check_int, did_you_mean
 from prunesampler.selection.candidates import TableSource
 from prunesampler.selection.choose import Classes, Kept, choose, classes_of
 from prunesampler.selection.engine import Map
@@ -166,7 +166,8 @@ class Selection:
     def check_columns(self, table: Any) -> None:
         """Refuse a table, or what says which columns it has, that lacks one that is read."""
         if self.reads_scores and self.by not in table.directions:
-            raise ArgumentError("by", f"must be a score of the table, one of {list(table.directions)}", self.by)
+            rule = f"must be a score of the table, one of {list(table.directions)}"
+            raise ArgumentError("by", rule, self.by, did_you_mean(self.by, table.directions))
         if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
             name = "class_balanced" if self.class_balanced else "min_per_class"
             raise ArgumentError(name, "needs a table with labels", getattr(self, name))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunesampler.errors import ArgumentError
+from prunesampler.errors import ArgumentError, did_you_mean
 from prunesampler.scores.registry import SCORES
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -126,12 +126,13 @@ def score_names(scores: Any, *, own: bool) -> tuple[str, ...]:
     known = (*SCORES, "forgetting")
     try:
         names = (scores,) if isinstance(scores, str) else tuple(scores)
-        good = bool(names) and len(set(names)) == len(names) and (own or set(names) <= set(known))
+        strange = [] if own else [name for name in names if name not in known]
+        good = bool(names) and len(set(names)) == len(names) and not strange
     except TypeError:
-        good = False
+        good, strange = False, []
     if not good:
         rule = f"must name distinct scores of {known}, or of register_score() or score_fn="
-        raise ArgumentError("scores", rule, scores)
+        raise ArgumentError("scores", rule, scores, did_you_mean(strange[0], known) if strange else "")
     return names
 
 
