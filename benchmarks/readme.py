@@ -1,4 +1,4 @@
-"""Put the tables of results/ between the markers of README.md that name them: python benchmarks/readme.py"""
+"""Put the tables of results/ between the markers that name them, here and in docs/: python benchmarks/readme.py"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+PAGES = (FOLDER / "README.md", FOLDER.parent / "docs/when-it-pays.md")
 _MARKED = re.compile(r"(<!-- (results/[\w/-]+\.md) -->\n).*?(<!-- / -->)", re.DOTALL)
 
 
@@ -20,5 +21,5 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    page = FOLDER / "README.md"
-    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -31,6 +31,18 @@ LOST = 0.5
 
 Verdict = Literal["nothing goes", "unlikely to cost", "may cost", "likely to cost", "unknown"]
 
+MEASURED: dict[Verdict, str] = {
+    "likely to cost": (
+        "In ten epochs of CIFAR-10 at keep 0.5, with 38 % of the removed rows not learned for good, pruning lost 1.0 "
+        "point against all the data at equal cost."
+    ),
+    "unlikely to cost": (
+        "In ten epochs of CIFAR-10, leaving out the 5 % that looked superfluous gained 0.4 points at equal steps with "
+        "one seed, and lost 0.7 points where a run of its own was spent on the scores."
+    ),
+}
+"""What came of it where these signs were seen (benchmarks/results/cifar10-small); nothing is measured of the others."""
+
 _CLOSE = 0.01
 _HARDEST = 10
 _Mask = npt.NDArray[np.bool_]
@@ -186,12 +198,13 @@ def advice(evidence: Evidence, reliability: Reliability | None, cost: Cost | Non
         return "No row would be removed."
     sentences = [_reason(found, evidence)]
     if found != "unlikely to cost":
-        sentences.append("Run the control below.")
+        sentences.append("Run the control below, or prunesampler compare.")
         if evidence.superfluous is not None and evidence.superfluous >= 0.01:
             sentences.append(f'keep="auto" removes only the {percent(evidence.superfluous)} that look superfluous.')
     if reliability is not None and reliability.reliability < NOISY:
         noise = f"The scores are noisy (reliability {reliability.reliability:.2f})"
         sentences.append(f"{noise}: score more epochs, or merge several runs.")
+    sentences += [MEASURED[found]] if found in MEASURED else []
     shorter = "shorter on all the data"
     if cost is not None and cost.total is not None:
         shorter = f"on all the data for {cost.total:.3g} epochs"

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prunesampler.analysis.advice import FEW, NOISY, UNSETTLED, Evidence, advice, control, judge, verdict
+from prunesampler.analysis.advice import FEW, MEASURED, NOISY, UNSETTLED, Evidence, advice, control, judge, verdict
 from prunesampler.analysis.cost import Scoring, cost
 from prunesampler.analysis.statistics import Reliability
 from prunesampler.errors import ArgumentError
@@ -40,8 +42,22 @@ def test_verdicts_and_their_reasons(changes: dict[str, float | None], expected: 
     assert reason in said
     if expected != "nothing goes":
         assert said.endswith("At equal cost, training shorter on all the data is the baseline to beat.")
-        assert ("Run the control below." in said) == (expected != "unlikely to cost")
+        assert ("Run the control below, or prunesampler compare." in said) == (expected != "unlikely to cost")
+        assert all((told in said) == (found == expected) for found, told in MEASURED.items())
         assert (f"{expected} accuracy." in said) == (expected != "unknown")
+
+
+def test_the_figures_that_are_cited_were_measured() -> None:
+    page = (Path(__file__).parents[2] / "benchmarks/results/cifar10-small/README.md").read_text(encoding="utf-8")
+    gains = dict(
+        re.findall(r"^\| (attach \(stratified\)|keep=\"auto\"|attach, keep=\"auto\") .* ([+-]\d\.\d\d) \|", page, re.M)
+    )
+    assert f"lost {-float(gains['attach (stratified)']):.1f} point" in MEASURED["likely to cost"]
+    assert "keep 0.5: 38 % of the rows that would go are not learned for good" in page
+    inside, anew = float(gains['attach, keep="auto"']), float(gains['keep="auto"'])
+    assert f"gained {inside:.1f} points" in MEASURED["unlikely to cost"]
+    assert f"lost {-anew:.1f} points" in MEASURED["unlikely to cost"]
+    assert "5 % of the rows look superfluous" in page
 
 
 def test_advice_depends_on_what_is_superfluous_on_noise_and_on_the_cost() -> None:

@@ -87,10 +87,12 @@ def test_merges_are_timed_and_their_bytes_counted(tmp_path: Path, run: Script) -
     assert len(found["merge"]["seconds"]) == 3
 
 
-def test_the_page_has_the_tables_of_the_results() -> None:
-    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
-    assert readme.filled(page) == page
-    shown = set(re.findall(r"<!-- (results/\S+) -->", page))
+def test_the_pages_have_the_tables_of_the_results() -> None:
+    shown: set[str] = set()
+    for path in readme.PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert readme.filled(page) == page
+        shown |= set(re.findall(r"<!-- (results/\S+) -->", page))
     assert shown == {f"results/{path.name}" for path in (BENCHMARKS / "results").glob("*.md")}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from prunesampler.cli.app import main
 from prunesampler.cli.console import write
-from prunesampler.cli.demo_arms import ARMS, DIGITS, Demo, Result, report, run
+from prunesampler.cli.demo_arms import ARMS, DIGITS, NOISY_ARMS, Demo, Result, noisy_report, report, run, run_noisy
 from prunesampler.cli.training import Images, load_digits
 from prunesampler.errors import ArgumentError
 from prunesampler.tables.score_table import Coreset, ScoreTable
@@ -43,6 +43,17 @@ def test_the_arms_run_alike_twice_and_touch_no_global_state(split: tuple[Images,
     assert torch.get_num_threads() == before[1]
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_wrong_labels_are_trained_on_for_as_many_steps_in_every_arm(split: tuple[Images, Images]) -> None:
+    train, test = split
+    results = run_noisy(dataclasses.replace(TINY, seeds=1), train, test, quiet=True)
+    assert [each.arm for each in results] == list(NOISY_ARMS)
+    assert [each.rows for each in results] == [300, 240, 240, 240]
+    assert {each.steps for each in results} == {20}
+    told = [part for part in noisy_report(results, TINY) if isinstance(part, str)]
+    gain = 100 * (results[1].accuracy - results[0].accuracy)
+    assert f"At equal steps, pruning against all the data: {gain:+.1f} points." in told
 
 
 def test_the_files_are_the_kept_arms(split: tuple[Images, Images], here: Path) -> None:
