@@ -140,7 +140,7 @@ def summary(folder: Path) -> list[str]:
         regime = REGIMES[name]
         for arm in (arm for arm in regime.ours if arm in found):
             if regime.metric == "accuracies":
-                for key in (key for key in found[arm][0]["accuracies"] if key.startswith("linear")):
+                for key in (key for key in found[arm][0]["accuracies"] if key == "linear, 5%"):
                     over = shown(gain(found, arm, "random", "accuracies", key))
                     lines.append(f"| {name}, {key} | {arm} | {over} | – | – | {len(found[arm])} |")
                 continue
@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, default=Size.rows, help="to train on; one number for all arms of a regime")
     parser.add_argument("--hours", type=float, default=10.0, help="no arm begins after them")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="tiny")
@@ -217,7 +218,7 @@ def main() -> None:
         parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    size, began = SMOKE if given.smoke else Size(), time.monotonic()
+    size, began = SMOKE if given.smoke else Size(given.rows), time.monotonic()
     todo = [
         (regime, seed, arm)
         for regime, seed in itertools.product(given.regimes, given.seeds)

@@ -239,6 +239,7 @@ def noisy_report(results: Sequence[Result], demo: Demo) -> Iterator[str | PlainT
     gain, most = accuracy[KEPT] - accuracy[FULL], accuracy[RIGHT] - accuracy[FULL]
     yield f"At equal steps, pruning against all the data: {gain:+.1f} points."
     yield f"Knowing which labels are right, and training on these alone: {most:+.1f} points."
+    yield f"Pruning was told the share, {gone}, and not which; they have the highest scores while the network is young."
     yield ""
 
 
