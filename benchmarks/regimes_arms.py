@@ -121,7 +121,7 @@ def in_order(images: Images) -> Any:
 
 def scored(images: Images, epochs: int, seed: int) -> Run:
     """A run of so many epochs for its scores alone, by other weights than those that are trained later."""
-    steps = epochs * (len(images) // BATCH)
+    steps = epochs * (len(images) // min(BATCH, len(images) // 2))
     return Run(images, steps, seed + 1000, policy=ps.PruneOnce(None, score_epochs=epochs), of=3 * steps)()
 
 

@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import regimes
+import regimes_arms
 import torch
 
 from prunesampler.cli.training import Images
 from tests.helpers.pictures import pictures
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import regimes  # noqa: E402
-import regimes_arms  # noqa: E402
 
 
 @pytest.fixture(scope="module")
