@@ -313,32 +313,7 @@ def imbalance(data: Data, name: str, seed: int) -> Result:
 SHARES = (0.01, 0.05, 0.2)
 
 
-def herding(features: np.ndarray, count: int) -> np.ndarray:
-    """The next row keeps the mean of the chosen ones closest to that of all (Welling 2009): an argmin."""
-    mean, total, chosen = features.mean(0), np.zeros(features.shape[1]), []
-    squares, free = (features**2).sum(1), np.ones(len(features), bool)
-    for number in range(1, count + 1):
-        # ‖μ − (total + φ) / n‖², without what is the same for all rows
-        distance = squares / number**2 - 2 * features @ (mean - total / number) / number
-        chosen.append(int(np.where(free, distance, np.inf).argmin()))
-        free[chosen[-1]], total = False, total + features[chosen[-1]]
-    return np.array(chosen)
-
-
-def k_center(features: np.ndarray, count: int) -> np.ndarray:
-    """The next row is the farthest from those chosen (Sener and Savarese 2018), the first the nearest to the mean."""
-    chosen = [int(((features - features.mean(0)) ** 2).sum(1).argmin())]
-    nearest = np.full(len(features), np.inf)
-    for _ in range(count - 1):
-        nearest = np.minimum(nearest, ((features - features[chosen[-1]]) ** 2).sum(1))
-        chosen.append(int(nearest.argmax()))
-    return np.array(chosen)
-
-
-def moderate(features: np.ndarray, count: int) -> np.ndarray:
-    """The rows whose distance to the median is nearest to the median distance (Xia et al. 2023); all of one class."""
-    distance = np.linalg.norm(features - np.median(features, 0), axis=1)
-    return np.abs(distance - np.median(distance)).argsort(kind="stable")[:count]
+BY_FEATURES = {"herding": "herding", "k-center": "k_center", "moderate": "moderate", "prototypes": "prototypes"}
 
 
 def frozen(data: Data, name: str, seed: int) -> Result:
@@ -355,21 +330,14 @@ def frozen(data: Data, name: str, seed: int) -> Result:
     features, test = found["pool"] / scale, found["test"] / scale
     labels, accuracy = pool.targets.numpy(), {}
     for share in SHARES:
-        of_class: Callable[[np.ndarray, int], np.ndarray] | None = {
-            "herding": herding, "k-center": k_center, "moderate": moderate
-        }.get(name)  # fmt: skip
-        count = round(share * len(labels))
-        if name == "full":
-            rows = np.arange(len(labels))
-        elif of_class is not None:
-            each = [np.flatnonzero(labels == label) for label in range(10)]
-            rows = np.concatenate([where[of_class(features[where], max(1, count // 10))] for where in each])
-        elif name == "random, class balanced":
-            table = ps.ScoreTable({"el2n": found["el2n"]}, labels=labels)
-            rows = ps.select(table, count, method="random", class_balanced=True, seed=seed).rows
-        else:
-            table, method = ps.ScoreTable({"el2n": found["el2n"]}, labels=labels), name.removeprefix("EL2N ")
-            rows = ps.Selection(count, method=method, seed=seed)(table).rows
+        table, count = ps.ScoreTable({"el2n": found["el2n"]}, labels=labels), round(share * len(labels))
+        rows = np.arange(len(labels))
+        if name in BY_FEATURES:
+            options: Any = {"method": BY_FEATURES[name], "features": features, "class_balanced": True}
+            rows = ps.Selection(count, seed=seed, **options)(table).rows
+        elif name != "full":
+            method, *balanced = name.removeprefix("EL2N ").split(", ")
+            rows = ps.Selection(count, method=method, class_balanced=bool(balanced), seed=seed)(table).rows
         for head in ("linear", "MLP"):
             accuracy[f"{head}, {share:.0%}"] = _head(head, features[rows], labels[rows], test, data.test.targets, seed)
     return {"accuracies": accuracy, "rows": [round(share * len(labels)) for share in SHARES], "cost": 0.0}
@@ -479,8 +447,8 @@ def _copies() -> Regime:
 REGIMES = {  # the cheapest first
     "frozen features": Regime(
         frozen,
-        ("full", "random", "random, class balanced", "herding", "k-center", "moderate", "EL2N top", "EL2N stratified"),
-        ("herding", "k-center", "moderate", "EL2N top", "EL2N stratified"),
+        ("full", "random", "random, class balanced", *BY_FEATURES, "EL2N top", "EL2N stratified"),
+        (*BY_FEATURES, "EL2N top", "EL2N stratified"),
         "heads on 1, 5 and 20 % of the rows, on features of a net that has not seen them",
         metric="accuracies",
     ),
