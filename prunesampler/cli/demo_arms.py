@@ -189,7 +189,9 @@ def _begun(demo: Demo, train: Images, seed: int) -> tuple[nn.Module, Any]:
     return training.new_model(demo.recipe.network, seed, train), loader
 
 
-def _attached(demo: Demo, loader: Any, model: nn.Module, selection: Selection, folder: Path | None) -> AttachedLoader[Any]:
+def _attached(
+    demo: Demo, loader: Any, model: nn.Module, selection: Selection, folder: Path | None
+) -> AttachedLoader[Any]:
     with warnings.catch_warnings():
         # It asks for total_steps, which is what the schedule is given.
         warnings.filterwarnings("ignore", r"len\(loader\)", PruneSamplerWarning)
