@@ -69,11 +69,14 @@ def last_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def opacus_arms(model: nn.Module) -> dict[str, Callable[..., Tensor]]:
-    """Opacus takes no batch norm, so both arms are of the network with the group norm that it puts there."""
+    """Opacus takes neither batch norm nor ReLU in place: both arms are of the network without, as it changes it."""
     from opacus import GradSampleModule
     from opacus.validators import ModuleValidator
 
     fixed = ModuleValidator.fix(model).eval()
+    for layer in fixed.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
     wrapped = GradSampleModule(copy.deepcopy(fixed), loss_reduction="sum")
 
     def opacus(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -127,6 +127,7 @@ def dataset() -> TensorDataset:
     return TensorDataset(torch.randn(24, 4, generator=generator), torch.arange(24) % 3)
 
 
+@pytest.mark.filterwarnings("ignore:len.loader:prunesampler.PruneSamplerWarning")
 def test_attach_prunes_by_them_and_refuses_too_few_epochs_at_once() -> None:
     options: dict[str, Any] = {"scores": ["dual"], "by": "dual", "keep": 0.5}
     for refused, match in (
