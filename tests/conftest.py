@@ -17,7 +17,12 @@ multiprocessing.set_forkserver_preload(["torch._dynamo", "pytest", "tests.helper
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel, the tests of a file run in one process, as they share fixtures; so do all that start Ray."""
+    """In parallel, the tests of a file run in one process, as they share fixtures; so do all that start Ray.
+
+    Slow files come first, so that no process is left with one when the others have done.
+    """
+    slow = ("integrations", "benchmarks", "docs", "training")
+    items.sort(key=lambda item: [*slow, item.path.parent.name].index(item.path.parent.name))
     for item in items:
         ray = item.path.name in ("test_ray.py", "test_compatibility.py")
         item.add_marker(pytest.mark.xdist_group("ray" if ray else item.location[0]))
