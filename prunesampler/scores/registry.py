@@ -19,7 +19,7 @@ Needs = Literal["logits", "last_layer", "inputs", "model"]
 
 # What other columns of a score table are called, and an argument of ScoreTracker.record.
 _COUNTED = ("forgetting", "forgetting_events", "learned", "correct", "presentations", "last_epoch")
-_RESERVED = ("row", "rows", "key", "shard", "weight", "label", *_COUNTED)
+_RESERVED = ("row", "rows", "key", "shard", "weight", "label", *_COUNTED, "suggested_label", "signed_confidence")
 
 
 @dataclass(frozen=True)
@@ -264,16 +264,17 @@ def register_score(
 
 @torch.no_grad()
 def compute(names: Collection[str], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Registered scores of logits, or ``"correct"``, of one batch: (B, C) floats and (B,) class indices beside them.
+    """Registered scores of logits, or what else :meth:`Prediction.score` gives, of one batch: (B, C) floats and (B,)
+    class indices beside them.
 
-    (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. ``"correct"`` is bool,
-    and False there. Built-in scores never wait for the device.
+    (B,) float32 by name; NaN where the target is outside [0, C) or the logits are not finite. Built-in scores never
+    wait for the device.
     """
     check_logits(logits, targets)
     seen = Prediction.of(names, logits, targets)
     found = {}
     for name in names:
-        if name == "correct" or SCORES[name].built_in:
+        if name not in SCORES or SCORES[name].built_in:
             found[name] = seen.score(name)
         else:
             given = logits if logits.dtype == torch.float64 else logits.float()

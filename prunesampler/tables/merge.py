@@ -43,6 +43,8 @@ def merge(tables: Sequence[ScoreTable]) -> ScoreTable:
     - ``<score>_spread`` is the greatest of the runs, so that ``keep="auto"`` removes what each of them found stable.
     - ``forgetting_events`` and ``presentations`` are sums; ``learned`` means in any run, so a row that none has
       learned stays the hardest by forgetting.
+    - ``suggested_label`` is that of most of the runs, of equally many the first; ``signed_confidence`` has the mean of
+      its magnitudes and the sign of its mean.
     - ``labels`` come from the first table that has one; ``keys`` and ``shards`` too, if every row has one.
 
     Args:
@@ -131,6 +133,13 @@ def _average(tables: Sequence[ScoreTable], rows: _Array) -> dict[str, Any]:
         counts["learned"] = np.logical_or.reduce(laid_out(attrgetter("learned"), False))
     if first.presentations is not None:
         counts["presentations"] = _total(laid_out(attrgetter("presentations"), 0))
+    for name, missing, combine in (
+        ("suggested_label", -1, _most_frequent),
+        ("signed_confidence", np.nan, _mean_answer),
+    ):
+        having = [table for table in tables if getattr(table, name) is not None]
+        if getattr(first, name) is not None:
+            counts[name] = combine(_laid_out(rows, having, attrgetter(name), missing))
     return {"scores": scores, **counts}
 
 
@@ -162,7 +171,11 @@ def _merged_range(files: Sequence[ScoreFile], columns: Sequence[str], rows: _Ran
     found |= {"shard": identity["shards"], "key": identity["keys"]}
     found |= {name: floats(name, values, length) for name, values in merged.pop("scores").items()}
     for name, values in merged.items():
-        found[name] = values if name == "learned" else integers(name, values, length, lowest=-1)
+        if name != "learned":
+            values = (
+                floats(name, values, length) if values.dtype.kind == "f" else integers(name, values, length, lowest=-1)
+            )
+        found[name] = values
     return pa.table({name: to_arrow(found[name]) for name in columns})
 
 
@@ -199,6 +212,20 @@ def _total(columns: list[_Array]) -> npt.NDArray[np.int64]:
         has = column >= 0
         total[has] = np.maximum(total[has], 0) + column[has]
     return total
+
+
+def _most_frequent(columns: list[_Array]) -> _Array:
+    """Of each row the value that most columns have, of equally many the first; −1 counts for nothing."""
+    found, most = columns[0], np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        count = np.sum([column == other for other in columns], axis=0) * (column >= 0)
+        found, most = np.where(count > most, column, found), np.maximum(count, most)
+    return found
+
+
+def _mean_answer(columns: list[_Array]) -> _Array:
+    runs = [1] * len(columns)
+    return np.copysign(_mean([np.abs(column) for column in columns], runs), _mean(columns, runs))
 
 
 def _seen_events(table: ScoreTable) -> Any:

@@ -32,6 +32,8 @@ _COUNTS = {
     "learned": False,
     "presentations": 0,
     "last_epoch": -1,
+    "suggested_label": -1,
+    "signed_confidence": np.nan,
 }  # and what a row without them has
 _RESERVED = ("row", "key", "shard", "label", "weight", "forgetting", *_COUNTS)
 
@@ -51,6 +53,8 @@ class ScoreTable(Stored):
         learned: (N,) bools: was classified correctly at least once.
         presentations: (N,) counts; a row that was never presented has no forgetting score.
         last_epoch: (N,) the epoch, from 0, that a row's scores are of, −1 where it has none.
+        suggested_label: (N,) the class that the model prefers but for the label, −1 where a row has none.
+        signed_confidence: (N,) its highest probability, negative where that is of another class, NaN where it has none.
         keys: (N,) str or int that name the samples outside of this dataset (paths, ids).
         shards: (N,) names of the tar shards that the samples lie in.
         fingerprint: what the dataset is recognised by.
@@ -62,12 +66,13 @@ class ScoreTable(Stored):
         ArgumentError: a column has a wrong length, type or range, a row repeats, or there is no score at all.
 
     The arrays ``rows`` (int64, ascending), ``scores[name]`` (float32), ``labels``, ``forgetting_events``,
-    ``presentations``, ``last_epoch`` (int32) and ``learned`` (bool) are copies, read-only, in the order of ``rows``,
-    and None where they were not given. ``directions`` names every column that can be selected by.
+    ``presentations``, ``last_epoch``, ``suggested_label`` (int32), ``signed_confidence`` (float32) and ``learned``
+    (bool) are copies, read-only, in the order of ``rows``, and None where they were not given. ``directions`` names
+    every column that can be selected by.
 
     The file that :meth:`save` writes has the columns ``row`` int64, ``label`` int32, one float32 per score,
-    ``forgetting_events`` int32, ``learned`` bool, ``presentations`` and ``last_epoch`` int32, ``shard``, ``key``:
-    those that were given. Null means no value.
+    ``forgetting_events`` int32, ``learned`` bool, ``presentations``, ``last_epoch`` and ``suggested_label`` int32,
+    ``signed_confidence`` float32, ``shard``, ``key``: those that were given. Null means no value.
 
     >>> import tempfile
     >>> table = ScoreTable({"el2n": [0.1, 1.2, float("nan")]}, labels=[0, 1, 1])
@@ -95,6 +100,8 @@ class ScoreTable(Stored):
         learned: npt.ArrayLike | None = None,
         presentations: npt.ArrayLike | None = None,
         last_epoch: npt.ArrayLike | None = None,
+        suggested_label: npt.ArrayLike | None = None,
+        signed_confidence: npt.ArrayLike | None = None,
         keys: Any = None,
         shards: Any = None,
         fingerprint: str | None = None,
@@ -129,6 +136,10 @@ class ScoreTable(Stored):
         self.learned: npt.NDArray[np.bool_] | None = column("learned", learned, flags)
         self.presentations: npt.NDArray[np.int32] | None = column("presentations", presentations, integers, lowest=0)
         self.last_epoch: npt.NDArray[np.int32] | None = column("last_epoch", last_epoch, integers, lowest=-1)
+        self.suggested_label: npt.NDArray[np.int32] | None = column(
+            "suggested_label", suggested_label, integers, lowest=-1
+        )
+        self.signed_confidence: npt.NDArray[np.float32] | None = column("signed_confidence", signed_confidence, floats)
         self.key_column = column("keys", keys, identities)
         self.shard_column = column("shards", shards, identities)
         self.directions = self._directions(json_object("directions", directions))
@@ -372,5 +383,5 @@ class ScoreTable(Stored):
         table.rows = columns["row"]
         table.scores = {name: column for name, column in columns.items() if name not in _RESERVED}
         table.labels, table.key_column, table.shard_column = map(columns.get, ("label", "key", "shard"))
-        table.forgetting_events, table.learned, table.presentations, table.last_epoch = map(columns.get, _COUNTS)
+        vars(table).update({name: columns.get(name) for name in _COUNTS})
         return table

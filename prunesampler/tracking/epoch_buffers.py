@@ -117,17 +117,20 @@ class EpochBuffers:
         packed: (N,) int32, forgetting events << 2 | learned << 1 | correct at the last presentation; the two flags
             outlive the epoch. None where forgetting is not followed.
         labels: (N,) int32, −1 before the first presentation; outlives the epoch.
+        answers: (N,) int32, what the model said at the last presentation of the epoch, see :func:`packed_answers`; None
+            where answers are not followed.
         problems: (3,) int64 by kind of problem: the highest row that has it, −1 for none.
         followed: whether any presentation said if it was correct.
     """
 
-    def __init__(self, num_rows: int, scores: Iterable[str], *, forgetting: bool) -> None:
+    def __init__(self, num_rows: int, scores: Iterable[str], *, forgetting: bool, answers: bool = False) -> None:
         self.num_rows, self.device, self.followed = num_rows, torch.device("cpu"), False
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self.non_finite: dict[str, Tensor] = {}
-        self._scores, self._forgetting = tuple(scores), forgetting
-        self._arrange(torch.zeros(num_rows, 2 + forgetting + len(self._scores), dtype=torch.int32))
+        self._scores, self._forgetting, self._answers = tuple(scores), forgetting, answers
+        integers = 2 + forgetting + answers
+        self._arrange(torch.zeros(num_rows, integers + len(self._scores), dtype=torch.int32))
         self.labels.fill_(-1)
         self.problems = torch.full((3,), -1)
 
@@ -136,7 +139,8 @@ class EpochBuffers:
         self._columns = columns
         self.presentations, self.labels, *others = columns.unbind(1)
         self.packed = others[0] if self._forgetting else None
-        floats = columns.view(torch.float32)[:, 2 + self._forgetting :]
+        self.answers = others[self._forgetting] if self._answers else None
+        floats = columns.view(torch.float32)[:, 2 + self._forgetting + self._answers :]
         self.sums |= zip(self._scores, floats.unbind(1), strict=True)
 
     @property
@@ -162,6 +166,7 @@ class EpochBuffers:
         correct: Tensor | None = None,
         targets: Tensor | None = None,
         classes: int | None = None,
+        answers: Tensor | None = None,
     ) -> None:
         """(B,) presentations, B >= 1, in their order; rows int64, maybe repeated, targets below 0 for none."""
         rows = self._checked(rows)
@@ -177,6 +182,8 @@ class EpochBuffers:
             if classes is not None:
                 self._note(BAD_CLASS, (targets < 0) | (targets >= classes), rows)
             self._label(rows, targets.clamp(min=-1).int())
+        if answers is not None and self.answers is not None:
+            self.answers.index_copy_(0, rows, answers)
         if correct is not None and self.packed is not None:
             self.followed = True
             self._follow(self.packed, rows, correct, distinct)
@@ -245,7 +252,7 @@ class EpochBuffers:
             del self.sums[name]
         self.counts.clear()
         self.non_finite.clear()
-        for tensor in (*self.sums.values(), self.presentations):
+        for tensor in (*self.sums.values(), self.presentations, *([] if self.answers is None else [self.answers])):
             tensor.zero_()
         if self.packed is not None and flags is not None:
             self.packed.copy_(flags)
@@ -256,7 +263,7 @@ class EpochBuffers:
     def state_dict(self) -> dict[str, Any]:
         """Copies of all buffers, on the CPU."""
         names = ("sums", "counts", "non_finite", "presentations", "packed", "labels", "problems", "followed")
-        return {name: copied(getattr(self, name)) for name in names}
+        return {name: copied(getattr(self, name)) for name in (*names, "answers")}
 
     def layout(self, recorded: Iterable[str], non_finite: Iterable[str]) -> dict[str, Any]:
         """What a state with these recorded columns looks like, as :func:`check_layout` wants it."""
@@ -269,6 +276,7 @@ class EpochBuffers:
             "presentations": count,
             "packed": count if self._forgetting else None,
             "labels": (torch.int32, n, -1),
+            "answers": count if self._answers else None,
             "problems": (torch.int64, 3, -1, n - 1),
             "followed": bool,
         }
@@ -287,7 +295,19 @@ class EpochBuffers:
             getattr(self, name).copy_(state[name])
         if self.packed is not None:
             self.packed.copy_(state["packed"])
+        if self.answers is not None:
+            self.answers.copy_(state["answers"])
         self.followed = state["followed"]
+
+
+def packed_answers(suggested: Tensor, confidence: Tensor) -> Tensor:
+    """(B,) int32: 1 + the suggested label << 9 | whether the label is the answer << 8 | 255 × the confidence.
+
+    0 for no answer: where the label is none of the classes, a logit is not finite, or there are millions of classes.
+    """
+    sure = confidence.abs().mul(255).round_()
+    packed = ((suggested + 1) << 9).int() | ((confidence > 0).int() << 8) | sure.nan_to_num_(0.0).int()
+    return packed.masked_fill_((suggested < 0) | (suggested >= 1 << 22) | confidence.isnan(), 0)
 
 
 def _finite(columns: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:

@@ -30,6 +30,7 @@ from prunesampler.capture.rows import RowSource, check_followed, row_stream
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, UnsupportedError, check_int
 from prunesampler.sampling.eligible import eligible_rows
 from prunesampler.scores.registry import SCORES, Score, compute
+from prunesampler.tables.dataset_names import class_names, sample_paths
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
 from prunesampler.tables.merge import merge
 from prunesampler.tables.score_table import ScoreTable
@@ -207,6 +208,8 @@ class EvalPass:
             num_rows = self._told.num_rows
         self.num_rows: int = _length(dataset) if num_rows is None else num_rows
         self.fingerprint = fingerprint_of(dataset) if fingerprint is None and dataset is not None else fingerprint
+        self.dataset: Any = dataset
+        self.paths = sample_paths(dataset) if self._told is None and dataset is not None else None
         self.finder = Finder(logits_fn, target_fn, own_scores=own_scores)
         self._loader, self._input_fn, self._progress, self._title = loader, input_fn, progress, title
         tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.empty(0, device="cpu"))
@@ -273,7 +276,10 @@ def _table(
                 with torch.set_grad_enabled(entry.needs != "last_layer"):
                     tracker.record(rows, **{name: entry.values(name, *given, targets, **options)})
     tracker.end_epoch()
-    table = tracker.table(kind="rescored", keys=ordered_ids(keys), fingerprint=batches.fingerprint)
+    names, ids = class_names(batches.dataset), ordered_ids(keys)
+    provenance = {"classes": names} if names else None
+    ids = batches.paths if keys is None else ids
+    table = tracker.table(kind="rescored", keys=ids, fingerprint=batches.fingerprint, provenance=provenance)
     classes = 0 if table.labels is None else int(table.labels.max()) + 1
     if finder.logits_fn is None and classes and (doubt := many_columns(columns, classes)):
         warnings.warn(doubt, PruneSamplerWarning, stacklevel=3)

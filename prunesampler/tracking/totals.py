@@ -23,8 +23,9 @@ Reduction = Literal["mean", "last", "running"]
 _EVERYONES = ("epochs", "followed", "flags", "labels")
 _HELD = (
     *("sums", "counts", "non_finite", "odd_sums", "odd_presentations"),
-    *("presentations", "last_epoch", "forgetting_events", "earlier_events"),
+    *("presentations", "last_epoch", "forgetting_events", "earlier_events", "suggestions", "confidence"),
 )
+_MOST = 2  # lead: measured best of 0 to 255, and as good as the mean of the probabilities
 _NEW = 0.3  # share of the newest epoch in a running mean
 
 
@@ -44,6 +45,12 @@ class Totals:
         recent: (10 N,) float32 by score over windows of epochs, row by row: its values in the last epochs.
         window_epochs: (N,) int32, in how many epochs a row had such values; None where there are no windows.
         earlier_events: (N,) int32, those before the present window of ``forgetting_window`` epochs; None without one.
+        suggestions: (N,) int32, 1 + the suggested label << 4 | its lead in votes << 2 | how often the label was the
+            answer, of late; 0 for none, None where answers are not followed. Every epoch in which a row was seen has
+            one vote, and most of them win, without a count for every class (Boyer and Moore 1991, "MJRTY: a fast
+            majority vote algorithm"). As a lead is at most 2, and the last two bits go up and down within 0 to 3, late
+            epochs, whose models are better, overrule early ones.
+        confidence: (N,) float32, the mean of the highest probability; None likewise.
         nothing_finite: whether the last merge brought presentations, none of them with a finite score.
         torn: whether a merge was broken off in the middle, so that sums and counts do not belong together.
         flags: (N,) uint8, learned << 1 | correct at the last presentation, or None.
@@ -58,6 +65,7 @@ class Totals:
         *,
         forgetting: bool,
         forgetting_window: int | None = None,
+        answers: bool = False,
         first: bool = True,
     ) -> None:
         self.epochs, self.followed, self.torn, self.nothing_finite = 0, False, False, False
@@ -79,6 +87,8 @@ class Totals:
         self.last_epoch = self._zeros(torch.int32) - 1
         self.forgetting_events = self._zeros(torch.int32) if forgetting else None
         self.earlier_events = self._zeros(torch.int32) if forgetting and forgetting_window else None
+        self.suggestions = self._zeros(torch.int32) if answers else None
+        self.confidence = self._zeros(torch.float32) if answers else None
         self.flags = torch.zeros(num_rows, dtype=torch.uint8) if forgetting else None
         self.labels = torch.full((num_rows,), -1, dtype=torch.int32)
 
@@ -132,6 +142,7 @@ class Totals:
             flags = group.max_(packed.to(torch.int8).bitwise_and_(3).masked_fill_(others, -1))
             self.flags = torch.where(flags < 0, cast(Tensor, self.flags).to(torch.int8), flags).to(torch.uint8)
             events = summed(packed >> 2)
+        answers = None if buffers.answers is None else summed(buffers.answers)
         counts = {}
         for name in recorded:
             mine = buffers.counts.get(name, nothing).cpu()
@@ -142,6 +153,18 @@ class Totals:
                 non_finite[name] = summed(buffers.non_finite.get(name, nothing))
         if group.rank == 0:
             self._add(presented, sums, counts, non_finite, events)
+            if answers is not None:
+                self._hear(answers, presented)
+
+    def _hear(self, answers: Tensor, presented: Tensor) -> None:
+        assert self.suggestions is not None
+        assert self.confidence is not None
+        seen = answers > 0
+        self.suggestions = torch.where(
+            seen, _voted(self.suggestions, answers >> 9, (answers >> 8) & 1), self.suggestions
+        )
+        part = torch.where(seen, presented / self.presentations.clamp(min=1), 0.0)
+        self.confidence.lerp_((answers & 255) / 255, part)
 
     def _add(
         self,
@@ -243,6 +266,10 @@ class Totals:
         columns: dict[str, Any] = {}
         if self._reduction != "mean":  # then some rows' values may be older than others'
             columns["last_epoch"] = self.last_epoch.numpy()
+        if self.suggestions is not None and bool(self.suggestions.any()):
+            columns["suggested_label"] = ((self.suggestions >> 4) - 1).numpy()
+            signed = torch.where(self.suggestions & 2 > 0, self.confidence, -cast(Tensor, self.confidence))
+            columns["signed_confidence"] = torch.where(self.suggestions > 0, signed, torch.nan).numpy()
         if self.followed and self.forgetting_events is not None and self.flags is not None:
             protocols["forgetting"] = protocol
             learned = (self.flags & 2).bool().numpy()
@@ -286,6 +313,8 @@ class Totals:
             "last_epoch": (torch.int32, n, -1),
             "forgetting_events": None if self.flags is None else count,
             "earlier_events": None if self.flags is None or not self._window else count,
+            "suggestions": None if self.suggestions is None else count,
+            "confidence": None if self.suggestions is None else (torch.float32, n),
         }
         if self._windows:
             columns["recent"] = dict.fromkeys(self._windows, (torch.float32, n * WINDOW))
@@ -306,6 +335,15 @@ class Totals:
         for name in self._held if self._first else ():
             setattr(self, name, state["held"][name])
         self.torn = False
+
+
+def _voted(held: Tensor, suggested: Tensor, right: Tensor) -> Tensor:
+    """Suggestions with one vote more of each row: (N,) of 1 + a class, and whether the label was the answer."""
+    leader, lead, trust = held >> 4, held >> 2 & 3, held & 3
+    lead = torch.where(leader == suggested, (lead + 1).clamp_(max=_MOST), lead - 1)
+    leader = torch.where(lead < 0, suggested, leader)
+    trust = torch.where(held > 0, trust + 2 * right - 1, 1 + right).clamp_(0, 3)
+    return (leader << 4 | lead.clamp_(min=0) << 2 | trust).int()
 
 
 def _finite(values: Tensor) -> Tensor:

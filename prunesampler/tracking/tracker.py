@@ -23,7 +23,7 @@ from prunesampler.errors import (
 from prunesampler.scores.logits import check_logits
 from prunesampler.scores.registry import SCORES, compute
 from prunesampler.tables.score_table import ScoreTable
-from prunesampler.tracking.epoch_buffers import BatchQueue, EpochBuffers, ScoredBatch, moved
+from prunesampler.tracking.epoch_buffers import BatchQueue, EpochBuffers, ScoredBatch, moved, packed_answers
 from prunesampler.tracking.inputs import (
     as_tensor,
     check_classes,
@@ -40,17 +40,18 @@ from prunesampler.tracking.totals import Reduction, Totals
 
 ScoreFunction = Callable[[Tensor, Any], Mapping[str, Tensor]]
 
-_VERSION = 3
+_VERSION = 4
 _RECORDED = ("counts", "non_finite")
 _DEFAULT = ("el2n", "forgetting")
+_ANSWERS = ("suggested_label", "signed_confidence")
 
 
 class ScoreTracker(Shown):
     """Scores rows from the logits that training computes anyway.
 
     A presentation is one time that a row's logits were seen. :meth:`update` never waits for the device; what it has
-    seen is merged over ranks and becomes part of the table with :meth:`end_epoch`. On the device that takes 8 bytes
-    a row, 4 for each score and 4 for forgetting. Rank 0 holds what was merged on the host, in 13 bytes a row, 16 for
+    seen is merged over ranks and becomes part of the table with :meth:`end_epoch`. On the device that takes 12 bytes
+    a row, 4 for each score and 4 for forgetting. Rank 0 holds what was merged on the host, in 21 bytes a row, 16 for
     each score, 48 for one over windows and 4 for forgetting.
 
     Args:
@@ -115,7 +116,8 @@ class ScoreTracker(Shown):
         self._settled = device is not None
         forgetting = "forgetting" in self.scores or (score_fn is not None and scores is None)
         computed = () if score_fn else tuple(name for name in self.scores if name != "forgetting")
-        self._wanted = (*computed, "correct") if forgetting else computed
+        answers = score_fn is None
+        self._wanted = (*computed, *["correct"] * forgetting, *_ANSWERS * answers)
         # A user's function is called at once, so that its errors come from the batch that caused them.
         self._queued = all(SCORES[name].built_in for name in computed)
         if forgetting_window is not None:
@@ -123,13 +125,14 @@ class ScoreTracker(Shown):
         first = self._group.rank == 0
         self._torn = False
         with torch.inference_mode(False):  # tensors created in inference mode cannot be updated outside of it
-            self._buffers = EpochBuffers(self.num_rows, computed, forgetting=forgetting)
+            self._buffers = EpochBuffers(self.num_rows, computed, forgetting=forgetting, answers=answers)
             self._totals = Totals(
                 self.num_rows,
                 computed,
                 reduction,
                 forgetting=forgetting,
                 forgetting_window=forgetting_window,
+                answers=answers,
                 first=first,
             )
         if device is not None:
@@ -207,7 +210,8 @@ class ScoreTracker(Shown):
     def _credit(self, batch: ScoredBatch) -> None:
         rows, targets = self._here(batch.rows), self._here(batch.targets)
         values = {name: self._here(column) for name, column in batch.values.items()}
-        self._buffers.add(rows, values, values.pop("correct", None), targets, batch.classes)
+        correct, answers = values.pop("correct", None), packed_answers(*(values.pop(name) for name in _ANSWERS))
+        self._buffers.add(rows, values, correct, targets, batch.classes, answers)
 
     def _credit_waiting(self) -> None:
         with self._changing():
@@ -328,6 +332,10 @@ class ScoreTracker(Shown):
         the distance between the mean over the odd epochs and that over the even ones, NaN for a row that was not seen
         in both. ``protocols[score]["split_half"]`` is Spearman's rank correlation of the two over all rows.
 
+        Two columns are for :func:`prunesampler.audit`, and a ``score_fn`` gives none: ``suggested_label`` is the class
+        that the model preferred in most epochs, the label left out, and ``signed_confidence`` the mean of the highest
+        probability, at the last presentation of each epoch, negative where the label is not its class.
+
         Args:
             keys: (N,) str or int that name the samples outside of this dataset.
             fingerprint: what the dataset is recognised by.
@@ -447,15 +455,22 @@ class ScoreTracker(Shown):
 
 
 def _upgraded(state: Any) -> Any:
-    """A state of version 2, which did not tell non-finite presentations and ages, as one of today."""
-    if not isinstance(state, Mapping) or state.get("version") != 2:
+    """A state of an earlier version as one of today.
+
+    Version 2 did not tell non-finite presentations and ages, and 3 had no answers.
+    """
+    if not isinstance(state, Mapping) or state.get("version") not in (2, 3):
         return state
     state = copy.deepcopy(dict(state))
     share, held = state.get("share"), state.get("totals", {}).get("held")
-    if isinstance(share, dict):
-        share["non_finite"] = {}
-    if isinstance(held, dict) and isinstance(held.get("presentations"), Tensor):
-        seen = held["presentations"] > 0
-        held |= {"non_finite": {}, "earlier_events": None}
-        held["last_epoch"] = torch.where(seen, state["totals"].get("epochs", 0) - 1, -1).int()
+    answers, first = state.get("own_scores") is False, state["version"] == 2
+    if isinstance(share, dict) and isinstance(share.get("labels"), Tensor):
+        share |= {"non_finite": {}} if first else {}
+        share["answers"] = torch.zeros_like(share["labels"]) if answers else None
+    if isinstance(held, dict) and isinstance(seen := held.get("presentations"), Tensor):
+        if first:
+            held |= {"non_finite": {}, "earlier_events": None}
+            held["last_epoch"] = torch.where(seen > 0, state["totals"].get("epochs", 0) - 1, -1).int()
+        held["suggestions"] = torch.zeros_like(seen) if answers else None
+        held["confidence"] = torch.zeros_like(seen, dtype=torch.float32) if answers else None
     return state | {"version": _VERSION}

@@ -28,6 +28,7 @@ from prunesampler.errors import (
 from prunesampler.selection.select import Selection
 from prunesampler.tables.columns import identities, optional_text
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.dataset_names import class_names, sample_paths
 from prunesampler.tables.fingerprint import check_same_dataset
 from prunesampler.tables.fingerprint import contents as contents_of
 from prunesampler.tables.fingerprint import fingerprint as fingerprint_of
@@ -156,7 +157,7 @@ def attach(
             tuple.
         target_fn: batch → (B,), where they are not second in a tuple, or ``labels`` and the like in a dict.
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
-        device: where the tracker's buffers lie (16 bytes a row for EL2N and forgetting); by default with the logits.
+        device: where the tracker's buffers lie (20 bytes a row for EL2N and forgetting); by default with the logits.
         on_error: ``"train_on_all"`` turns a failure while scoring into a warning and training on all rows.
         options: ``by``, ``method``, ``offset``, ``class_balanced``, ``min_per_class``, ``unscored`` and ``threshold``
             of :func:`prunesampler.select`.
@@ -257,7 +258,7 @@ def attach(
             **{"inputs_changed": inputs_changed, "forwards": forwards, "on_error": on_error},
             "save_dir": os.path.abspath(save_dir) if isinstance(save_dir, (str, os.PathLike)) else save_dir,
             "save_every": save_every,
-            "keys": None if keys is None else fingerprint_of(keys=keys),
+            "keys": None if ids is None else fingerprint_of(keys=keys),
             "coreset": None if given is None else given.digest,
         },
     )
@@ -352,8 +353,9 @@ def attach(
             rescore=None if rescore is None else rescored,
             group=group,
             seen=Seen(group, swap, tracked=tracker is not None),
-            keys=keys,
+            keys=keys if keys is not None or told is not None else sample_paths(source),
             fingerprint=fingerprint,
+            classes=class_names(source),
             finder=finder,
         ),
         pruned=pruned,

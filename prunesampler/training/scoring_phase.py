@@ -91,12 +91,13 @@ class ScoringPhase:
         seen: Seen,
         keys: Any,
         fingerprint: str | None,
+        classes: list[str] | None = None,
         finder: Finder | None = None,
     ) -> None:
         self.progress, self.tracker, self.failed = progress, tracker, False
         self.abandoned = False
         self._config, self._rescore, self._group = config, rescore, group
-        self._seen, self._keys, self._fingerprint = seen, keys, fingerprint
+        self._seen, self._keys, self._fingerprint, self._classes = seen, keys, fingerprint, classes
         self._agreed = self._starts_again = False
         self._finder = finder or Finder(None, None, own_scores=config.own_scores)
         self._first = None if config.own_scores else FirstBatches(given=self._finder.logits_fn is not None)
@@ -190,7 +191,8 @@ class ScoringPhase:
         """What was found of the rows that may be trained on; of tracked scores on rank 0 alone."""
         tracked = None
         if self.tracker is not None and self._group.rank == 0:
-            provenance = {"scoring": self._config.scoring()}
+            provenance: dict[str, Any] = {"scoring": self._config.scoring()}
+            provenance |= {"classes": self._classes} if self._classes else {}
             tracked = self.tracker.table(keys=self._keys, fingerprint=self._fingerprint, provenance=provenance)
         found = tracked if self._rescore is None else self._rescore(tracked)
         return None if found is None else self._seen.only(found)

@@ -34,6 +34,8 @@ def runs(draw: st.DrawFn) -> list[dict[int, dict[str, Any]]]:
             "events": st.integers(0, 4),
             "learned": st.booleans(),
             "presentations": st.integers(0, 3),
+            "suggested": st.integers(-1, 2),
+            "sure": st.none() | st.sampled_from([-0.75, -0.5, 0.25, 0.5, 1.0]),
         }
     )
     return draw(st.lists(st.dictionaries(st.integers(0, 11), measured, min_size=1), min_size=2, max_size=4))
@@ -51,6 +53,8 @@ def as_table(run: dict[int, dict[str, Any]], seed: int) -> ScoreTable:
         forgetting_events=column("events"),
         learned=column("learned"),
         presentations=column("presentations"),
+        suggested_label=column("suggested"),
+        signed_confidence=column("sure", NAN),
         protocols={"el2n": ONLINE, "el2n_spread": {**ONLINE, "spread_of": "el2n"}, "forgetting": ONLINE},
         provenance={"seed": seed},
     )
@@ -80,6 +84,13 @@ def test_against_plain_python(runs: list[dict[int, dict[str, Any]]]) -> None:
             assert forgetting[place] == sum(of["events"] for of in presented)
         assert merged.presentations is not None
         assert merged.presentations[place] == sum(of["presentations"] for of in seen)
+        suggested = [of["suggested"] for of in seen if of["suggested"] >= 0] or [-1]
+        assert merged.suggested_label is not None
+        assert merged.suggested_label[place] == max(suggested, key=suggested.count)
+        sure = [of["sure"] for of in seen if of["sure"] is not None]
+        assert merged.signed_confidence is not None
+        size = math.copysign(sum(map(abs, sure)) / len(sure), sum(sure)) if sure else NAN
+        assert merged.signed_confidence[place] == pytest.approx(size, nan_ok=True)
 
 
 def run(seed: int, **options: Any) -> ScoreTable:
@@ -224,12 +235,16 @@ def test_other_datasets_are_not_merged() -> None:
     "tables",
     [
         [table(0), table(1), table(2)],
+        [
+            table(seed, suggested_label=np.arange(280) % 4 - 1, signed_confidence=np.linspace(-1, seed / 2, 280))
+            for seed in range(3)
+        ],
         [table(0, rows=3), table(1, rows=290)],  # most ranges have no row of the first
         [table(0, keys=None), table(1, rows=300)],  # keys of every row, in the second
         [table(0, rows=40), table(1, rows=30, shards=None)],  # rows that none has, shards of some rows only
         [table(0, keys=None, shards=None), table(1, keys=None, shards=None, fingerprint="size:300")],
     ],
-    ids=["three", "sparse", "keys", "gaps", "plain"],
+    ids=["three", "suggestions", "sparse", "keys", "gaps", "plain"],
 )
 def test_the_file_is_that_of_the_whole_tables(
     tables: list[ScoreTable], sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ from tests.helpers.resume import check_resume, through_a_file
 
 N, C = 12, 3
 SCORES = ("el2n", "loss", "margin", "entropy")
+ANSWERS = ("suggested_label", "signed_confidence")
 Batch = tuple[list[int], Tensor, Tensor]
 
 
@@ -46,6 +47,8 @@ class Oracle:
             defaultdict(lambda: defaultdict(list)),
         ]
         self.epochs = 0
+        self.answer: dict[int, tuple[int, float, bool]] = {}
+        self.answers: dict[int, list[tuple[int, float, bool, int]]] = defaultdict(list)
 
     def see(self, name: str, row: int, value: float) -> None:
         self.epoch[name][row].append(value)
@@ -58,6 +61,9 @@ class Oracle:
         for row, z, y in zip(*batch, strict=True):
             self.correct[row].append(z.tolist().index(max(z.tolist())) == int(y))
             self.labels[row] = int(y)
+            others = [(value, -place) for place, value in enumerate(z.tolist()) if place != int(y)]
+            best, place = max(others)
+            self.answer[row] = -place, float(z.double().softmax(0).max()), z[int(y)].item() >= best
 
     def end_epoch(self) -> None:
         self.epochs += any(name in SCORES for name in self.epoch)
@@ -66,6 +72,10 @@ class Oracle:
                 self.values[name][row].append(values)
                 self.halves[self.epochs % 2][name][row] += values
         self.epoch.clear()
+        for row, answer in self.answer.items():
+            counted = sum(count for *_, count in self.answers[row])
+            self.answers[row].append((*answer, len(self.correct[row]) - counted))
+        self.answer.clear()
 
     def half(self, name: str, parity: int) -> list[float]:
         rows = self.halves[parity][name]
@@ -107,10 +117,32 @@ class Oracle:
         history = [self.correct.get(row, []) for row in range(N)]
         assert table.presentations.tolist() == [len(past) for past in history]
         assert table.labels.tolist() == [self.labels.get(row, -1) for row in range(N)]
+        self.check_answers(table)
         if table.forgetting_events is not None:
             events = [sum(a and not b for a, b in itertools.pairwise(past)) for past in history]
             assert table.forgetting_events.tolist() == events
             assert table.learned.tolist() == [any(past) for past in history]
+
+    def check_answers(self, table: ScoreTable) -> None:
+        assert table.suggested_label is not None
+        assert table.signed_confidence is not None
+        for row, suggested, confidence in zip(range(N), table.suggested_label, table.signed_confidence, strict=True):
+            answers, leader, lead, trust = self.answers.get(row, []), -1, 0, 1.5
+            for label, _, right, _ in answers:
+                if label == leader:
+                    lead = min(lead + 1, 2)
+                elif lead:
+                    lead -= 1
+                else:
+                    leader = label
+                step = 0.5 if trust == 1.5 else 1
+                trust = min(max(trust + (step if right else -step), 0), 3)
+            assert suggested == leader
+            assert math.isnan(confidence) == (not answers)
+            if answers:
+                mean = sum(sure * count for _, sure, _, count in answers) / sum(count for *_, count in answers)
+                assert abs(confidence) == pytest.approx(mean, abs=0.003)
+                assert (confidence > 0) == (trust >= 2)
 
 
 def batch_of(rows: list[int], seed: int) -> Batch:
@@ -208,12 +240,12 @@ def test_batches_of_changing_shape_and_precision() -> None:
     np.testing.assert_allclose(tracker.table().scores["margin"], sums / counts, rtol=1e-5, atol=1e-6)
 
 
-def test_buffers_take_sixteen_bytes_a_row() -> None:
+def test_buffers_take_twenty_bytes_a_row() -> None:
     state = ScoreTracker(1000)
     state.update(*batch_of([0], 0))
     share = state.state_dict()["share"]
-    tensors = [share["presentations"], share["packed"], share["labels"], *share["sums"].values()]
-    assert sum(tensor.nbytes for tensor in tensors) == 16 * 1000
+    tensors = [*(share[name] for name in ("presentations", "packed", "labels", "answers")), *share["sums"].values()]
+    assert sum(tensor.nbytes for tensor in tensors) == 20 * 1000
 
 
 @pytest.mark.parametrize("reduction", ["mean", "last", "running"])
@@ -809,7 +841,7 @@ def scoring_rank(rank: int, world_size: int, reduction: str) -> dict[str, Any]:
         result |= {name: torch.tensor(column) for name, column in table.scores.items()}
         result |= {
             name: torch.tensor(getattr(table, name))
-            for name in ("forgetting_events", "learned", "presentations", "labels")
+            for name in ("forgetting_events", "learned", "presentations", "labels", *ANSWERS)
         }
     else:
         with pytest.raises(StateError, match="rank 0"):
@@ -863,7 +895,7 @@ def test_ranks_together_score_what_one_process_would(world_size: int, reduction:
     found = results[0]
     table = ScoreTable(
         {name: found[name].numpy() for name in ("el2n", "mine")},
-        **{name: found[name].numpy() for name in ("forgetting_events", "learned", "presentations", "labels")},
+        **{name: found[name].numpy() for name in ("forgetting_events", "learned", "presentations", "labels", *ANSWERS)},
     )
     oracle.check(table, reduction)
     assert table.forgetting_events.sum() > 0
