@@ -114,6 +114,7 @@ SHARES: dict[str, Any] = {  # of each fetched batch, in the order of the epochs
 EVERY = 4
 NOISY: Policies = {
     "InfoBatch": POLICIES["InfoBatch"],
+    "keep=clean": lambda setting, cost: ps.PruneOnce(ps.Selection("clean"), score_epochs=setting.epochs // 2),
     "PruneOnce without the hardest": lambda setting, cost: ps.PruneOnce(
         ps.Selection(1 - setting.noise, method="bottom"), score_epochs=max(1, setting.epochs // 4)
     ),

@@ -3,8 +3,14 @@
 from prunesampler._load import load as load
 from prunesampler._logging import set_verbosity as set_verbosity
 from prunesampler._version import __version__ as __version__
+from prunesampler.analysis.audit import (
+    LabelIssues as LabelIssues,
+    audit as audit,
+)
+from prunesampler.analysis.relabel import relabel as relabel
 from prunesampler.analysis.compare import Comparison as Comparison, compare as compare
 from prunesampler.capture.row_loader import with_rows as with_rows
+from prunesampler.capture.threshold_samples import ThresholdSamples as ThresholdSamples
 from prunesampler.errors import (
     ArgumentError as ArgumentError,
     BindingError as BindingError,

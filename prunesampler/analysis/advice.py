@@ -245,7 +245,8 @@ def control(keep: float, scores: str, inside: int) -> tuple[str, str]:
 
 
 def _kept(table: ScoreTable, keep: Any, by: str, method: Method, features: Any) -> _Mask:
-    selection = Selection("auto", by) if keep == "auto" else Selection(keep, by, method, features=features)
+    rule = isinstance(keep, str)
+    selection = Selection(keep, by) if rule else Selection(keep, by, method, features=features)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruneSamplerWarning)  # that few rows have a score is among the figures
         coreset = selection(table)

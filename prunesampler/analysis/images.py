@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError
+from prunesampler.tables.dataset_names import named_classes
 from prunesampler.tables.score_table import ScoreTable
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -90,9 +91,11 @@ class Pictures:
 def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictures:
     """The images of some rows of the scored dataset, refused where their number or labels are not those of the table.
 
-    ``folder`` holds CIFAR-10 as :func:`read_cifar10` takes it (its training part), or one
-    folder of images for each class, in the order of torchvision's ``ImageFolder``.
+    ``folder`` holds CIFAR-10 as :func:`read_cifar10` takes it (its training part), one folder of images for each class,
+    in the order of torchvision's ``ImageFolder``, or a file for each of the table's keys.
     """
+    if (files := _keyed(folder, table, rows)) is not None:
+        return Pictures(named_classes(table), {row: _uri_of_file(folder, file) for row, file in files.items()})
     try:
         from torchvision import datasets
         from torchvision.transforms.functional import to_pil_image
@@ -122,6 +125,32 @@ def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictu
     except (OSError, ValueError) as error:
         raise ArgumentError("images", f"must be readable ({error})", str(folder)) from error
     return Pictures(dict(enumerate(names)), uris)
+
+
+def _keyed(folder: Path, table: ScoreTable, rows: Sequence[int]) -> dict[int, Path] | None:
+    """The files that the keys of these rows name; None where one of them is no file inside of the folder."""
+    if not isinstance(table.key_column, pa.Array) or not len(rows):
+        return None
+    keys = table.key_column.take(pa.array(np.searchsorted(table.rows, rows))).to_pylist()
+    root = folder.resolve()
+    try:
+        files = [(root / key).resolve() for key in keys]  # a key of a strange file may lead elsewhere
+        inside = all(file.is_relative_to(root) and file.is_file() for file in files)
+    except (OSError, ValueError):
+        return None
+    return dict(zip(rows, files, strict=True)) if inside else None
+
+
+def _uri_of_file(folder: Path, file: Path) -> str:
+    try:
+        from PIL import Image
+
+        with Image.open(file) as image:
+            return _uri(image)
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"images need Pillow ({error}): pip install 'prunesampler[report]'") from error
+    except (OSError, ValueError) as error:
+        raise ArgumentError("images", f"must be readable ({error})", str(folder)) from error
 
 
 def _check(folder: Path, table: ScoreTable, targets: npt.NDArray[Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prunesampler._version import __version__
+from prunesampler.cli.audit import audit
 from prunesampler.cli.compare import compare
 from prunesampler.cli.demo import demo
 from prunesampler.cli.diff import diff
@@ -24,6 +25,11 @@ _COMMANDS: dict[Callable[..., None], Sequence[str]] = {
         "inspect runs/a/scores.parquet",
         "inspect runs/a/scores.parquet --keep 0.7,0.5,auto --epochs 100",
         "inspect runs/a/coreset.parquet --json",
+    ),
+    audit: (
+        "audit runs/a/scores.parquet",
+        "audit runs/a/scores.parquet --images data/train -o issues.html",
+        "audit runs/a/scores.parquet -o issues.csv",
     ),
     compare: ("compare runs/a/scores.parquet --train train.py --keep 0.5 --scoring 0.1 --save-dir runs/compare",),
     report: ("report runs/a/scores.parquet -o report.html --images data/train",),

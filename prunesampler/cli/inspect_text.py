@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rich.text import Text
 
 from prunesampler.analysis.advice import LOST, NOISY, Judgement, hardest_cells
+from prunesampler.analysis.audit import noticed
 from prunesampler.analysis.format import as_json, counted, histogram, number, percent, printable
 from prunesampler.analysis.statistics import (
     PERCENTILES,
@@ -58,6 +59,10 @@ def scores_text(table: ScoreTable, file: Path, judgement: Judgement | None) -> _
     yield f"{file}: scores of {found.rows:,} of {counted(found.num_rows, 'row')}{classes}"
     yield from _presented(found)
     yield ""
+    if wrong := noticed(table, str(file)):
+        yield Text(wrong[0])
+        yield printable(wrong[1])
+        yield ""
     yield _quantiles([(each.name, each) for each in found.scores])
     yield ""
     for each in found.scores:

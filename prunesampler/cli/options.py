@@ -16,7 +16,7 @@ from prunesampler.errors import ArgumentError, StateError
 if TYPE_CHECKING:  # a command imports what it works with when it runs: its help does not wait for it
     from prunesampler.tables.score_table import Coreset, ScoreTable
 
-Keep = float | int | Literal["auto"]
+Keep = float | int | Literal["auto", "clean"]
 
 
 class Engine(str, Enum):
@@ -57,10 +57,12 @@ Scores = Annotated[Path, typer.Argument(help="A file of scores.", show_default=F
 
 
 def keep_option(text: str) -> Keep:
-    """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or ``"auto"`` itself."""
+    """What ``--keep`` means: a fraction where the text has a point, else a number of rows, or a rule."""
     if text == "auto":
         return "auto"
-    return number_option("keep", text, "must be a fraction in (0, 1], a number of rows, or auto")
+    if text == "clean":
+        return "clean"
+    return number_option("keep", text, "must be a fraction in (0, 1], a number of rows, auto or clean")
 
 
 def keeps_option(text: str) -> list[Keep]:

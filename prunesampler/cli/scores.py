@@ -31,7 +31,7 @@ from prunesampler.cli.options import (
 
 def select(
     out: Out,
-    keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, or auto.")],
+    keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, auto or clean.")],
     scores: Annotated[Path | None, typer.Argument(help="A file of scores; none for features alone.")] = None,
     by: Annotated[str, typer.Option(help="The score.")] = "el2n",
     method: MethodOption = "stratified",
@@ -40,7 +40,7 @@ def select(
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
     seed: Seed = 0,
     unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
-    threshold: Annotated[float | None, typer.Option(help="With --keep auto: at or below which a score is low.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="With --keep auto a score, with clean a probability.")] = None,
     features: Features = None,
     option: MethodOptions = [],  # noqa: B006  # typer reads it
     force: Force = False,

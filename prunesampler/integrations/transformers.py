@@ -52,7 +52,8 @@ class PruningCallback(TrainerCallback):
     and while scoring ``prune/<by>_p10``, ``_p50`` and ``_p90``, quantiles of the scores so far.
 
     Args:
-        keep: fraction or number of rows to keep, ``"auto"``, or None to score only; see :func:`prunesampler.attach`.
+        keep: fraction or number of rows to keep, ``"auto"``, ``"clean"``, or None to score only; see
+            :func:`prunesampler.attach`.
         score_epochs: epochs to score, >= 1.
         checkpoint: the folder given to ``train(resume_from_checkpoint=...)``, if it is not
             ``output_dir/checkpoint-<step>``.
@@ -73,7 +74,7 @@ class PruningCallback(TrainerCallback):
 
     def __init__(
         self,
-        keep: float | int | Literal["auto"] | None = 0.5,
+        keep: float | int | Literal["auto", "clean"] | None = 0.5,
         score_epochs: int = 2,
         *,
         checkpoint: str | os.PathLike[str] | None = None,

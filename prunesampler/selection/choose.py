@@ -15,6 +15,7 @@ from prunesampler._random import hash64, mix
 from prunesampler.errors import ArgumentError
 from prunesampler.selection.candidates import Candidates, Reader, Rows, Source, Step
 from prunesampler.selection.engine import Map
+from prunesampler.selection.label_errors import Evidence, disagreement, evidence_of
 from prunesampler.selection.radix_select import tie_keys
 from prunesampler.selection.registry import check_method, name_of
 from prunesampler.selection.superfluous import superfluous
@@ -52,7 +53,8 @@ def choose(
     """Which rows are kept, block by block, and the ``selection`` of the coreset."""
     selection.check_columns(source)
     choice = _Choice(run, source, selection, count_classes)
-    kept, found = choice.all_but_superfluous() if selection.keep == "auto" else choice.budgeted()
+    rules = {"auto": choice.all_but_superfluous, "clean": choice.all_but_wrong}
+    kept, found = rules[selection.keep]() if isinstance(selection.keep, str) else choice.budgeted()
     if not (rows := sum(each.rows for each in kept)):
         raise ArgumentError("threshold", f"must leave one of the {len(source)} eligible rows", selection.threshold)
     span = min(each.lowest for each in kept), max(each.highest for each in kept)
@@ -75,7 +77,7 @@ class _Choice:
         self.reads_scores = selection.reads_scores
         self.by_class = selection.class_balanced or selection.min_per_class is not None
         self.count_classes = "label" in source.column_names and (count_classes or self.by_class)
-        auto = selection.keep == "auto"
+        auto = isinstance(selection.keep, str)
         drops = selection.unscored == "drop" and not auto and self.reads_scores
         self.other_scores = self.method.columns(selection.method_options)
         self.bare = replace(selection, features=None)  # what reads blocks may be sent to another process
@@ -96,6 +98,8 @@ class _Choice:
             names |= counts if score == "forgetting" and score not in held else {score}
         if self.selection.keep == "auto":
             names |= {*counts, by, f"{by}_spread"}
+        elif self.selection.keep == "clean":
+            names |= {"label", "suggested_label", "signed_confidence"}
         return [name for name in held if name in names]
 
     def _kept(self, chosen: Sequence[Candidates]) -> list[Kept]:
@@ -111,6 +115,25 @@ class _Choice:
             chosen.append(everything.then(_superfluous, self.bare, True).take("hardest", missing))
         found = {"eligible": int(self.rows.sum()), "superfluous": int(self.useless.sum()), "offset": None}
         return self._kept(chosen), found
+
+    def all_but_wrong(self) -> tuple[list[Kept], dict[str, Any]]:
+        """Of a class that would be left below ``min_per_class`` the least likely wrong rows stay.
+
+        What is looked at is held at once: 20 bytes a row.
+        """
+        columns = zip(*self.reader.each_block(self.run, _answers), strict=True)
+        rows, *evidence = (np.concatenate(parts) for parts in columns)
+        errors = disagreement(Evidence(*evidence))
+        wrong = errors.wrong(self.selection.threshold)
+        labels, found = evidence[0], {"eligible": len(rows), "wrong": int(wrong.sum()), "offset": None}
+        if floor := self.selection.min_per_class:
+            for label, size in zip(self.labels.tolist(), self.rows.tolist(), strict=True):
+                at = np.flatnonzero(wrong & (labels == label))
+                spared = max(0, min(len(at), floor - (size - len(at)))) if label >= 0 else 0
+                wrong[at[np.argsort(errors.probability[at], kind="stable")[:spared]]] = False
+        gone = np.append(rows[wrong], np.iinfo(np.int64).max)
+        chosen = Candidates(self.run, self.reader).then(_among, np.sort(gone), False)
+        return self._kept([chosen]), {**found, "noise_rate": [errors.rate, errors.low, errors.high]}
 
     def budgeted(self) -> tuple[list[Kept], dict[str, Any]]:
         eligible, available = int(self.rows.sum()), int(self.members.sum())
@@ -183,7 +206,7 @@ class _Choice:
             if budget:
                 positions = self.method.function(arrays, budget, rng, **options)
                 rows.append(arrays.at(positions, budget, name_of(self.selection.method)))
-        return [*chosen, candidates.then(_among, np.sort(np.concatenate(rows)))]
+        return [*chosen, candidates.then(_among, np.sort(np.concatenate(rows)), True)]
 
 
 def _class_shares(labels: Int64s, counts: Int64s, budget: int, salt: int) -> list[int]:
@@ -227,9 +250,15 @@ def _superfluous(selection: Selection, useless: bool, rows: Rows) -> Rows:
     return rows.part(rows.of(superfluous(rows.table, selection.by, selection.threshold)) == useless)
 
 
-def _among(numbers: Int64s, rows: Rows) -> Rows:
-    """Those of these numbers, ascending, the last of which is higher than any row's."""
-    return rows.part(numbers[np.searchsorted(numbers, rows.row)] == rows.row)
+def _among(numbers: Int64s, inside: bool, rows: Rows) -> Rows:
+    """Those of these numbers, or the others; the numbers ascend, and the last is higher than any row's."""
+    return rows.part((numbers[np.searchsorted(numbers, rows.row)] == rows.row) == inside)
+
+
+def _answers(reader: Reader, block: int) -> list[Any]:
+    """The rows of a block, their labels, and what the model says of them, as Evidence has it."""
+    tables = [(rows.row, evidence_of(rows.table, rows.all_hardness)) for rows in reader.slices(block)]
+    return [np.concatenate([row for row, _ in tables]), *map(np.concatenate, zip(*(e for _, e in tables), strict=True))]
 
 
 def _census(reader: Reader, selection: Selection, by_class: bool, block: int) -> tuple[Any, ...]:

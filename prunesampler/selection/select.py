@@ -20,6 +20,7 @@ from prunesampler.selection.candidates import TableSource
 from prunesampler.selection.choose import Classes, Kept, choose, classes_of
 from prunesampler.selection.engine import Map
 from prunesampler.selection.features import Features
+from prunesampler.selection.label_errors import LIKELY, check_likely
 from prunesampler.selection.registry import METHODS, Method, check_method, name_of
 from prunesampler.selection.superfluous import THRESHOLD, check_threshold
 from prunesampler.tables.columns import Int64s, json_object, row_numbers
@@ -57,7 +58,7 @@ class Selection:
     'margin'
     """
 
-    keep: float | Literal["auto"]
+    keep: float | Literal["auto", "clean"]
     by: str = "el2n"
     method: Method = "stratified"
     offset: float | None = None
@@ -80,7 +81,7 @@ class Selection:
         else:
             resolve_keep(self.keep, 2**63)
             if self.threshold is not None:
-                raise ArgumentError("threshold", 'belongs to keep="auto"', self.threshold)
+                raise ArgumentError("threshold", 'belongs to keep="auto" and keep="clean"', self.threshold)
         method = check_method(self.method)
         if not isinstance(self.by, str):
             raise ArgumentError("by", "must be the name of a score", self.by)
@@ -102,18 +103,19 @@ class Selection:
                 raise ArgumentError("offset", "must be a float in [0, 1), the share, or an int >= 0", self.offset)
 
     def _check_auto(self) -> None:
-        if self.keep != "auto":
-            raise ArgumentError("keep", 'must be a float in (0, 1], an int >= 2, or "auto"', self.keep)
+        if self.keep not in ("auto", "clean"):
+            raise ArgumentError("keep", 'must be a float in (0, 1], an int >= 2, "auto" or "clean"', self.keep)
         for each in dataclasses.fields(self):
             if each.name in _LEFT_TO_THE_RULE and getattr(self, each.name) != each.default:
-                rule = 'cannot be chosen with keep="auto", whose rule says which rows go'
+                rule = f'cannot be chosen with keep="{self.keep}", whose rule says which rows go'
                 raise ArgumentError(each.name, rule, getattr(self, each.name))
+        auto = self.keep == "auto"
         if self.threshold is None:
-            object.__setattr__(self, "threshold", THRESHOLD)
-        check_threshold(self.threshold)
+            object.__setattr__(self, "threshold", THRESHOLD if auto else LIKELY)
+        (check_threshold if auto else check_likely)(self.threshold)
 
     def check(self, eligible_count: int) -> int | None:
-        """How many of ``eligible_count`` rows will be kept; None where ``keep="auto"`` leaves that to the scores."""
+        """How many of ``eligible_count`` rows will be kept; None where a rule such as ``"auto"`` decides."""
         if isinstance(self.offset, int) and self.offset >= eligible_count:
             raise ArgumentError("offset", f"must be below the number of eligible rows, {eligible_count}", self.offset)
         return None if isinstance(self.keep, str) else resolve_keep(self.keep, eligible_count)
@@ -168,6 +170,10 @@ class Selection:
         if self.reads_scores and self.by not in table.directions:
             rule = f"must be a score of the table, one of {list(table.directions)}"
             raise ArgumentError("by", rule, self.by, did_you_mean(self.by, table.directions))
+        for name in ("label", "suggested_label", "signed_confidence") if self.keep == "clean" else ():
+            if name not in table.column_names:
+                rule = f'with "clean" needs a table with {name}, which a tracker, attach and score write'
+                raise ArgumentError("keep", rule, self.keep)
         if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
             name = "class_balanced" if self.class_balanced else "min_per_class"
             raise ArgumentError(name, "needs a table with labels", getattr(self, name))
@@ -203,7 +209,7 @@ class Selection:
 
 def select(
     table: ScoreTable | None = None,
-    keep: float | Literal["auto"] | None = None,
+    keep: float | Literal["auto", "clean"] | None = None,
     by: str = "el2n",
     method: Method = "stratified",
     *,
@@ -217,7 +223,7 @@ def select(
     features: Any = None,
     method_options: Mapping[str, Any] | None = None,
 ) -> Coreset:
-    """Keep exactly ``resolve_keep(keep, number of eligible rows)`` rows, or with ``"auto"`` all that are of use.
+    """Keep exactly ``resolve_keep(keep, number of eligible rows)`` rows, or those that a rule finds.
 
     Methods, where "hard" follows the score's direction and ties are broken by a key of seed and row:
 
@@ -237,10 +243,13 @@ def select(
     and with a low score in both halves of the scoring epochs. All others stay, rows without a score too. The table
     needs ``<by>_spread`` and forgetting, as ``attach`` writes them by default.
 
+    ``keep="clean"`` removes the rows whose label is likely wrong, as :func:`~prunesampler.audit` finds them by its
+    default method among the eligible rows. All others stay, rows without a score too.
+
     Args:
         table: the scores; None where ``features`` are all that the method reads.
-        keep: a float in (0, 1], the fraction of the eligible rows, an int >= 2, their number, or ``"auto"``; with it
-            ``method``, ``offset``, ``class_balanced`` and ``unscored`` cannot be chosen.
+        keep: a float in (0, 1], the fraction of the eligible rows, an int >= 2, their number, ``"auto"`` or
+            ``"clean"``; with these ``method``, ``offset``, ``class_balanced`` and ``unscored`` cannot be chosen.
         by: the score. By ``"forgetting"``, never-learned rows rank as the hardest.
         method: as above. A function stands in the coreset's ``selection`` as ``"module:qualname"``.
         offset: the hardest rows that stratified and window leave out: a float in [0, 1), the share of the rows with
@@ -252,12 +261,14 @@ def select(
             each class. Rows without a label are treated as one class.
         min_per_class: keep at least so many rows of each class, or all of a smaller one. Classes that the method
             would leave below it get this number of rows, selected within the class; the rest is selected anew. With
-            ``"auto"`` the hardest of the superfluous rows of such a class stay.
+            ``"auto"`` the hardest of the superfluous rows of such a class stay, with ``"clean"`` the least likely
+            wrong ones.
         seed: an int >= 0, of ties and random draws.
         eligible: (E,) the rows that may be kept; by default all rows of the table.
         unscored: ``"keep"`` rows without a score first, or ``"drop"`` them.
-        threshold: for ``keep="auto"`` only: a float > 0, at or below which a score is low; by default
-            :data:`prunesampler.selection.superfluous.THRESHOLD`, which is meant for EL2N.
+        threshold: for ``keep="auto"``: a float > 0, at or below which a score is low; by default
+            :data:`prunesampler.selection.superfluous.THRESHOLD`, which is meant for EL2N. For ``"clean"``: the
+            probability of a wrong label from which on a row goes; by default 0.5.
         features: (N, d) finite floats, row i being that of row i of the dataset: an array, which may be memory-mapped,
             a tensor, or the path of an ``.npy`` file.
         method_options: name → JSON value, what the method's own options are.
@@ -265,12 +276,13 @@ def select(
     Returns:
         The coreset. Its ``selection`` has the ``options``, the numbers ``eligible``, ``kept`` and ``unscored`` (kept
         without a score), the resolved ``offset``, and as ``threshold`` the lowest and highest finite score kept; with
-        ``"auto"`` also how many eligible rows were ``superfluous``.
+        ``"auto"`` also how many eligible rows were ``superfluous``, with ``"clean"`` how many were likely ``wrong``,
+        and as ``noise_rate`` the estimate and its interval.
 
     Raises:
         ArgumentError: an option breaks its rule, the table has no such score or no labels where they are needed, an
             eligible row is not in the table, ``min_per_class`` of all classes is more than ``keep``, a function returns
-            anything but distinct positions, or ``"auto"`` lacks a column or would leave no row.
+            anything but distinct positions, or a rule lacks a column or would leave no row.
 
     Warns:
         PruneSamplerWarning: ``"top"`` below keep 0.6; no kept row has a score.

@@ -111,6 +111,8 @@ def summary_lines(found: Mapping[str, Any], kept: int, num_rows: int, weights: A
     how = ""
     if "superfluous" in found:
         how = f": all but {eligible - kept:,} superfluous rows by {printable(options.get('by'))}"
+    elif "wrong" in found:
+        how = f": all but {eligible - kept:,} rows whose label is likely wrong"
     elif method := options.get("method"):
         by = "" if found.get("threshold", 0) is None else f" by {printable(options.get('by'))}"  # scores were not read
         how = f": {printable(method)}" + by
@@ -118,6 +120,9 @@ def summary_lines(found: Mapping[str, Any], kept: int, num_rows: int, weights: A
     if "superfluous" in found:
         low = f"{printable(options.get('by'))} at most {options.get('threshold', math.nan):g} in both halves"
         yield f"superfluous: learned, never forgotten, {low}"
+    elif (rates := found.get("noise_rate")) and len(rates) == 3:
+        rate, least, most = map(percent, rates)
+        yield f"about {rate} of the labels are wrong ({least} to {most})"
     elif offset := found.get("offset"):
         yield f"left out the hardest {f'{offset:,}' if isinstance(offset, int) else percent(offset)}"
     if threshold := found.get("threshold"):

@@ -163,8 +163,8 @@ class Totals:
         self.suggestions = torch.where(
             seen, _voted(self.suggestions, answers >> 9, (answers >> 8) & 1), self.suggestions
         )
-        part = torch.where(seen, presented / self.presentations.clamp(min=1), 0.0)
-        self.confidence.lerp_((answers & 255) / 255, part)
+        part = presented.float() / self.presentations.clamp(min=1).float() * seen
+        self.confidence.lerp_((answers & 255).float() / 255, part)
 
     def _add(
         self,

@@ -70,7 +70,7 @@ def attach(
     loader: DataLoader[T],
     model: nn.Module | None,
     *,
-    keep: float | int | Literal["auto"] | None = 0.5,
+    keep: float | int | Literal["auto", "clean"] | None = 0.5,
     score_epochs: int = 10,
     epoch_length: Literal["kept", "full"] = "kept",
     selection: Selection | None = None,
@@ -115,7 +115,9 @@ def attach(
         keep: the fraction in (0, 1] or the number (int >= 2) of rows to keep, of those that the loader's sampler
             can draw. ``"auto"`` keeps all but the superfluous ones: learned, never forgotten, and of a low score in
             both halves of the scoring epochs; how many that leaves is not known before. It wants two scoring epochs
-            or more, ``reduction="mean"`` and forgetting, and no ``rescore`` or ``score_fn``. None scores only.
+            or more, ``reduction="mean"`` and forgetting, and no ``rescore`` or ``score_fn``. ``"clean"`` keeps all but
+            the rows whose label is likely wrong (:func:`prunesampler.audit`), which six scoring epochs or more tell
+            best; it wants no ``score_fn``. None scores only.
         score_epochs: passes to score, >= 1.
         epoch_length: pruned passes have the ``"kept"`` rows, or as many steps as before (``"full"``), which a shard
             pipeline's own ``with_epoch`` does.
@@ -416,7 +418,7 @@ def _warn_of_length(now: int | None, later: int | None, *, every_epoch: bool) ->
     if later is not None:
         then, cure = f"be {later} once pruned", "give schedules that count steps loader.pruning.total_steps(epochs)"
     else:
-        what = "then be what the policy draws" if every_epoch else 'be what keep="auto" leaves once pruned'
+        what = "then be what the policy draws" if every_epoch else 'be what keep="auto" or "clean" leaves once pruned'
         then, cure = f"{what}, which nobody knows yet", "let schedules count epochs"
     cure += "" if every_epoch else ', or keep the length with epoch_length="full"'
     warnings.warn(f"len(loader) is {now} and will {then}: {cure}", PruneSamplerWarning, stacklevel=3)

@@ -47,7 +47,7 @@ def policy_of(
     policy: Any,
     selection: Selection | None,
     *,
-    keep: float | int | Literal["auto"] | None,
+    keep: float | int | Literal["auto", "clean"] | None,
     score_epochs: int,
     epoch_length: EpochLength,
     seed: int,
@@ -80,7 +80,7 @@ def policy_of(
     elif keep is not None:
         selection = Selection(keep=keep, seed=seed, **options)
     elif options.get("threshold") is not None:
-        raise ArgumentError("threshold", 'belongs to keep="auto"', options["threshold"])
+        raise ArgumentError("threshold", 'belongs to keep="auto" and keep="clean"', options["threshold"])
     return PruneOnce(selection, score_epochs, epoch_length)
 
 
@@ -164,6 +164,9 @@ class RunConfig:
                 raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
         if selection.keep == "auto":
             self._check_auto(selection.by)
+        elif selection.keep == "clean" and self.own_scores:
+            rule = 'must be None with keep="clean", which reads what the model says of each class'
+            raise ArgumentError("score_fn", rule, "a function")
         elif selection.reads_scores and not self.own_scores and selection.by not in self.scores:
             raise ArgumentError("by", f"must be one of the tracked scores, {self.scores}", selection.by)
 

@@ -81,7 +81,8 @@ class Pruning(Shown):
 
         Raises:
             ArgumentError: epochs is not an int >= 0.
-            StateError: under ``keep="auto"`` with ``epoch_length="kept"``, while the rows are not selected yet.
+            StateError: under ``keep="auto"`` or ``"clean"`` with ``epoch_length="kept"``, while the rows are not
+                selected yet.
         """
         epochs = check_int("epochs", epochs)
         now: int | None = self._phases.swap.batches()
@@ -93,8 +94,8 @@ class Pruning(Shown):
         steps = [pruned.batches(epoch, expected=True) for epoch in later] if None in known else known
         if None in steps:
             raise StateError(
-                'how many rows will be drawn is not known yet (with keep="auto" once they are selected): ask again '
-                'then, or give attach epoch_length="full", which keeps the number of steps'
+                'how many rows will be drawn is not known yet (with keep="auto" or "clean" once they are selected): '
+                'ask again then, or give attach epoch_length="full", which keeps the number of steps'
             )
         if self.phase == "scoring" and 0 < epochs <= full and not self._phases.config.scores_only:
             log.warning("total_steps(%d): all of these are scoring epochs, and no epoch is pruned", epochs)

@@ -236,4 +236,7 @@ def _how(coreset: Coreset) -> str:
     options, spare = coreset.options, coreset.selection.get("superfluous")
     if spare is not None:
         return f"{spare} are superfluous by {options.get('by')}"
+    if (wrong := coreset.selection.get("wrong")) is not None:
+        rate, low, high = coreset.selection["noise_rate"]
+        return f"{wrong} labels are likely wrong; about {rate:.1%} are, {low:.1%} to {high:.1%}"
     return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"

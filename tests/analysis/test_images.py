@@ -161,3 +161,18 @@ def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a/1.png").write_bytes(b"no image")
     with pytest.raises(ArgumentError, match="images must be readable"):
         load_pictures(tmp_path, table([0]), [0])
+
+
+def test_keys_that_are_files_of_the_folder_are_the_images_whatever_its_layout(tmp_path: Path) -> None:
+    image_folder(tmp_path / "data", {"x.png": (8, 8), "deep/er/y.png": (300, 150)})
+    image_folder(tmp_path, {"secret.png": (8, 8)})
+    keyed = table([1, 0]).replace(keys=["deep/er/y.png", "x.png"], provenance={"classes": ["cat", "dog"]})
+    found = load_pictures(tmp_path / "data", keyed, [1, 0])
+    assert [decoded(found.uris[row]).size for row in (0, 1)] == [(96, 48), (8, 8)]
+    assert found.names == {0: "cat", 1: "dog"}
+    for key in ("../secret.png", str(tmp_path / "secret.png"), "nowhere.png", "\0"):
+        with pytest.raises((ArgumentError, MismatchError)):
+            load_pictures(tmp_path / "data", keyed.replace(keys=["deep/er/y.png", key]), [1])
+    (tmp_path / "data" / "x.png").write_bytes(b"no image")
+    with pytest.raises(ArgumentError, match="images must be readable"):
+        load_pictures(tmp_path / "data", keyed, [1])

@@ -262,11 +262,26 @@ def transformer() -> Names:
     return {"dataset": some(slice(256)), "model": VisionTransformer(**size), "epochs": 2}
 
 
+def mislabelled() -> Names:
+    from PIL import Image
+    from torchvision import datasets, transforms
+
+    images, labels = digits()
+    for row in range(600):
+        label = (labels[row] + (row % 10 == 0)) % 10  # every tenth is in the folder of another digit
+        path = Path(f"data/train/{label}/{row}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[row, 0].add(1).mul(127).byte().numpy()).save(path)
+    steps = [transforms.Grayscale(), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
+    return {"dataset": datasets.ImageFolder("data/train", transforms.Compose(steps)), "epochs": 8}
+
+
 OWN: dict[tuple[str, str], Callable[[], Names]] = {
     (README, ""): newcomer,
     (README, "Tar shards"): tar_shards,
     ("lightning.md", "The one line"): lightning_module,
     ("shards.md", ""): tar_shards,
+    ("label-audit.md", "Find them"): mislabelled,
     ("choosing.md", ""): lambda: {"epochs": 8},
     ("when-not-to-prune.md", "The controls"): controls,
     ("mixup.md", ""): lambda: {"plain_dataset": some()},
@@ -484,6 +499,19 @@ def on_one_rank(names: Names) -> None:
     assert not torch.distributed.is_initialized()
 
 
+def found_wrong(names: Names) -> None:
+    flagged = [int(Path(key).stem) for key in names["issues"].keys]
+    assert len(flagged) > 20
+    assert np.mean([row % 10 == 0 for row in flagged]) > 0.8
+    assert names["issues"].noise_rate.low < 0.1 < names["issues"].noise_rate.high
+
+
+def acted(names: Names) -> None:
+    assert len(names["found"].changed) == 3
+    assert len(names["clean"]) == 600 - len(names["issues"])
+    assert Path("issues.html").read_text(encoding="utf-8").count("<img") == len(names["issues"])
+
+
 def two_epochs(names: Names) -> None:
     assert names["checkpoint"]["sparsity"]["epoch"] == names["sparsity"].epoch == 2
 
@@ -531,6 +559,8 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("files.md", "Rows of your own choice"): own_rows,
     ("transformers.md", "Text classification"): pruned_texts,
     ("transformers.md", "Causal language models"): pruned_texts,
+    ("label-audit.md", "Find them"): found_wrong,
+    ("label-audit.md", "Act on them"): acted,
     ("vit.md", "Two lines"): two_epochs,
     ("vit.md", "What it saves"): fewer_flops,
 }

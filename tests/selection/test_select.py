@@ -303,6 +303,38 @@ def test_what_auto_does_not_go_with(argument: str, options: dict[str, Any]) -> N
     assert caught.value.argument == argument
 
 
+@pytest.mark.parametrize(
+    ("argument", "columns", "options"),
+    [
+        ("keep", {"suggested_label": [1]}, {}),
+        ("keep", {"labels": [0], "signed_confidence": [0.5]}, {}),
+        ("threshold", {}, {"threshold": 0.0}),
+        ("threshold", {}, {"threshold": 1.5}),
+        ("method", {}, {"method": "top"}),
+        ("offset", {}, {"offset": 0.1}),
+        ("by", {"labels": [0], "signed_confidence": [0.5], "suggested_label": [1]}, {"by": "loss"}),
+    ],
+)
+def test_what_clean_does_not_go_with(argument: str, columns: dict[str, Any], options: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=f"^{argument} "):
+        Selection(**{"keep": "clean", **options})(ScoreTable({"el2n": [0.5]}, **columns))
+
+
+def test_clean_looks_at_eligible_rows_alone() -> None:
+    rng = np.random.default_rng(1)
+    labels, wrong = np.arange(400) % 4, np.arange(400) % 5 == 0
+    table = ScoreTable(
+        {"el2n": np.where(wrong, 1.2, 0.2) + 0.1 * rng.random(400)},
+        labels=labels,
+        suggested_label=(labels + 1) % 4,
+        signed_confidence=np.where(wrong, -1, 1) * rng.uniform(0.7, 1, 400),
+    )
+    coreset = select(table, "clean", eligible=np.arange(200))
+    assert coreset.rows.tolist() == [row for row in range(200) if not wrong[row]]
+    _, low, high = coreset.selection["noise_rate"]
+    assert low < 0.2 < high
+
+
 def test_auto_is_a_value_too() -> None:
     selection = Selection("auto")
     assert selection.threshold == THRESHOLD

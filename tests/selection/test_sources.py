@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from prunesampler.analysis.audit import audit
 from prunesampler.errors import ArgumentError, CorruptFileError, PruneSamplerWarning
 from prunesampler.selection import candidates, radix_select
 from prunesampler.selection.choose import Classes
@@ -95,6 +96,35 @@ def test_auto_is_the_same_from_every_source(source: Any, options: Any, monkeypat
     coreset, classes = source(whole, Selection(**options))
     assert coreset == Selection(**options)(whole)
     check_counts(whole, coreset, classes)
+
+
+@pytest.mark.parametrize("floor", [None, 30])
+@pytest.mark.parametrize("source", ["memory", "file", "ray"], indirect=True)
+def test_clean_leaves_out_what_the_audit_flags_from_every_source(
+    source: Any, floor: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "ROW_GROUP", 97)
+    rng = np.random.default_rng(0)
+    answers = {"suggested_label": rng.integers(-1, 6, 280), "signed_confidence": rng.uniform(-1, 1, 280)}
+    whole = table(0, **answers)
+    coreset, classes = source(whole, Selection("clean", min_per_class=floor))
+    issues = audit(whole, by="el2n")
+    left_out = np.setdiff1d(whole.rows, coreset.rows)
+    check_counts(whole, coreset, classes)
+    assert coreset.selection["wrong"] == len(issues) > 10
+    assert coreset.selection["noise_rate"] == [issues.noise_rate.rate, issues.noise_rate.low, issues.noise_rate.high]
+    if floor is None:
+        assert left_out.tolist() == sorted(issues.rows)
+        return
+    assert set(left_out) < set(issues.rows.tolist())
+    probability = dict(zip(issues.rows.tolist(), issues.probabilities, strict=True))
+    for label in (0, 1, 2, 5):
+        of_class = whole.rows[whole.labels == label]
+        gone = [probability[row] for row in of_class if row in left_out]
+        stayed = [probability[row] for row in of_class if row in probability and row not in left_out]
+        assert len(of_class) - len(gone) >= min(floor, len(of_class))
+        assert not stayed or len(of_class) - len(gone) == min(floor, len(of_class))
+        assert max(stayed, default=0) <= min(gone, default=1)
 
 
 def check_counts(whole: ScoreTable, coreset: Coreset, classes: Classes | None) -> None:

@@ -27,6 +27,7 @@ from torch.utils.data import (
 
 import prunesampler as ps
 from prunesampler import ArgumentError, Coreset, PrunedSampler, RandomSubset, ScoreTable, UnsupportedError, select
+from prunesampler.analysis.audit import audit
 from tests.helpers.attached import (
     AUTO,
     BATCH,
@@ -443,6 +444,20 @@ def test_auto_does_not_say_how_many_steps_before_it_knows() -> None:
         warnings.simplefilter("error")
         full = ps.attach(make_loader(), Net(), keep="auto", score_epochs=EPOCHS, epoch_length="full")
     assert full.pruning.total_steps(10) == 70
+
+
+def test_clean_trains_on_all_but_the_likely_wrong_rows(tmp_path: Any, caplog: Any) -> None:
+    options = {**AUTO, "keep": "clean", "threshold": None, "epoch_length": "full", "save_dir": tmp_path}
+    with caplog.at_level("INFO", "prunesampler"):
+        loader, _ = scored(epochs=EPOCHS + 1, **options)
+    issues, coreset = audit(loader.pruning.tracker.table()), loader.pruning.coreset
+    assert coreset.rows.tolist() == sorted(set(range(N)) - set(issues.rows.tolist()))
+    (line,) = [record.getMessage() for record in caplog.records if "training on" in record.getMessage()]
+    rate = issues.noise_rate
+    told = f"({len(issues)} labels are likely wrong; about {rate.rate:.1%} are, {rate.low:.1%} to {rate.high:.1%})"
+    assert line == f"training on {len(coreset)} of {N} rows {told}, written to {tmp_path}"
+    with pytest.raises(ps.ArgumentError, match="score_fn"):
+        ps.attach(make_loader(), Net(), keep="clean", score_fn=lambda logits, targets: {"el2n": logits[:, 0]})
 
 
 def test_auto_that_finds_nothing_superfluous_keeps_all() -> None:

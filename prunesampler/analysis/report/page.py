@@ -12,6 +12,7 @@ import numpy as np
 
 from prunesampler._version import __version__
 from prunesampler.analysis.advice import LOST, Case, Judgement, hardest_cells
+from prunesampler.analysis.audit import noticed
 from prunesampler.analysis.format import number, percent
 from prunesampler.analysis.images import Pictures
 from prunesampler.analysis.report.plots import class_name, class_plot, density_plot, distribution_plot
@@ -45,6 +46,7 @@ def page(
     parts = [
         _head(name, found, judgement, coreset),
         "<main>",
+        *_label_noise(table, name),
         *_advice(judgement),
         *_distributions(table, found, judgement.by, kept),
         *_classes(table, found, judgement.by, survivors, names),
@@ -98,6 +100,12 @@ def _head(name: str, found: Figures, judgement: Judgement, coreset: Coreset | No
 <p class="soft">Scores of {found.rows:,} of {found.num_rows:,} rows; ranked by {_text(judgement.by)}.</p>
 <dl class="facts">{cards}</dl>
 </header>"""
+
+
+def _label_noise(table: ScoreTable, name: str) -> Iterator[str]:
+    if wrong := noticed(table, name):
+        yield "<h2>Labels</h2>"
+        yield f'<section class="case"><p>{_text(wrong[0])}</p><pre>{_text(wrong[1])}</pre></section>'
 
 
 def _advice(judgement: Judgement) -> Iterator[str]:

@@ -58,7 +58,7 @@ class PruneOnce(Policy):
         return self.selection(table, eligible=None if len(rows) == table.num_rows else rows)
 
     def num_draws(self, eligible: int, epoch: int) -> int | None:
-        """Kept rows; None where ``keep="auto"`` leaves that to the scores."""
+        """Kept rows; None where a rule (``keep="auto"``) leaves that to the scores."""
         return eligible if self.selection is None else self.selection.check(eligible)
 
     def to_dict(self) -> dict[str, Any]:
