@@ -167,7 +167,7 @@ class LabelIssues:
         """Pairs of labels among the rows, the most frequent first."""
         pairs, counts = np.unique(np.stack([self.labels, self.suggested_labels]), axis=1, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        return tuple(Confusion(*pairs[:, at].tolist(), int(counts[at])) for at in order.tolist())
+        return tuple(Confusion(int(pairs[0, at]), int(pairs[1, at]), int(counts[at])) for at in order.tolist())
 
     def confusion_matrix(self) -> npt.NDArray[np.float64]:
         """(C, C) expected numbers of rows: of each given label (down) those that should have each other one (across).
@@ -183,8 +183,8 @@ class LabelIssues:
         classes = 1 + int(max(labels.max(), suggested.max()))
         if classes > _MATRIX:
             raise ArgumentError("table", f"must have at most {_MATRIX} classes: confusions names the pairs", classes)
-        found = np.bincount(labels.astype(np.int64) * classes + suggested, probability, classes**2)
-        found = found.reshape(classes, classes)
+        cells = np.bincount(labels.astype(np.int64) * classes + suggested, probability, classes**2)
+        found: npt.NDArray[np.float64] = cells.reshape(classes, classes).astype(np.float64)
         found[np.diag_indices(classes)] += np.bincount(labels, 1 - probability, classes)
         return found
 

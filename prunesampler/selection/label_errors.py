@@ -171,7 +171,8 @@ def _standardised(values: Floats) -> Floats:
     finite = values[np.isfinite(values)]
     if not len(finite) or finite.std() == 0:
         return np.zeros(len(values))
-    return (np.clip(values, finite.min(), finite.max()) - finite.mean()) / finite.std()
+    found: Floats = (np.clip(values, finite.min(), finite.max()) - finite.mean()) / finite.std()
+    return found
 
 
 def _noise_rate(surest: _Array, agrees: _Array, answer: _Array) -> tuple[float, float, float, int]:
@@ -211,7 +212,7 @@ def _model_is_right(surest: _Array, agrees: _Array, rate: float) -> Floats:
     place[surest] = np.arange(len(surest)) * bins // len(surest)
     sizes = np.bincount(place)
     agreement = -_isotonic(-np.bincount(place, agrees) / sizes, sizes)  # falls with confidence
-    return np.clip(agreement / (1 - rate) if rate < 1 else agreement * 0, 0.0, 1.0)[place]  # type: ignore[no-any-return]
+    return np.clip(agreement / (1 - rate) if rate < 1 else agreement * 0, 0.0, 1.0)[place]
 
 
 def _taken_for(labels: _Array, suggested: _Array, agrees: _Array, sure: _Array, rate: float) -> Floats:
@@ -224,7 +225,7 @@ def _taken_for(labels: _Array, suggested: _Array, agrees: _Array, sure: _Array, 
     asked = suggested * classes + labels
     at = np.minimum(np.searchsorted(pairs, asked), len(pairs) - 1)
     count = np.where(pairs[at] == asked, counts[at], 0)
-    return np.clip(np.log((count / chance + _PRIOR) / (totals[suggested] + _PRIOR)), -3, 3)  # type: ignore[no-any-return]
+    return np.clip(np.log((count / chance + _PRIOR) / (totals[suggested] + _PRIOR)), -3, 3)
 
 
 def _unlearned(labels: _Array, agrees: _Array, rate: float) -> Floats:
@@ -245,7 +246,7 @@ def _pooled(score: Floats, probability: Floats) -> Floats:
     step = np.empty(len(score), np.int64)
     step[order] = np.arange(len(score)) * steps // len(score)
     sizes = np.bincount(step)
-    return _isotonic(np.bincount(step, probability) / sizes, sizes)[step]  # type: ignore[no-any-return]
+    return _isotonic(np.bincount(step, probability) / sizes, sizes)[step]
 
 
 def _isotonic(values: _Array, weights: _Array) -> Floats:
@@ -275,4 +276,4 @@ def _with_mean(probability: Floats, rate: float) -> Floats:
     for _ in range(60):
         shift = (low + high) / 2
         low, high = (shift, high) if (1 / (1 + np.exp(-logs - shift))).mean() < rate else (low, shift)
-    return 1 / (1 + np.exp(-logs - shift))  # type: ignore[no-any-return]
+    return 1 / (1 + np.exp(-logs - shift))

@@ -82,7 +82,8 @@ def sample_paths(dataset: object) -> Any:
 
 
 def _paths(dataset: Any, depth: int) -> Any:
-    samples, index, kind = getattr(dataset, "samples", None), getattr(dataset, "index", None), type(dataset).__name__
+    samples, kind = getattr(dataset, "samples", None), type(dataset).__name__
+    index: Any = getattr(dataset, "index", None)
     if isinstance(samples, list | tuple) and len(samples) == len(dataset):
         root = os.path.join(getattr(dataset, "root", ""), "")
         return [os.fspath(path).removeprefix(root) for path, *_ in samples]

@@ -268,7 +268,8 @@ class Totals:
             columns["last_epoch"] = self.last_epoch.numpy()
         if self.suggestions is not None and bool(self.suggestions.any()):
             columns["suggested_label"] = ((self.suggestions >> 4) - 1).numpy()
-            signed = torch.where(self.suggestions & 2 > 0, self.confidence, -cast(Tensor, self.confidence))
+            confidence = cast(Tensor, self.confidence)
+            signed = torch.where(self.suggestions & 2 > 0, confidence, -confidence)
             columns["signed_confidence"] = torch.where(self.suggestions > 0, signed, torch.nan).numpy()
         if self.followed and self.forgetting_events is not None and self.flags is not None:
             protocols["forgetting"] = protocol
