@@ -20,7 +20,7 @@ def methods() -> str:
     for name, method in METHODS.items():
         if method.about is not None:
             about = method.about
-            needed = {"scores": method.reads_scores, "features": method.needs_features}
+            needed = {"scores": method.reads({}), "features": method.needs_features}
             needs = ", ".join(name for name, wanted in needed.items() if wanted)
             cells = (f"`{name}`", about.keeps, needs or "nothing", about.cost, about.when, about.source or "–")
             lines.append(f"| {' | '.join(cells)} |")

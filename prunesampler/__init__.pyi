@@ -9,6 +9,7 @@ from prunesampler.analysis.audit import (
 )
 from prunesampler.analysis.relabel import relabel as relabel
 from prunesampler.analysis.compare import Comparison as Comparison, compare as compare
+from prunesampler.analysis.sweep import Sweep as Sweep, sweep as sweep
 from prunesampler.capture.row_loader import with_rows as with_rows
 from prunesampler.capture.threshold_samples import ThresholdSamples as ThresholdSamples
 from prunesampler.errors import (
@@ -26,6 +27,16 @@ from prunesampler.errors import (
 )
 from prunesampler.sampling.sampler import PrunedSampler as PrunedSampler
 from prunesampler.scores.registry import register_score as register_score
+from prunesampler.selection.combine import combine as combine
+from prunesampler.selection.learned import (
+    LearnedSelector as LearnedSelector,
+    fit_selector as fit_selector,
+)
+from prunesampler.selection.near_duplicates import (
+    NearDuplicates as NearDuplicates,
+    near_duplicates as near_duplicates,
+    similar_pairs as similar_pairs,
+)
 from prunesampler.selection.registry import register_method as register_method
 from prunesampler.selection.select import (
     Selection as Selection,

@@ -13,9 +13,11 @@ from prunesampler.cli.audit import audit
 from prunesampler.cli.compare import compare
 from prunesampler.cli.demo import demo
 from prunesampler.cli.diff import diff
+from prunesampler.cli.duplicates import duplicates
 from prunesampler.cli.inspect import inspect
 from prunesampler.cli.scores import merge, report, select
 from prunesampler.cli.shards import index, repack
+from prunesampler.cli.sweep import sweep
 from prunesampler.errors import PruneSamplerError
 
 # A command's module imports only what its help needs; the rest is imported when it runs.
@@ -32,11 +34,14 @@ _COMMANDS: dict[Callable[..., None], Sequence[str]] = {
         "audit runs/a/scores.parquet -o issues.csv",
     ),
     compare: ("compare runs/a/scores.parquet --train train.py --keep 0.5 --scoring 0.1 --save-dir runs/compare",),
+    sweep: ("sweep runs/a/scores.parquet --train train.py --keep 0.5 --offsets 0.0,0.1,0.2",),
     report: ("report runs/a/scores.parquet -o report.html --images data/train",),
     select: (
         "select runs/a/scores.parquet -o half.parquet --keep 0.5",
         "select runs/a/scores.parquet -o top.parquet --keep 20000 --method top",
+        "select -o distinct.parquet --features features.npy --method deduplicate --threshold 0.95",
     ),
+    duplicates: ("duplicates features.npy",),
     merge: ("merge runs/a/scores.parquet runs/b/scores.parquet -o merged.parquet",),
     diff: ("diff runs/a/scores.parquet runs/b/scores.parquet", "diff half.parquet top.parquet --json"),
     index: ("index 'shards/{000000..000099}.tar' -o index.parquet",),

@@ -46,7 +46,8 @@ MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
-        help="stratified, top, bottom, window or random; by features herding, k_center, moderate or prototypes.",
+        help="stratified, top, bottom, window or random; by features herding, k_center, moderate, prototypes or "
+        "deduplicate.",
     ),
 ]
 MethodOptions = Annotated[list[str], typer.Option("--option", help="An option of the method, as name=value (JSON).")]

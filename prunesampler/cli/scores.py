@@ -31,7 +31,9 @@ from prunesampler.cli.options import (
 
 def select(
     out: Out,
-    keep: Annotated[str, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, auto or clean.")],
+    keep: Annotated[
+        str | None, typer.Option(help="Fraction in (0, 1], or number, of the rows to keep, auto or clean.")
+    ] = None,
     scores: Annotated[Path | None, typer.Argument(help="A file of scores; none for features alone.")] = None,
     by: Annotated[str, typer.Option(help="The score.")] = "el2n",
     method: MethodOption = "stratified",
@@ -40,7 +42,9 @@ def select(
     min_per_class: Annotated[int | None, typer.Option(help="At least so many rows of each class.")] = None,
     seed: Seed = 0,
     unscored: Annotated[str, typer.Option(help="Rows without a score: keep or drop.")] = "keep",
-    threshold: Annotated[float | None, typer.Option(help="With --keep auto a score, with clean a probability.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="With --keep auto a score, with clean a probability; to deduplicate a cosine.")
+    ] = None,
     features: Features = None,
     option: MethodOptions = [],  # noqa: B006  # typer reads it
     force: Force = False,
@@ -60,7 +64,8 @@ def select(
         given["offset"] = number_option("offset", offset, "must be a fraction in [0, 1) or a number of rows")
     inputs = [path for path in (scores, features) if path is not None]
     check_output(out, inputs, force)
-    selection = Selection(keep_option(keep), **given, features=features, method_options=method_options(option))
+    kept: Any = None if keep is None else keep_option(keep)
+    selection = Selection(kept, **given, features=features, method_options=method_options(option))
     classes: dict[int, tuple[int, int]] = {}
     with warnings_as_lines():
         if scores is None:
@@ -128,11 +133,13 @@ def report(
     images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10, or of a folder of images a class.")] = None,
     by: Annotated[str | None, typer.Option(help="The score to rank by. Default: el2n, or the first.")] = None,
     keep: Annotated[str, typer.Option(help="What to judge: fractions, numbers or auto.")] = "0.7,0.5,0.3",
+    features: Features = None,
     force: Force = False,
 ) -> None:
     """Write one HTML page about scores.
 
-    It shows their distributions, whether they speak for pruning, and the hardest and the easiest rows.
+    It shows their distributions, whether they speak for pruning, the hardest and the easiest rows, and with features
+    pairs of similar ones.
     """
     from prunesampler.analysis.advice import judge
     from prunesampler.analysis.images import load_pictures
@@ -144,11 +151,17 @@ def report(
     table = ScoreTable.load(scores)
     selected = None if coreset is None else Coreset.load(coreset)
     judgement = judge(table, keeps_option(keep), by=by, path=str(scores))
+    pairs = None
+    if features is not None:
+        from prunesampler.selection.near_duplicates import similar_pairs  # and torch
+
+        pairs = similar_pairs(features)
     pictures = None
     if images is not None:
-        rows = sorted({row for rows in pictured(table, judgement.by).values() for row in rows})
-        pictures = load_pictures(images, table, rows)
-    text = page(table, judgement, name=str(scores), coreset=selected, pictures=pictures)
+        shown = {row for rows in pictured(table, judgement.by).values() for row in rows}
+        shown |= {row for each in pairs or () for pair in each.pairs for row in pair[:2]}
+        pictures = load_pictures(images, table, sorted(shown))
+    text = page(table, judgement, name=str(scores), coreset=selected, pictures=pictures, pairs=pairs)
     with atomic_write(out) as file:
         file.write(text.encode())
     typer.echo(f"written to {out}")

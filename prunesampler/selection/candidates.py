@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from prunesampler.errors import ArgumentError
 from prunesampler.selection.engine import Map
-from prunesampler.selection.features import Features
 from prunesampler.selection.radix_select import Limits, Mask, Ranked, UInt64s, find_limits, first_digits, tie_keys
 from prunesampler.tables.columns import Int64s
 from prunesampler.tables.score_file import ScoreFile
 from prunesampler.tables.score_table import ScoreTable
+
+if TYPE_CHECKING:  # which needs torch; scores alone do not
+    from prunesampler.selection.features import Features
 
 Order = Literal["hardest", "easiest", "random"]
 

@@ -54,7 +54,10 @@ def choose(
     selection.check_columns(source)
     choice = _Choice(run, source, selection, count_classes)
     rules = {"auto": choice.all_but_superfluous, "clean": choice.all_but_wrong}
-    kept, found = rules[selection.keep]() if isinstance(selection.keep, str) else choice.budgeted()
+    if check_method(selection.method).default_threshold is not None:
+        kept, found = choice.uncounted()
+    else:
+        kept, found = rules[selection.keep]() if isinstance(selection.keep, str) else choice.budgeted()
     if not (rows := sum(each.rows for each in kept)):
         raise ArgumentError("threshold", f"must leave one of the {len(source)} eligible rows", selection.threshold)
     span = min(each.lowest for each in kept), max(each.highest for each in kept)
@@ -79,7 +82,6 @@ class _Choice:
         self.count_classes = "label" in source.column_names and (count_classes or self.by_class)
         auto = isinstance(selection.keep, str)
         drops = selection.unscored == "drop" and not auto and self.reads_scores
-        self.other_scores = self.method.columns(selection.method_options)
         self.bare = replace(selection, features=None)  # what reads blocks may be sent to another process
         self.reader = Reader(source, self._columns(source.column_names), self.bare.hardness, selection.seed)
         self.labels, self.rows = np.array([0]), np.array([len(source)])
@@ -94,9 +96,9 @@ class _Choice:
         """Those of the source that decide."""
         by, counts = self.selection.by, {"forgetting_events", "learned", "presentations"}
         names = {"label"} if self.by_class else set()
-        for score in ((by,) if self.reads_scores else ()) + self.other_scores:
+        for score in ((by,) if self.reads_scores else ()) + self.selection.other_scores:
             names |= counts if score == "forgetting" and score not in held else {score}
-        if self.selection.keep == "auto":
+        if self.selection.removes_superfluous:
             names |= {*counts, by, f"{by}_spread"}
         elif self.selection.keep == "clean":
             names |= {"label", "suggested_label", "signed_confidence"}
@@ -134,6 +136,17 @@ class _Choice:
         gone = np.append(rows[wrong], np.iinfo(np.int64).max)
         chosen = Candidates(self.run, self.reader).then(_among, np.sort(gone), False)
         return self._kept([chosen]), {**found, "noise_rate": [errors.rate, errors.low, errors.high]}
+
+    def uncounted(self) -> tuple[list[Kept], dict[str, Any]]:
+        """What the method keeps, which says itself how many rows that are."""
+        (arrays,) = self._candidates(np.array([0])).arrays(self.selection.other_scores)
+        rng, options = np.random.default_rng(mix(self.selection.seed, _DRAWS)), self._options()
+        rows = arrays.at(self.method.function(arrays, None, rng, **options), None, name_of(self.selection.method))
+        chosen = Candidates(self.run, self.reader).then(_among, np.append(np.sort(rows), np.iinfo(np.int64).max), True)
+        return self._kept([chosen]), {"eligible": int(self.rows.sum()), "offset": None}
+
+    def _options(self) -> dict[str, Any]:
+        return {**{name: getattr(self.selection, name) for name in self.method.fields}, **self.selection.method_options}
 
     def budgeted(self) -> tuple[list[Kept], dict[str, Any]]:
         eligible, available = int(self.rows.sum()), int(self.members.sum())
@@ -186,8 +199,7 @@ class _Choice:
 
     def _choose(self, candidates: Candidates, sizes: Int64s, budgets: Int64s, offset: float | None) -> list[Candidates]:
         """Rows without a score first, then as many as are missing by the method, of each group."""
-        chosen, options = [], {name: getattr(self.selection, name) for name in self.method.fields}
-        options |= self.selection.method_options
+        chosen, options = [], self._options()
         if self.reads_scores:
             everything, candidates = candidates, candidates.then(_scored, True)
             unscored, scored = sizes - candidates.sizes, candidates.sizes
@@ -202,7 +214,7 @@ class _Choice:
         if self.method.by_group:
             return [*chosen, self.method.function(candidates, budgets, rng, **options)]
         rows = [np.array([np.iinfo(np.int64).max])]
-        for arrays, budget in zip(candidates.arrays(self.other_scores), budgets.tolist(), strict=True):
+        for arrays, budget in zip(candidates.arrays(self.selection.other_scores), budgets.tolist(), strict=True):
             if budget:
                 positions = self.method.function(arrays, budget, rng, **options)
                 rows.append(arrays.at(positions, budget, name_of(self.selection.method)))
@@ -267,7 +279,7 @@ def _census(reader: Reader, selection: Selection, by_class: bool, block: int) ->
     for rows in reader.slices(block):
         labels = np.asarray(rows.table.labels) if by_class else np.zeros(len(rows), np.int32)
         useless = np.zeros(len(rows), np.bool_)
-        if selection.keep == "auto":
+        if selection.removes_superfluous:
             useless = superfluous(rows.table, selection.by, selection.threshold)
         parts.append((labels, ~np.isnan(rows.hardness), useless, tie_keys(selection.seed, rows.row).min()))
     each, scored, gone, keys = zip(*parts, strict=True)

@@ -43,9 +43,13 @@ def spherical_k_means(features: Features, clusters: int, rng: np.random.Generato
             sums.index_add_(0, of[start : start + _BLOCK], block.double())
         empty = (torch.bincount(of, minlength=len(centres)) == 0).nonzero()[:, 0]
         if len(empty):
-            sums[empty] = directions.at(similarity.argsort()[: len(empty)]).double()
+            far = similarity.argsort()[: len(empty)]
+            far = far[similarity[far] < 1 - 1e-6]  # else there are fewer directions than clusters
+            sums[empty[: len(far)]] = directions.at(far).double()
         lengths = sums.norm(dim=1, keepdim=True)
         centres = torch.where(lengths > 1e-9, sums / lengths, centres.double()).float()  # opposite rows cancel out
+    else:
+        similarity, of = nearest(directions, centres)
     return Clusters(of.cpu().numpy(), similarity.cpu().numpy(), centres)
 
 

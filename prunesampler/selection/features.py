@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from prunesampler.errors import ArgumentError
+from prunesampler.tables.columns import Int64s
 
 BLOCK = 1024
 """Rows of a block where each is compared with one point: few enough to stay in a processor's cache."""
@@ -28,11 +29,12 @@ class Features:
 
     Args:
         given: (N, d), row i being that of row i of the dataset: a NumPy array, also a memory-mapped one, a tensor, or
-            the path of an ``.npy`` file, which is memory-mapped. Float16, float32 or float64, all finite. A tensor on
-            a GPU stays there, and what is computed of it is computed there.
+            the path of an ``.npy`` file, which is memory-mapped. Float16, float32 or float64, all finite, but for rows
+            that have none, NaN all of them. A tensor on a GPU stays there, and what is computed of it is computed
+            there.
 
     Raises:
-        ArgumentError: another shape or type, or a value that is NaN, or infinite in float32.
+        ArgumentError: another shape or type, or a value that is NaN beside others, or infinite in float32.
         OSError: the file cannot be read.
 
     >>> features = Features(np.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]))
@@ -46,11 +48,13 @@ class Features:
         self._values = self._dataset = _tensor(given)
         self._rows: Tensor | None = None
         self._norms: Tensor | None = None
+        absent = []
         for start, block in zip(range(0, len(self), BLOCK), self.blocks(), strict=True):
-            if not (finite := block.isfinite().all(1)).all():
-                raise ArgumentError(
-                    "features", "must be finite in float32", f"row {start + int((~finite).int().argmax())}"
-                )
+            absent.append(block.isnan().all(1))
+            bad = ~(block.isfinite().all(1) | absent[-1])
+            if bad.any():
+                raise ArgumentError("features", "must be finite in float32", f"row {start + int(bad.int().argmax())}")
+        self._absent = torch.cat(absent).cpu().numpy()
 
     def _but(self, **changes: Any) -> Features:
         part = object.__new__(Features)
@@ -72,6 +76,11 @@ class Features:
         return len(self._dataset)
 
     @property
+    def present(self) -> Int64s:
+        """The rows of the dataset that have features, ascending."""
+        return np.flatnonzero(~self._absent)
+
+    @property
     def width(self) -> int:
         """d."""
         return self._values.shape[1]
@@ -82,8 +91,15 @@ class Features:
         return self._values.device
 
     def only(self, rows: npt.ArrayLike) -> Features:
-        """Those of some rows of the dataset, in this order, together in memory unless that were over a gigabyte."""
-        at = torch.as_tensor(np.asarray(rows, np.int64), device=self.device)
+        """Those of some rows of the dataset, in this order, together in memory unless that were over a gigabyte.
+
+        Raises:
+            ArgumentError: one of them has no features.
+        """
+        rows = np.array(rows, np.int64)  # torch warns of read-only ones
+        if (missing := np.flatnonzero(self._absent[rows])).size:
+            raise ArgumentError("features", "must not be NaN for rows that may be kept", f"row {rows[missing[0]]}")
+        at = torch.as_tensor(rows, device=self.device)
         if len(at) == self.num_rows and torch.equal(at, torch.arange(len(at), device=self.device)):
             return self._but(_values=self._dataset, _rows=None, _norms=None)
         if len(at) * self.width * self._dataset.element_size() > _HELD:

@@ -11,7 +11,7 @@ import torch
 from prunesampler.errors import ArgumentError
 from prunesampler.selection.candidates import Arrays
 from prunesampler.selection.features import lowest
-from prunesampler.tables.columns import Int64s, row_numbers
+from prunesampler.tables.columns import row_numbers
 
 
 def k_center(candidates: Arrays, budget: int, rng: Any, *, start: Sequence[int] = ()) -> list[int]:
@@ -22,7 +22,7 @@ def k_center(candidates: Arrays, budget: int, rng: Any, *, start: Sequence[int] 
     """
     features = candidates.features
     assert features is not None
-    given = np.unique(check_start("start", start, features.num_rows)) if len(start) else np.empty(0, np.int64)
+    given = np.unique(row_numbers("start", start, features.num_rows)) if len(start) else np.empty(0, np.int64)
     chosen = np.flatnonzero(np.isin(candidates.rows, given)).tolist()
     if len(chosen) > budget:
         raise ArgumentError("start", f"must be at most the {budget} rows that are kept", f"{len(chosen)} of them")
@@ -38,8 +38,3 @@ def k_center(candidates: Arrays, budget: int, rng: Any, *, start: Sequence[int] 
         torch.minimum(nearest, features.distances(features.at(chosen[-1:])[0]), out=nearest)
         nearest[chosen[-1]] = -1
     return chosen
-
-
-def check_start(name: str, rows: Any, num_rows: int = 2**62) -> Int64s:
-    """Row numbers of the dataset."""
-    return row_numbers(name, rows, num_rows)

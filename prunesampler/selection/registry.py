@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from prunesampler.errors import ArgumentError, check_bool, check_choice, check_int, did_you_mean
-from prunesampler.selection.herding import herding
-from prunesampler.selection.k_center import check_start, k_center
-from prunesampler.selection.moderate import moderate
-from prunesampler.selection.prototypes import prototypes
+from prunesampler.errors import ArgumentError, check_bool, check_choice, check_int, check_number, did_you_mean
+from prunesampler.selection.beta import CONFIDENCE, beta
 from prunesampler.selection.stratified import stratified
-from prunesampler.tables.columns import json_object
+from prunesampler.tables.columns import json_object, row_numbers
 
 Method = str | Callable[..., Any]
 """A registered name, or a function ``(candidates, budget, rng) -> positions``."""
+
+
+def check_name(name: str, value: Any) -> None:
+    """Refuse what names no score."""
+    if not isinstance(value, str):
+        raise ArgumentError(name, "must be the name of a score", value)
+
+
+def check_similarity(threshold: Any) -> None:
+    """Refuse what is no cosine above which rows are near duplicates."""
+    if check_number("threshold", threshold, 0, above=True) >= 1:
+        raise ArgumentError("threshold", "must be below 1, the similarity of a row to itself", threshold)
+
+
+def by_features(name: str, module: str = "") -> Callable[..., Any]:
+    """A function whose module is imported when it is called: it needs torch, and selecting by scores does not."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(f"prunesampler.selection.{module or name}"), name)(*args, **options)
+
+    return call
 
 
 class About(NamedTuple):
@@ -34,13 +53,15 @@ class RegisteredMethod:
     """A function, and what it is called with; see :func:`register_method`.
 
     ``fields`` are those of a Selection that it gets as they are; ``options`` is name → what refuses a value of its
-    ``method_options``; ``column_options`` says which of these name a further score, and which one by default.
+    ``method_options``; ``column_options`` says which of these name a further score, and which one by default. A method
+    with a ``default_threshold`` takes ``threshold`` and says itself how many rows it keeps.
     """
 
     function: Callable[..., Any]
     by_group: bool = False
-    reads_scores: bool = True
+    reads_scores: bool | Callable[[Mapping[str, Any]], bool] = True  # or as the options have it
     needs_features: bool = False
+    default_threshold: float | None = None
     default_offset: Callable[[float], float] | None = None
     fields: tuple[str, ...] = ()
     options: Mapping[str, Callable[[str, Any], Any]] = field(default_factory=dict)
@@ -56,6 +77,10 @@ class RegisteredMethod:
                 raise ArgumentError("method_options", rule, option)
             self.options[option](option, value)
         return checked
+
+    def reads(self, options: Mapping[str, Any]) -> bool:
+        """Whether it reads the score that is selected by, under these options."""
+        return self.reads_scores(options) if callable(self.reads_scores) else self.reads_scores
 
     def columns(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The scores that it reads beside the one that is selected by."""
@@ -108,8 +133,19 @@ METHODS = {
         False,
         about=About("random rows", "one pass", "as the control for every other method"),
     ),
+    "beta": RegisteredMethod(
+        beta,
+        options={"confidence": check_name, "c": partial(check_number, low=0, above=True)},
+        column_options={"confidence": CONFIDENCE},
+        about=About(
+            "rows drawn by score and Beta(confidence), the easier the fewer are kept",
+            "passes over the scores; all held in memory",
+            "with `dual` scores and a low `keep`; needs the mean probability of the label as a second score",
+            "[Cho et al. 2025](https://openreview.net/forum?id=9rLxi2cnZC)",
+        ),
+    ),
     "herding": RegisteredMethod(
-        herding,
+        by_features("herding"),
         reads_scores=False,
         needs_features=True,
         about=About(
@@ -120,10 +156,10 @@ METHODS = {
         ),
     ),
     "k_center": RegisteredMethod(
-        k_center,
+        by_features("k_center"),
         reads_scores=False,
         needs_features=True,
-        options={"start": check_start},
+        options={"start": partial(row_numbers, num_rows=2**62)},
         about=About(
             "rows that no other row is far from",
             "K · N · d; with `class_balanced` divided by the number of classes",
@@ -132,7 +168,7 @@ METHODS = {
         ),
     ),
     "moderate": RegisteredMethod(
-        moderate,
+        by_features("moderate"),
         reads_scores=False,
         needs_features=True,
         about=About(
@@ -143,7 +179,7 @@ METHODS = {
         ),
     ),
     "prototypes": RegisteredMethod(
-        prototypes,
+        by_features("prototypes"),
         reads_scores=False,
         needs_features=True,
         options={"clusters": partial(check_int, low=1), "prefer": partial(check_choice, choices=("far", "near"))},
@@ -152,6 +188,23 @@ METHODS = {
             "K · N · d a round, up to 50 rounds",
             "without labels: far where data is plentiful, near where it is not",
             "[Sorscher et al. 2022](https://arxiv.org/abs/2206.14486)",
+        ),
+    ),
+    "deduplicate": RegisteredMethod(
+        by_features("deduplicate", "near_duplicates"),
+        reads_scores=lambda options: options.get("prefer", "central") != "central",
+        needs_features=True,
+        default_threshold=0.95,
+        fields=("threshold",),
+        options={
+            "prefer": partial(check_choice, choices=("central", "hardest", "easiest")),
+            "search": partial(check_choice, choices=("auto", "exact", "faiss", "clusters")),
+        },
+        about=About(
+            "one row of each group of near duplicates, and all others",
+            "N · K · d up to 200,000 rows; above that of neighbouring cells or clusters",
+            "before anything else, where data was crawled or comes from videos",
+            "[Abbas et al. 2023](https://arxiv.org/abs/2303.09540)",
         ),
     ),
 }

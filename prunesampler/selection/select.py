@@ -19,9 +19,8 @@ from prunesampler.errors import ArgumentError, PruneSamplerWarning, check_bool, 
 from prunesampler.selection.candidates import TableSource
 from prunesampler.selection.choose import Classes, Kept, choose, classes_of
 from prunesampler.selection.engine import Map
-from prunesampler.selection.features import Features
 from prunesampler.selection.label_errors import LIKELY, check_likely
-from prunesampler.selection.registry import METHODS, Method, check_method, name_of
+from prunesampler.selection.registry import METHODS, Method, check_method, check_similarity, name_of
 from prunesampler.selection.superfluous import THRESHOLD, check_threshold
 from prunesampler.tables.columns import Int64s, json_object, row_numbers
 from prunesampler.tables.coreset import Coreset
@@ -76,13 +75,15 @@ class Selection:
             value = getattr(self, each.name)
             if isinstance(value, np.generic):
                 object.__setattr__(self, each.name, value.item())
-        if isinstance(self.keep, str):
+        method = check_method(self.method)
+        if method.default_threshold is not None:
+            self._check_uncounted(method.default_threshold)
+        elif isinstance(self.keep, str):
             self._check_auto()
         else:
             resolve_keep(self.keep, 2**63)
             if self.threshold is not None:
                 raise ArgumentError("threshold", 'belongs to keep="auto" and keep="clean"', self.threshold)
-        method = check_method(self.method)
         if not isinstance(self.by, str):
             raise ArgumentError("by", "must be the name of a score", self.by)
         check_choice("unscored", self.unscored, ("keep", "drop"))
@@ -92,8 +93,11 @@ class Selection:
         if self.min_per_class is not None:
             check_int("min_per_class", self.min_per_class, 1)
         object.__setattr__(self, "method_options", method.check_options(name_of(self.method), self.method_options))
-        if self.features is not None and not isinstance(self.features, Features):
-            object.__setattr__(self, "features", Features(self.features))
+        if self.features is not None:
+            from prunesampler.selection.features import Features  # and torch, which scores alone do not need
+
+            given = self.features if isinstance(self.features, Features) else Features(self.features)
+            object.__setattr__(self, "features", given)
         if self.offset is not None:
             if method.default_offset is None:
                 names = ", ".join(name for name, each in METHODS.items() if each.default_offset)
@@ -101,6 +105,23 @@ class Selection:
             number = isinstance(self.offset, int) and not isinstance(self.offset, bool) and self.offset >= 0
             if not number and not (isinstance(self.offset, float) and 0 <= self.offset < 1):
                 raise ArgumentError("offset", "must be a float in [0, 1), the share, or an int >= 0", self.offset)
+
+    def _check_uncounted(self, default: float) -> None:
+        """The options of a method that says itself how many rows it keeps."""
+        if self.keep is not None and self.keep != "auto":
+            rule = f'must be "auto" with method {self.method!r}; select from what it keeps, by eligible='
+            raise ArgumentError("keep", rule, self.keep)
+        for name, usual in {"class_balanced": False, "min_per_class": None, "unscored": "keep"}.items():
+            if getattr(self, name) != usual:
+                raise ArgumentError(name, f"cannot be chosen with method {self.method!r}", getattr(self, name))
+        object.__setattr__(self, "keep", "auto")
+        object.__setattr__(self, "threshold", default if self.threshold is None else self.threshold)
+        check_similarity(self.threshold)
+
+    @property
+    def removes_superfluous(self) -> bool:
+        """Whether the rows go that :func:`~prunesampler.superfluous` finds."""
+        return self.keep == "auto" and check_method(self.method).default_threshold is None
 
     def _check_auto(self) -> None:
         if self.keep not in ("auto", "clean"):
@@ -144,18 +165,22 @@ class Selection:
         )
 
     def _rows_alone(self) -> ScoreTable:
-        """As many rows as there are features, with nothing beside them."""
+        """The rows that have features, with nothing beside them."""
         if self.reads_scores or self.features is None:
             what = f"scores, which method {name_of(self.method)!r} reads" if self.reads_scores else "scores or features"
             raise ArgumentError("table", f"must be given: {what}", None)
         none: dict[str, Any] = {"fingerprint": None, "directions": {}, "protocols": {}, "provenance": {}}
-        rows = np.arange(self.features.num_rows)
-        return ScoreTable._view({"num_rows": len(rows), **none}, {"row": rows})
+        return ScoreTable._view({"num_rows": self.features.num_rows, **none}, {"row": self.features.present})
 
     @property
     def reads_scores(self) -> bool:
         """Whether the method looks at the score ``by``."""
-        return check_method(self.method).reads_scores
+        return check_method(self.method).reads(self.method_options)
+
+    @property
+    def other_scores(self) -> tuple[str, ...]:
+        """The scores that the method reads beside ``by``."""
+        return check_method(self.method).columns(self.method_options)
 
     def check_features(self, num_rows: int) -> None:
         """Refuse features that are missing, or not one per row of the dataset."""
@@ -177,7 +202,7 @@ class Selection:
         if (self.class_balanced or self.min_per_class is not None) and "label" not in table.column_names:
             name = "class_balanced" if self.class_balanced else "min_per_class"
             raise ArgumentError(name, "needs a table with labels", getattr(self, name))
-        for name in check_method(self.method).columns(self.method_options):
+        for name in self.other_scores:
             if name not in table.directions:
                 rule = f"must name scores of the table, {list(table.directions)}"
                 raise ArgumentError("method_options", rule, name)
@@ -236,6 +261,8 @@ def select(
     - ``"random"``: uniformly, whatever the scores; ``by`` and ``unscored`` have no effect.
     - ``"herding"``, ``"k_center"``, ``"moderate"``, ``"prototypes"``: by ``features``, whatever the scores. What they
       do, their sources and options are on the page "Features and near duplicates" of the documentation.
+    - ``"deduplicate"``: all but the near duplicates among ``features`` that :func:`~prunesampler.near_duplicates` finds
+      above ``threshold``; ``keep`` is left out. Options ``prefer`` and ``search`` as there.
     - a name given to :func:`~prunesampler.register_method`, or a function of the same form: ``(candidates, budget,
       rng)`` to positions among the candidates, the rows with a score.
 
@@ -268,9 +295,11 @@ def select(
         unscored: ``"keep"`` rows without a score first, or ``"drop"`` them.
         threshold: for ``keep="auto"``: a float > 0, at or below which a score is low; by default
             :data:`prunesampler.selection.superfluous.THRESHOLD`, which is meant for EL2N. For ``"clean"``: the
-            probability of a wrong label from which on a row goes; by default 0.5.
+            probability of a wrong label from which on a row goes; by default 0.5. For ``"deduplicate"`` a float in
+            (0, 1), above which two rows are near duplicates; by default 0.95.
         features: (N, d) finite floats, row i being that of row i of the dataset: an array, which may be memory-mapped,
-            a tensor, or the path of an ``.npy`` file.
+            a tensor, or the path of an ``.npy`` file. Rows that cannot be kept may be NaN, as
+            :func:`~prunesampler.features` leaves rows that it never saw.
         method_options: name → JSON value, what the method's own options are.
 
     Returns:

@@ -162,13 +162,16 @@ class RunConfig:
             if getattr(selection, name) and self.own_scores:
                 value = getattr(selection, name)
                 raise ArgumentError(name, "must be left out where score_fn= scores: it gives no labels", value)
-        if selection.keep == "auto":
+        if selection.removes_superfluous:
             self._check_auto(selection.by)
         elif selection.keep == "clean" and self.own_scores:
             rule = 'must be None with keep="clean", which reads what the model says of each class'
             raise ArgumentError("score_fn", rule, "a function")
         elif selection.reads_scores and not self.own_scores and selection.by not in self.scores:
             raise ArgumentError("by", f"must be one of the tracked scores, {self.scores}", selection.by)
+        for name in () if self.own_scores else selection.other_scores:
+            if name not in self.scores:
+                raise ArgumentError("method_options", f"must name tracked scores, {self.scores}", name)
 
     def _check_auto(self, by: str) -> None:
         """Whether the scores will hold what ``keep="auto"`` reads: two halves and forgetting."""

@@ -112,7 +112,7 @@ def test_an_output_is_replaced_only_on_demand(here: Path, capsys: pytest.Capture
     ("args", "message"),
     [
         (["scores.parquet", "--keep", "0.5"], "--out"),
-        (["scores.parquet", "-o", "out"], "--keep"),
+        (["scores.parquet", "-o", "out"], "keep must be a float"),
         (["none", "-o", "out", "--keep", "0.5"], "No such file or directory: 'none'"),
         (["/", "-o", "out", "--keep", "0.5"], "No such file or directory: '/scores.parquet'"),
         (["text", "-o", "out", "--keep", "0.5"], "text is damaged or cut short"),

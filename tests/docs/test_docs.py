@@ -230,6 +230,22 @@ def second_run() -> Names:
     return {}
 
 
+def measured() -> Names:
+    images, labels = digits()
+    pixels = images.flatten(1)[:1200]
+    centres = torch.stack([pixels[labels[:1200] == each].mean(0) for each in range(10)])
+    apart = torch.cdist(pixels, centres)
+    own = apart.gather(1, labels[:1200, None])[:, 0]
+    margin = apart.scatter(1, labels[:1200, None], torch.inf).min(1).values - own
+    table = prunesampler.ScoreTable({"el2n": own, "margin": margin}, labels=labels[:1200])
+
+    def validate(rows: Any) -> float:  # by the nearest mean of a class
+        means = torch.stack([pixels[rows][labels[rows] == each].mean(0).nan_to_num(9) for each in range(10)])
+        return float((torch.cdist(pixels, means).argmin(1) == labels[:1200]).float().mean())
+
+    return {"table": table, "validate": validate, "features": pixels}
+
+
 def tar_shards() -> Names:
     write_shards(Path("shards"), [40] * 4)
     return {"model": nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))}
@@ -297,6 +313,7 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     ("growing.md", ""): growing,
     ("files.md", "Merge and compare"): second_run,
     ("vit.md", ""): transformer,
+    ("several-scores.md", ""): measured,
 }
 
 
@@ -521,6 +538,19 @@ def fewer_flops(names: Names) -> None:
     assert 0.6 < names["flops"]() / names["dense"] < 0.75
 
 
+def learned(names: Names) -> None:
+    assert names["selector"].r_squared == pytest.approx(names["selector"].r_squared)
+    assert len(names["coreset"]) == 60
+    assert len(names["quality"]) == 1200
+
+
+def deduplicated(names: Names) -> None:
+    distinct = prunesampler.Coreset.load("distinct.parquet")
+    assert distinct.rows.tolist() == names["found"].kept.tolist()
+    assert len(distinct) < 1200
+    assert set(names["coreset"].rows.tolist()) < set(distinct.rows.tolist())
+
+
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     (README, "One line"): one_line,
     (README, "What comes out"): what_comes_out,
@@ -561,6 +591,8 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("transformers.md", "Causal language models"): pruned_texts,
     ("label-audit.md", "Find them"): found_wrong,
     ("label-audit.md", "Act on them"): acted,
+    ("features.md", "Near duplicates"): deduplicated,
+    ("several-scores.md", "Learn the weights"): learned,
     ("vit.md", "Two lines"): two_epochs,
     ("vit.md", "What it saves"): fewer_flops,
 }
@@ -694,6 +726,10 @@ def test_every_argument_that_is_told_exists() -> None:
         prunesampler.Pruning.follow,
         prunesampler.InfoBatch,
         prunesampler.select,
+        prunesampler.combine,
+        prunesampler.fit_selector,
+        prunesampler.LearnedSelector.select,
+        prunesampler.near_duplicates,
         prunesampler.score,
         prunesampler.PrunedSampler,
         prunesampler.ScoreTable,

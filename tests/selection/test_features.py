@@ -9,6 +9,7 @@ import torch
 
 from prunesampler.errors import ArgumentError
 from prunesampler.selection.features import Features, lowest
+from prunesampler.selection.near_duplicates import similar_pairs
 from prunesampler.selection.select import Selection, select
 from prunesampler.tables.score_table import ScoreTable
 from tests.helpers.plain_geometry import blobs
@@ -59,15 +60,30 @@ def test_features_alone_make_a_coreset_of_their_rows() -> None:
     assert coreset.selection["threshold"] is None
 
 
+@pytest.mark.parametrize("method", [*GEOMETRY, "deduplicate"])
+def test_rows_that_have_no_features_are_left_out(method: str) -> None:
+    features = blobs(60)[0]
+    features[[5, 30]] = np.nan
+    present = np.setdiff1d(np.arange(60), [5, 30])
+    keep: dict[str, Any] = {} if method == "deduplicate" else {"keep": 58}
+    kept = select(features=features, method=method, **keep)
+    assert set(kept.rows.tolist()) <= set(present.tolist())
+    assert kept.num_rows == 60
+    table = ScoreTable({"el2n": np.zeros(60)})
+    assert select(table, features=features, method=method, eligible=present, **keep).rows.tolist() == kept.rows.tolist()
+    assert all(5 not in pair and 30 not in pair for each in similar_pairs(features) for pair in each.pairs)
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "one dimension": (np.zeros(40), "must be (N, d) numbers of float16, float32 or float64"),
     "none": (np.zeros((40, 0)), "must be (N, d) numbers"),
     "integers": (np.zeros((40, 2), int), "must be (N, d) numbers"),
     "text": (np.full((40, 2), "a"), "must be (N, d) numbers"),
     "another file": ("features.parquet", "must be (N, d) numbers"),
-    "NaN": (
+    "NaN": (np.where(np.arange(80).reshape(40, 2) == 17, np.nan, np.ones((40, 2))), "must be finite in float32"),
+    "none of a row": (
         np.where(np.arange(40)[:, None] == 17, np.nan, np.ones((40, 2))),
-        "must be finite in float32, got 'row 17'",
+        "must not be NaN for rows that",
     ),
     "beyond float32": (np.where(np.arange(40)[:, None] == 3, 1e39, np.ones((40, 2))), "must be finite in float32"),
     "other rows": (np.ones((39, 2)), "must be of the dataset's 40 rows, got 'those of 39'"),

@@ -15,6 +15,7 @@ from prunesampler.analysis.advice import judge
 from prunesampler.analysis.report.page import page
 from prunesampler.cli.app import main
 from prunesampler.errors import ArgumentError
+from prunesampler.scores.registry import SCORES, Score
 from prunesampler.selection.registry import METHODS, register_method
 from prunesampler.selection.select import Selection, resolve_keep, select, select_file
 from prunesampler.tables.score_table import ScoreTable
@@ -23,7 +24,7 @@ from tests.helpers.blockfiles import THREADS, saved, table
 from tests.helpers.plain_geometry import blobs
 
 BUILT_IN = tuple(METHODS)
-WITH_BUDGET = BUILT_IN
+WITH_BUDGET = tuple(name for name, method in METHODS.items() if method.default_threshold is None)
 
 
 def hardest(candidates: Any, budget: int, rng: np.random.Generator) -> Any:
@@ -116,7 +117,7 @@ def test_every_method_keeps_the_exact_number(method: str, data: Any, keep: float
     columns = [data.draw(st.lists(small, min_size=size, max_size=size)) for _ in range(4)]
     labels, features = np.array(columns[0]) - 1, np.array(columns[1:3], np.float32).T + 1
     score = np.where(np.array(columns[3]) == 3, np.nan, columns[3])
-    whole = ScoreTable({"el2n": score}, labels=labels)
+    whole = ScoreTable({"el2n": score, "confidence": np.array(columns[0]) / 3}, labels=labels)
     options = {"class_balanced": data.draw(st.booleans()), "min_per_class": data.draw(st.sampled_from([None, 1]))}
     if options["min_per_class"] and round(keep * size) < len(set(labels[labels >= 0])):
         return
@@ -127,19 +128,23 @@ def test_every_method_keeps_the_exact_number(method: str, data: Any, keep: float
 
 @pytest.mark.parametrize("method", BUILT_IN)
 @pytest.mark.filterwarnings("ignore::prunesampler.errors.PruneSamplerWarning")
-def test_every_method_is_found_everywhere(method: str, tmp_path: Path) -> None:
+def test_every_method_is_found_everywhere(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By select, from a file, by the command line and by attach: the same rows."""
+    confidence = Score(lambda logits, targets: logits.softmax(1).gather(1, targets[:, None])[:, 0], "lower")
+    monkeypatch.setitem(SCORES, "confidence", confidence)
     features = blobs(N, 3)[0]
     np.save(tmp_path / "features.npy", features)
-    chosen: dict[str, Any] = {"method": method, "features": tmp_path / "features.npy", "keep": 0.5}
-    loader, _ = scored(save_dir=tmp_path / "run", **chosen)
+    chosen: dict[str, Any] = {"method": method, "features": tmp_path / "features.npy"}
+    chosen["keep"] = keep = 0.5 if method in WITH_BUDGET else "auto"
+    scores = ("el2n", "forgetting", "confidence")
+    loader, _ = scored(save_dir=tmp_path / "run", scores=scores, **chosen)
     whole = loader.pruning.table
     expected = select(whole, **chosen)
     assert loader.pruning.coreset.rows.tolist() == expected.rows.tolist()
-    options = ["--method", method, "--features", str(tmp_path / "features.npy"), "--keep", "0.5"]
+    options = ["--method", method, "--features", str(tmp_path / "features.npy"), "--keep", str(keep)]
     assert main(["select", str(tmp_path / "run" / "scores.parquet"), "-o", str(tmp_path / "out"), *options]) == 0
     assert ps.Coreset.load(tmp_path / "out").rows.tolist() == expected.rows.tolist()
-    judgement = judge(whole, [0.5], method=method, features=features)
+    judgement = judge(whole, [0.5], method=method if keep == 0.5 else "random", features=features)
     assert "half" in page(whole, judgement, name="half", coreset=expected)
 
 

@@ -6,7 +6,7 @@ import html
 import importlib.resources
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from prunesampler.analysis.report.plots import class_name, class_plot, density_p
 from prunesampler.analysis.statistics import Figures, Survival, distribution, figures, kept_in, ranked, survival
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
+
+if TYPE_CHECKING:  # which needs torch; scores alone do not
+    from prunesampler.selection.near_duplicates import SimilarPairs
 
 SHOWN = 20
 """Images of each kind: hardest, median, easiest."""
@@ -34,10 +37,12 @@ def page(
     name: str,
     coreset: Coreset | None = None,
     pictures: Pictures | None = None,
+    pairs: Sequence[SimilarPairs] | None = None,
 ) -> str:
     """An HTML document about a table of scores; text from files is escaped, and nothing is fetched or run.
 
-    ``name`` is that of the table's file; ``pictures`` hold images of the rows of :func:`pictured`.
+    ``name`` is that of the table's file; ``pictures`` hold images of the rows of :func:`pictured`, and of the ``pairs``
+    of similar rows if there are any.
     """
     kept = None if coreset is None else kept_in(coreset, table)
     survivors = None if kept is None or table.labels is None else survival(table.labels, kept)
@@ -51,6 +56,7 @@ def page(
         *_distributions(table, found, judgement.by, kept),
         *_classes(table, found, judgement.by, survivors, names),
         *_pictures(table, judgement, pictures),
+        *_similar(pairs, pictures),
         *_hardest(judgement, names),
         *_provenance(table, coreset),
         "</main>",
@@ -193,10 +199,34 @@ def _pictures(table: ScoreTable, judgement: Judgement, pictures: Pictures | None
             label = None if table.labels is None or table.labels[place] < 0 else int(table.labels[place])
             name = class_name(label, pictures.names)
             alt = f"{kind}: row {row}, {name}, {judgement.by} {score}"
-            small = ' class="small"' if pictures.uris[row].startswith("data:image/png") else ""
-            image = f'<img{small} src="{_text(pictures.uris[row])}" alt="{_text(alt)}">'
+            image = _image(pictures.uris[row], alt)
             yield f"<figure>{image}<figcaption><b>{_text(name)}</b><br>{_text(score)} · {row}</figcaption></figure>"
         yield "</div>"
+
+
+def _similar(pairs: Sequence[SimilarPairs] | None, pictures: Pictures | None) -> Iterator[str]:
+    """At each similarity how many rows have a neighbour above it, and the least similar ones of these pairs."""
+    if pairs is None:
+        return
+    yield "<h2>Similar rows</h2>"
+    yield (
+        '<p class="soft">By the cosine of their features. The lowest similarity whose pairs are still duplicates is '
+        "the threshold to deduplicate by.</p>"
+    )
+    for each in pairs:
+        yield f"<h3>above {each.similarity:g}: {percent(each.share)} of the rows have such a neighbour</h3>"
+        yield '<div class="grid">'
+        for first, second, similarity in each.pairs:
+            images = (
+                "" if pictures is None else "".join(_image(pictures.uris[row], f"row {row}") for row in (first, second))
+            )
+            yield f"<figure>{images}<figcaption>{similarity:.3f} · {first}, {second}</figcaption></figure>"
+        yield "</div>"
+
+
+def _image(uri: str, alt: str) -> str:
+    small = ' class="small"' if uri.startswith("data:image/png") else ""
+    return f'<img{small} src="{_text(uri)}" alt="{_text(alt)}">'
 
 
 def _hardest(judgement: Judgement, names: Mapping[int, str]) -> Iterator[str]:
