@@ -539,7 +539,7 @@ def fewer_flops(names: Names) -> None:
 
 
 def learned(names: Names) -> None:
-    assert names["selector"].r_squared == pytest.approx(names["selector"].r_squared)
+    assert names["selector"].learned
     assert len(names["coreset"]) == 60
     assert len(names["quality"]) == 1200
 
@@ -727,6 +727,7 @@ def test_every_argument_that_is_told_exists() -> None:
         prunesampler.InfoBatch,
         prunesampler.select,
         prunesampler.combine,
+        prunesampler.sweep,
         prunesampler.fit_selector,
         prunesampler.LearnedSelector.select,
         prunesampler.near_duplicates,
