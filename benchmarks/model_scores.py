@@ -77,7 +77,7 @@ def opacus_arms(model: nn.Module) -> dict[str, Callable[..., Tensor]]:
     for layer in fixed.modules():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False
-    wrapped = GradSampleModule(copy.deepcopy(fixed), loss_reduction="sum")
+    wrapped = GradSampleModule(copy.deepcopy(fixed), loss_reduction="sum").train()  # in eval mode it keeps nothing
 
     def opacus(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         wrapped.zero_grad()
