@@ -105,8 +105,9 @@ def test_a_run_resumes_after_any_step(policy: Any) -> None:
     ],
 )
 def test_ranks_draw_the_same_rows_from_merged_scores(options: dict[str, Any]) -> None:
-    with pytest.warns(ps.PruneSamplerWarning, match="what the policy draws|will be"):
-        ps.attach(DataLoader(Leaky(N), batch_size=BATCH), Net(), **options)
+    if options["policy"] is hardest_half:
+        with pytest.warns(ps.PruneSamplerWarning, match="what the policy draws"):
+            ps.attach(DataLoader(Leaky(N), batch_size=BATCH), Net(), **options)
     alone, *both = (epochs for world in (1, 2) for epochs in run_ranks(world, rows_of_epochs, N, BATCH, 5, options))
     assert len(set(map(frozenset, alone))) > 3
     for whole, first, second in zip(alone, *both, strict=True):
