@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from prunesampler.errors import MismatchError
-from prunesampler.shards.index import ShardIndex
 from prunesampler.tables.parquet import kind_of
 from prunesampler.tables.schedule import Schedule
 from prunesampler.tables.score_table import Coreset, ScoreTable
+
+if TYPE_CHECKING:
+    from prunesampler.shards.index import ShardIndex
 
 
 def load(path: str | os.PathLike[str]) -> ScoreTable | Coreset | Schedule | ShardIndex:
@@ -27,8 +30,11 @@ def load(path: str | os.PathLike[str]) -> ScoreTable | Coreset | Schedule | Shar
     ...     load(folder)
     ScoreTable(rows=2, of=2, without={'el2n': 0})
     """
-    kinds = {kind._kind: kind for kind in (ScoreTable, Coreset, Schedule)} | {"shards": ShardIndex}
-    kind = kind_of(path)
+    kind, kinds = kind_of(path), {each._kind: each for each in (ScoreTable, Coreset, Schedule)}
+    if kind == "shards":
+        from prunesampler.shards.index import ShardIndex  # it waits for torch, which the others do not need
+
+        return ShardIndex.load(path)
     if kind not in kinds:
         raise MismatchError(f"{path} holds {kind!r}, which this version does not know: update prunesampler")
     return kinds[kind].load(path)
