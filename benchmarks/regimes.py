@@ -39,7 +39,6 @@ EXTRAS = {
     "rank_correlation": ("rank correlation", "{:.2f}", 1),
     "regret": ("regret, points", "{:.2f}", 100),
     "worst_class": ("worst class, %", "{:.1f}", 100),
-    "seconds": ("seconds", "{:.0f}", 1),
 }
 
 
@@ -145,7 +144,7 @@ def summary(folder: Path) -> list[str]:
                     lines.append(f"| {name}, {key} | {arm} | {over} | – | – | {len(found[arm])} |")
                 continue
             longer = regime.dearer.get(arm, control_of(arm, regime.longer))
-            over = [shown(gain(found, arm, control_of(arm, "random"), regime.metric))]
+            over = [shown(gain(found, arm, regime.random.get(arm, control_of(arm, "random")), regime.metric))]
             over.append(shown(gain(found, arm, longer, regime.metric)))
             part = "–"
             if regime.oracle is not None:

@@ -412,6 +412,7 @@ class Regime:
         question: what the regime asks.
         metric: what is compared.
         longer, dearer: which arm trains on all rows at the same cost, and where one of ours costs more, which then.
+        random: which arm of random rows has the same classes, by the name of ours, where that is not ``"random"``.
         oracle: which arm knows the truth.
     """
 
@@ -422,6 +423,7 @@ class Regime:
     metric: str = "accuracy"
     longer: str = "full"
     dearer: dict[str, str] = field(default_factory=dict)
+    random: dict[str, str] = field(default_factory=dict)
     oracle: str | None = None
 
 
@@ -461,7 +463,8 @@ REGIMES = {  # the cheapest first
         ("stratified", "stratified, class balanced", "stratified, class floors"),
         "the largest class has a hundred times the rows of the smallest; half of the rows kept; balanced accuracy",
         metric="balanced",
-        longer="shorter",
+        longer="all rows, balanced sampler",
+        random={"stratified, class floors": "random, class floors"},
     ),
     "duplicates": _copies(),
     "wrong labels, 20 %": _wrong(0.2),
