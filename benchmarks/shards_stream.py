@@ -122,7 +122,7 @@ def over_network(folder: Path, local: Any, server: Server) -> list[dict[str, Any
     add("StreamedShards", 1, lambda coreset: streamed(index, coreset, cache, 0.1))
     half = count // BATCH // 2 * BATCH
     rest = list(itertools.islice(PrunedSampler(count, seed=1, shuffle=_blocks(index)), half, None))
-    add("StreamedShards, resumed in the middle", 1, lambda _: streamed(index, None, cache, 0.1, half), np.array(rest))
+    add("StreamedShards, resumed in the middle", 1, lambda _: streamed(index, None, cache, 0.1, half), np.sort(rest))
     for keep in (0.5, 0.2, 0.1, 0.05, 0.02):
         for below, name in ((WHOLE, "whole shards"), (RANGES, "kept ranges")):
             add(f"StreamedShards, {name}", keep, lambda c, below=below: streamed(index, c, cache, below))
