@@ -6,15 +6,19 @@
 A forward of a row costs 1 and a backward 2; what a proxy does counts by its operations beside the network's. Every arm
 is given the cost ``--costs`` times that of full data at the setting's length, its schedule fits that, and the seconds
 stand beside it. Each arm leaves a JSON file when it is finished; the same command again runs those that are missing.
+With ``--peer`` InfoBatch also runs as its authors publish it: their sampler, loss and options from their snapshot.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import os
+import re
 import statistics
+import sys
 import time
 import warnings
 from collections import defaultdict
@@ -27,8 +31,8 @@ import numpy as np
 import torch
 from common import circumstances
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
-from torch.utils.data import RandomSampler
+from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 import prunesampler as ps
@@ -83,7 +87,7 @@ class Arm:
 
     @property
     def file(self) -> str:
-        name = self.name.replace(", ", "-").replace(" ", "-")
+        name = re.sub("[^A-Za-z0-9.]+", "-", self.name)
         return f"{self.setting}-{name}-{self.cost:g}-{self.seed}.json"
 
 
@@ -112,9 +116,11 @@ SHARES: dict[str, Any] = {  # of each fetched batch, in the order of the epochs
     "0.6 to 0.9": lambda epochs: [*np.linspace(0.6, 0.9, epochs).round(3).tolist()],
 }
 EVERY = 4
+PEER = "InfoBatch, its authors' code"
 NOISY: Policies = {
     "InfoBatch": POLICIES["InfoBatch"],
     "keep=clean": lambda setting, cost: ps.PruneOnce(ps.Selection("clean"), score_epochs=setting.epochs // 2),
+    "SmallLoss": lambda setting, cost: ps.SmallLoss(1 - setting.noise, score_epochs=max(1, setting.epochs // 4)),
     "PruneOnce without the hardest": lambda setting, cost: ps.PruneOnce(
         ps.Selection(1 - setting.noise, method="bottom"), score_epochs=max(1, setting.epochs // 4)
     ),
@@ -172,7 +178,29 @@ def planned(cost: float, policy: Any, proxy: float, per_epoch: int) -> tuple[int
         steps, spent, epoch = steps + count, spent + count * step, epoch + 1
 
 
-def perform(arm: Arm, images: Images, test: Images) -> dict[str, Any]:
+class OneByOne(Dataset[Any]):
+    """Images without ``__getitems__``, which the peer's wrapper would pass by."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.images[row]
+
+
+def published_infobatch(peer: Path, images: Images, epochs: int) -> tuple[Any, Callable[[Tensor, Tensor], Tensor]]:
+    """The authors' dataset in a loader as in their example, and their loss."""
+    sys.path.insert(0, str(peer))
+    dataset = importlib.import_module("infobatch").InfoBatch(OneByOne(images), epochs)
+    return DataLoader(dataset, BATCH, sampler=dataset.sampler), lambda logits, targets: dataset.update(
+        cross_entropy(logits, targets, reduction="none")
+    )
+
+
+def perform(arm: Arm, images: Images, test: Images, peer: Path | None = None) -> dict[str, Any]:
     """Train one arm."""
     setting = SETTINGS[arm.setting]
     recipe = Recipe(lambda sample: small(sample, setting.width), BATCH, RATE, precision=fast_precision("cpu"))
@@ -181,7 +209,7 @@ def perform(arm: Arm, images: Images, test: Images) -> dict[str, Any]:
         given = given.subset((given.targets == images.targets).nonzero()[:, 0])
     shown = given.augmented(arm.seed) if setting.augmented else given
     batches = loader(shown, RandomSampler(shown, generator=torch.Generator().manual_seed(arm.seed)), BATCH)
-    model = new_model(recipe.network, arm.seed, given)
+    model, loss = new_model(recipe.network, arm.seed, given), cross_entropy
     full = setting.epochs * (len(images) // BATCH)
     policy, proxy = None, 0.0
     if arm.name in policies(setting):
@@ -189,6 +217,9 @@ def perform(arm: Arm, images: Images, test: Images) -> dict[str, Any]:
     elif arm.name.startswith("ProxyFilter "):
         shares = arm.name.removeprefix("ProxyFilter ")
         policy, proxy = proxy_filter(shares, setting, arm.cost, shown[0][0], model)
+    elif arm.name == PEER:
+        assert peer is not None
+        batches, loss = published_infobatch(peer, shown, epochs_at(arm.cost, setting.epochs, 0.7))
     if policy is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ps.PruneSamplerWarning)
@@ -207,7 +238,7 @@ def perform(arm: Arm, images: Images, test: Images) -> dict[str, Any]:
             return counted()
 
     began = time.perf_counter()
-    train(model, Passes(), recipe, steps)
+    train(model, Passes(), recipe, steps, loss=loss)
     seconds = time.perf_counter() - began
     _, per_class = accuracies(model, test, recipe)
     seen, _ = accuracies(model, given.subset(slice(0, 5000)), recipe)
@@ -263,6 +294,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--setting", choices=SETTINGS, default="short")
     parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--peer", type=Path, help="folder of InfoBatch's snapshot (NUS-HPC-AI-Lab/InfoBatch)")
     parser.add_argument("--costs", type=float, nargs="+", default=[1.0, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--hours", type=float, default=12.0, help="no arm begins after them")
@@ -281,6 +313,7 @@ def main() -> None:
     names = given.arms or ["full", *policies(setting), *(f"ProxyFilter {shares}" for shares in SHARES)]
     if setting.noise and not given.arms:
         names = ["full", "clean rows", *policies(setting)]
+    names += [PEER] if given.peer else []
     for seed, cost, name in itertools.product(given.seeds, given.costs, names):
         arm = Arm(given.setting, name, cost, seed)
         if (given.out / arm.file).exists():
@@ -288,8 +321,9 @@ def main() -> None:
         if time.monotonic() - began > 3600 * given.hours:
             print(f"left out for want of time: {arm.file}")
             continue
-        done = perform(arm, images, test)
-        done["command"] = done["command"].replace(str(given.data), "DIR")
+        done = perform(arm, images, test, given.peer)
+        for folder, shown in ((given.data, "DIR"), (given.peer, "PEER")):
+            done["command"] = done["command"].replace(str(folder), shown)
         scratch = given.out / f"{arm.file}.tmp"
         scratch.write_text(json.dumps(done, indent=1) + "\n")
         os.replace(scratch, given.out / arm.file)

@@ -175,6 +175,7 @@ def train(
     steps: int,
     *,
     of: int | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     progress: Callable[[], object] = lambda: None,
 ) -> float:
     """Train for the first ``steps`` of a schedule of ``of``, in as many passes as they take, and return the seconds."""
@@ -190,7 +191,7 @@ def train(
         with recipe.autocast(device):
             logits = model(images)
         optimizer.zero_grad(set_to_none=True)
-        cross_entropy(logits.float(), targets).backward()
+        loss(logits.float(), targets).backward()
         optimizer.step()
         schedule.step()
         progress()
