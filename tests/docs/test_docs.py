@@ -297,6 +297,7 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     (README, "Tar shards"): tar_shards,
     ("lightning.md", "The one line"): lightning_module,
     ("shards.md", ""): tar_shards,
+    ("streaming.md", ""): tar_shards,
     ("label-audit.md", "Find them"): mislabelled,
     ("choosing.md", ""): lambda: {"epochs": 8},
     ("when-not-to-prune.md", "The controls"): controls,
