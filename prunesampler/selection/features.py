@@ -159,7 +159,7 @@ def _tensor(given: Any) -> Tensor:
         if Path(given).suffix != ".npy":
             raise ArgumentError("features", rule, given)
         try:
-            given = np.load(given, mmap_mode="c")  # nothing is ever written, neither to the file nor to the copy
+            given = np.load(given, mmap_mode="c", allow_pickle=False)  # nothing is ever written
         except ValueError as error:  # no such format, or objects, which are not unpickled
             raise ArgumentError("features", rule, given) from error
     if not isinstance(given, Tensor):

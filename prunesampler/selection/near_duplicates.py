@@ -98,10 +98,10 @@ def near_duplicates(
         UnsupportedError: faiss is wanted and not installed.
 
     >>> found = near_duplicates(np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]]), threshold=0.99)
-    >>> found.groups
-    [array([2, 3, 1])]
+    >>> found.groups  # row 1 is near to row 2 alone, which is not kept
+    [array([3, 2])]
     >>> found.kept
-    array([0, 2])
+    array([0, 1, 3])
     """
     features = features if isinstance(features, Features) else Features(features)
     check_similarity(threshold)
@@ -268,8 +268,9 @@ def similar_pairs(
     Raises:
         ArgumentError: an argument breaks its rule.
 
-    >>> similar_pairs(np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), [0.9])
-    [SimilarPairs(similarity=0.9, share=0.6666666666666666, pairs=[(1, 2, 0.9950371980667114)])]
+    >>> (found,) = similar_pairs(np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [0.1, -1.0]]), [0.9])
+    >>> found.share, [(first, second, round(at, 3)) for first, second, at in found.pairs]
+    (0.5, [(1, 2, 0.995)])
     """
     features = features if isinstance(features, Features) else Features(features)
     present = features.present

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -55,14 +56,14 @@ class ShardCache:
             fcntl.flock(file, fcntl.LOCK_SH)
             if os.fstat(file).st_nlink:  # else it was thrown away meanwhile
                 with suppress(OSError):  # of another user
-                    os.utime(file)
+                    _use(file)
                 return file
             os.close(file)
 
     def touch(self, name: str) -> bool:
         """Whether a file is here; if so, it counts as used now."""
         try:
-            os.utime(self._final(name))
+            _use(self._final(name))
         except OSError:
             return os.path.exists(self._final(name))
         return True
@@ -107,6 +108,7 @@ class ShardCache:
                 continue
             try:
                 self._write(file, size, write)
+                _use(file)
                 with self._alone():
                     os.rename(path, self._final(name))
             except BaseException:
@@ -200,6 +202,12 @@ class ShardCache:
             if freed >= wanted:
                 break
         return freed
+
+
+def _use(file: str | int) -> None:
+    """Note the time: by this clock, as that of the file system calls all of a few milliseconds one moment."""
+    now = time.time_ns()
+    os.utime(file, ns=(now, now))
 
 
 def _write_anew(file: int, write: Callable[[int], None]) -> None:

@@ -254,7 +254,9 @@ def kind_of(path: str | os.PathLike[str]) -> Any:
 
 def file_in(path: str | os.PathLike[str], kind: str) -> str:
     """The file of this kind in a folder that a run has written; of another path that path itself."""
-    return os.path.join(path, f"{kind}.parquet") if os.path.isdir(path) else os.fspath(path)
+    name = f"{kind}.parquet"
+    is_run = os.path.isdir(path) and os.path.basename(path) != name  # else it is in the place of the file
+    return os.path.join(path, name) if is_run else os.fspath(path)
 
 
 def read_group(header: Header, number: int, names: Sequence[str]) -> dict[str, Column]:

@@ -66,7 +66,7 @@ class Run:
         self._has_bound = False  # whether one ever was, so that it is known how far a framework fetches ahead
         self._told = False
         self._saved = False  # since then whoever has the state may go on
-        self._trained_at: int | None = None  # the model's state when the first pass began
+        self._trained_at: int | None = None  # the model's state when the latest pass began
         self._passed_silently = False
         _alive.add(self)
 
@@ -142,7 +142,7 @@ class Run:
     def started(self) -> Pass:
         """An iterator begins."""
         skipped, self._skipped = self._skipped, 0
-        if self._trained_at is None and not self._is_paused and torch.is_grad_enabled():
+        if not self._is_paused and torch.is_grad_enabled():
             self._trained_at = self.followed.trained
         return self._binder.start(skipped, self._is_paused)
 

@@ -145,7 +145,7 @@ def test_the_command_on_cifar10(real: bool, here: Path, tmp_path: Path, capsys: 
         (["--keep", "1"], "keep must be a float in (0, 1], the fraction, or an int >= 2"),
         (["--keep", "-3"], "keep must be"),
         (["--keep", "nan"], "keep must be"),
-        (["--keep", "half"], "keep must be a fraction in (0, 1], a number of rows, or auto, got 'half'"),
+        (["--keep", "half"], "keep must be a fraction in (0, 1], a number of rows, auto or clean, got 'half'"),
         (["--keep", "auto"], "keep must be a number here"),
         (["--keep", "5000"], "keep must be at most the number of eligible rows, 1347, got 5000"),
         (["--epochs", "3"], "score_epochs must be below epochs, 3, got 6"),

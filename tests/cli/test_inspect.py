@@ -90,7 +90,6 @@ def test_a_neighbour_that_does_not_fit_is_left_alone(here: Path, capsys: pytest.
         (["nowhere.parquet"], "nowhere.parquet"),
         (["damaged.parquet"], "damaged.parquet is damaged or cut short"),
         (["text.parquet"], "text.parquet is damaged"),
-        (["."], "directory"),
         (["coreset.parquet", "--scores", "nowhere.parquet"], "nowhere.parquet"),
         (["coreset.parquet", "--scores", "coreset.parquet"], "holds 'coreset', not 'scores'"),
         (["coreset.parquet", "--keep", "0.5"], "keep belongs to a file of scores, and this is a coreset"),

@@ -150,7 +150,7 @@ def test_the_shards_are_what_repack_gives(indexed: Path, capsys: pytest.CaptureF
         ([*ARGS, "full/{shard}.tar"], "full: 3.tar is there already: write to another folder, or overwrite"),
         (["repack", "none", "coreset.parquet", OUT], "No such file or directory: 'none'"),
         (["repack", "coreset.parquet", "coreset.parquet", OUT], "holds 'coreset', not 'shards'"),
-        (["repack", "index.parquet", "other", OUT], "the coreset is of 9 rows, the index has 16"),
+        (["repack", "index.parquet", "other", OUT], "is of 9 rows, and this dataset has 16"),
         (["repack", "index.parquet", "coreset.parquet"], "Missing argument"),
     ],
 )

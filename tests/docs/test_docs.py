@@ -240,6 +240,7 @@ def measured() -> Names:
     table = prunesampler.ScoreTable({"el2n": own, "margin": margin}, labels=labels[:1200])
 
     def validate(rows: Any) -> float:  # by the nearest mean of a class
+        rows = torch.tensor(rows)
         means = torch.stack([pixels[rows][labels[rows] == each].mean(0).nan_to_num(9) for each in range(10)])
         return float((torch.cdist(pixels, means).argmin(1) == labels[:1200]).float().mean())
 
@@ -722,7 +723,12 @@ def test_every_argument_that_is_told_exists() -> None:
         sparsify,
         shards.build_index,
         shards.keep,
+        shards.StreamedShards,
+        shards.StreamedShards.sampler,
         prunesampler.attach,
+        prunesampler.audit,
+        prunesampler.features,
+        prunesampler.ThresholdSamples,
         prunesampler.compare,
         prunesampler.Pruning.follow,
         prunesampler.InfoBatch,

@@ -129,9 +129,9 @@ def test_attach_in_one_line(workers: int, index: ShardIndex, tmp_path: Path) -> 
 def test_it_is_recognised_by_its_index(index: ShardIndex) -> None:
     assert fingerprint(IndexedShards(index)) == index.fingerprint
     IndexedShards(index, Coreset([1], num_rows=ROWS, fingerprint=index.fingerprint))
-    with pytest.raises(MismatchError, match="of 5 rows, the index has 22"):
+    with pytest.raises(MismatchError, match="of 5 rows, and this dataset has 22"):
         IndexedShards(index, Coreset([1], num_rows=5))
-    with pytest.raises(MismatchError, match="fingerprint sha256:0, the index has sha256:"):
+    with pytest.raises(MismatchError, match="fingerprint sha256:0, this one has sha256:"):
         IndexedShards(index, Coreset([1], num_rows=ROWS, fingerprint="sha256:0"))
 
 

@@ -203,10 +203,9 @@ def test_a_newer_format_is_refused_as_such(path: Path) -> None:
 
 
 def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_columns(tmp_path / "none", "scores")
-    with pytest.raises(IsADirectoryError):
-        read_columns(tmp_path, "scores")
+    for path in (tmp_path / "none", tmp_path):  # a folder: of a run, without its file
+        with pytest.raises(FileNotFoundError):
+            read_columns(path, "scores")
     with pytest.raises(WriteError, match="none/a cannot be written: No such file"):
         write_columns(tmp_path / "none" / "a", METADATA, columns(3))
 
@@ -462,5 +461,6 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> Non
     for each in (tmp_path / "fifo", "/dev/null"):
         with pytest.raises(UnsupportedError, match="is a pipe or a device, not a file"):
             read_columns(each, "scores")
+    (tmp_path / "scores.parquet").mkdir()
     with pytest.raises(IsADirectoryError):
         read_columns(tmp_path, "scores")

@@ -23,8 +23,9 @@ def test_what_a_table_holds() -> None:
 
 
 def test_directions_that_are_given() -> None:
-    assert ScoreTable({"aum": [1.0]}, directions={"aum": "lower"}).directions == {"aum": "lower"}
-    assert ScoreTable({"aum": [1.0]}).directions == {"aum": "higher"}
+    assert ScoreTable({"mine": [1.0]}, directions={"mine": "lower"}).directions == {"mine": "lower"}
+    assert ScoreTable({"mine": [1.0]}).directions == {"mine": "higher"}
+    assert ScoreTable({"aum": [1.0]}).directions == {"aum": "lower"}  # as its registry says
 
 
 def test_forgetting_never_learned_is_highest_and_never_presented_is_none() -> None:

@@ -83,7 +83,9 @@ class Policy(Shown, ABC):
     forgetting_window: ClassVar[int | None] = None
 
     def _facts(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in dataclasses.fields(cast(Any, self))}
+        if not dataclasses.is_dataclass(self):
+            return {}
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
 
     @abstractmethod
     def draw(
