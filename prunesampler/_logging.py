@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from prunesampler.errors import check_choice
@@ -34,6 +36,17 @@ def be_heard() -> None:
     log.addHandler(_OwnHandler())
     if log.level == logging.NOTSET:
         log.setLevel(logging.INFO)
+
+
+@contextmanager
+def without_news() -> Iterator[None]:
+    """Warnings alone, for a program that tells of its runs itself."""
+    level = log.level
+    log.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def set_verbosity(verbosity: Verbosity) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunesampler._logging import without_news
 from prunesampler.cli.console import write, write_json
 from prunesampler.cli.options import Json, Quiet, keep_option
 from prunesampler.errors import ArgumentError, StateError, check_int
@@ -71,8 +72,9 @@ def demo(
             raise ArgumentError("root", "and download belong to --data cifar10", data.value)
         train, test = training.load_digits()
         split = train.subset(slice(rows)), test.subset(slice(rows))
-    results = arms.run(chosen, *split, fraction, out, quiet=quiet)
-    noisy = arms.run_noisy(chosen, *split, quiet=quiet) if chosen.wrong else []
+    with without_news():
+        results = arms.run(chosen, *split, fraction, out, quiet=quiet)
+        noisy = arms.run_noisy(chosen, *split, quiet=quiet) if chosen.wrong else []
     if json:
         files = [str(out / name) for name in arms.FILES]
         write_json(

@@ -239,4 +239,5 @@ def _how(coreset: Coreset) -> str:
     if (wrong := coreset.selection.get("wrong")) is not None:
         rate, low, high = coreset.selection["noise_rate"]
         return f"{wrong} labels are likely wrong; about {rate:.1%} are, {low:.1%} to {high:.1%}"
-    return f"{options.get('method', 'a given coreset')} by {options.get('by', 'its maker')}"
+    by = "" if coreset.selection.get("threshold", 0) is None else f" by {options.get('by', 'its maker')}"
+    return f"{options.get('method', 'a given coreset')}{by}"
