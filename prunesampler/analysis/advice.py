@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from prunesampler._format import number, percent
 from prunesampler.analysis.cost import Cost, Scoring, cost, scoring_of
-from prunesampler.analysis.format import number, percent
 from prunesampler.analysis.statistics import Reliability, Survival, default_score, ranked, reliability_of, survival
 from prunesampler.errors import ArgumentError, PruneSamplerWarning
 from prunesampler.selection.registry import Method, name_of

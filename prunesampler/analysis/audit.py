@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prunesampler.analysis.format import counted, percent
+from prunesampler._format import counted, percent
 from prunesampler.analysis.statistics import default_score, protocol_of
 from prunesampler.errors import ArgumentError, UnsupportedError
 from prunesampler.selection.label_errors import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import statistics
@@ -299,6 +300,7 @@ def _fresh(count: int, eligible: Any, seed: int) -> Callable[[int], Any]:
     return lambda epoch: np.sort(RandomSubset(count / len(eligible)).draw(epoch, None, eligible, seed))
 
 
+@functools.cache
 def t_quantile(confidence: float, degrees: int) -> float:
     """The t with P(|T| <= t) = confidence, for Student's distribution with so many degrees of freedom.
 

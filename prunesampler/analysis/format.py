@@ -7,10 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prunesampler._format import counted, number, percent, printable
-
-__all__ = ["as_json", "counted", "histogram", "number", "percent", "printable"]
-
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 

@@ -84,7 +84,7 @@ def _figures(issues: LabelIssues) -> dict[str, Any]:
 
 
 def _lines(issues: LabelIssues, scores: Path, out: Path | None) -> Iterator[Any]:
-    from prunesampler.analysis.format import counted, percent, printable
+    from prunesampler._format import counted, percent, printable
 
     def name(label: int) -> str:
         return "?" if label < 0 else printable(issues.names.get(label, label))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.analysis.format import printable
+from prunesampler._format import printable
 from prunesampler.cli.console import PlainTable, warnings_as_lines, write, write_json
 from prunesampler.cli.options import Json, MethodOption, keep_option, load_file
 from prunesampler.errors import ArgumentError

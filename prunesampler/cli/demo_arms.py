@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
-from prunesampler.analysis.format import counted, percent
+from prunesampler._format import counted, percent
 from prunesampler.cli import training
 from prunesampler.cli.console import PlainTable
 from prunesampler.cli.training import Images, Recipe

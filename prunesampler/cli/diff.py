@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.analysis.format import counted, number, percent, printable
+from prunesampler._format import counted, number, percent, printable
 from prunesampler.cli.console import PlainTable, write, write_json
 from prunesampler.cli.options import Json, load_file
 from prunesampler.errors import ArgumentError

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunesampler.analysis.format import percent
+from prunesampler._format import percent
 from prunesampler.cli.console import PlainTable, write, write_json
 from prunesampler.cli.options import Json, Seed
 

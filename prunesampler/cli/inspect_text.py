@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from rich.text import Text
 
+from prunesampler._format import counted, number, percent, printable
 from prunesampler.analysis.advice import LOST, NOISY, Judgement, hardest_cells
 from prunesampler.analysis.audit import noticed
-from prunesampler.analysis.format import as_json, counted, histogram, number, percent, printable
+from prunesampler.analysis.format import as_json, histogram
 from prunesampler.analysis.statistics import (
     PERCENTILES,
     ClassScores,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.analysis.format import counted, percent, printable
+from prunesampler._format import counted, percent, printable
 from prunesampler.cli.console import warnings_as_lines, write_json
 from prunesampler.cli.options import (
     Engine,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.analysis.format import counted, printable
+from prunesampler._format import counted, printable
 from prunesampler.cli.console import PlainTable, write, write_json
 from prunesampler.cli.options import Engine, EngineOption, Json, Quiet, check_output
 from prunesampler.errors import PruneSamplerWarning, check_bytes

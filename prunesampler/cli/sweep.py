@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesampler.analysis.format import printable
+from prunesampler._format import printable
 from prunesampler.cli.compare import Train, load_function
 from prunesampler.cli.console import PlainTable, warnings_as_lines, write, write_json
 from prunesampler.cli.options import Json, Scores, keep_option, number_option

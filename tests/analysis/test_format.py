@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from prunesampler.analysis.format import as_json, counted, histogram, number, percent, printable
+from prunesampler._format import counted, number, percent, printable
+from prunesampler.analysis.format import as_json, histogram
 
 
 def test_numbers_keep_three_digits_and_whole_ones_all() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunesampler.analysis.format import percent
+from prunesampler._format import percent
 from prunesampler.cli.app import main
 from prunesampler.selection.select import select
 from prunesampler.tables.agreement import overlap, spearman

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunesampler.analysis.format import percent
+from prunesampler._format import percent
 from prunesampler.cli.app import main
 from prunesampler.selection.select import select
 from prunesampler.tables.score_table import Coreset, ScoreTable

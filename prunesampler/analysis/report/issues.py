@@ -9,9 +9,9 @@ import importlib.resources
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from prunesampler._format import counted, percent
 from prunesampler._version import __version__
 from prunesampler.analysis.audit import LabelIssues
-from prunesampler.analysis.format import counted, percent
 from prunesampler.analysis.report.plots import class_name
 
 if TYPE_CHECKING:  # which needs torch

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunesampler._format import number, percent
 from prunesampler._version import __version__
 from prunesampler.analysis.advice import LOST, Case, Judgement, hardest_cells
 from prunesampler.analysis.audit import noticed
-from prunesampler.analysis.format import number, percent
 from prunesampler.analysis.images import Pictures
 from prunesampler.analysis.report.plots import class_name, class_plot, density_plot, distribution_plot
 from prunesampler.analysis.statistics import Figures, Survival, distribution, figures, kept_in, ranked, survival

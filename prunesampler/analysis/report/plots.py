@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prunesampler.analysis.format import printable
+from prunesampler._format import printable
 from prunesampler.analysis.statistics import Distribution, Survival
 from prunesampler.errors import UnsupportedError
 

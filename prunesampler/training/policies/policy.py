@@ -154,6 +154,25 @@ def hardness(table: ScoreTable, by: str, rows: npt.NDArray[np.int64]) -> npt.NDA
     return np.where(np.isnan(values), np.inf, values)
 
 
+class AllRows(Policy):
+    """A policy that draws every row in every epoch, and acts within the batches."""
+
+    def draw(
+        self,
+        epoch: int,
+        table: ScoreTable | None,
+        rows: npt.NDArray[np.int64],
+        seed: int,
+        last: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """All rows."""
+        return rows
+
+    def num_draws(self, eligible: int, epoch: int) -> int:
+        """All rows."""
+        return eligible
+
+
 def random_rows(rows: npt.NDArray[np.int64], size: int, *key: int) -> npt.NDArray[np.int64]:
     """(size,) distinct ones of ``rows``, in a random order that the integers of ``key`` seed.
 

@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn, optim
 
 from prunesampler.errors import ArgumentError, check_int, check_number
-from prunesampler.tables.score_table import ScoreTable
-from prunesampler.training.policies.policy import Policy
+from prunesampler.training.policies.policy import AllRows
 from prunesampler.training.proxy import ProxyTraining
 
 
 @dataclass(frozen=True, eq=False)
-class ProxyFilter(Policy):
+class ProxyFilter(AllRows):
     """Of every batch the rows on which a small model has the highest loss (the filter of cifar10-airbench, 2024).
 
     The loader fetches and augments B / keep rows, once, where its batch size is B. The proxy is trained on them inside
@@ -67,21 +64,6 @@ class ProxyFilter(Policy):
     @property
     def _shares(self) -> tuple[float, ...]:
         return tuple(self.keep) if isinstance(self.keep, Sequence) else (self.keep,)
-
-    def draw(
-        self,
-        epoch: int,
-        table: ScoreTable | None,
-        rows: npt.NDArray[np.int64],
-        seed: int,
-        last: npt.NDArray[np.int64] | None = None,
-    ) -> npt.NDArray[np.int64]:
-        """All rows are fetched."""
-        return rows
-
-    def num_draws(self, eligible: int, epoch: int) -> int:
-        """All rows are fetched."""
-        return eligible
 
     def batch_share(self, epoch: int) -> float:
         """The share of each fetched batch that is handed out."""

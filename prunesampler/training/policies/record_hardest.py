@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from prunesampler.errors import check_number
-from prunesampler.tables.score_table import ScoreTable
-from prunesampler.training.policies.policy import Policy
+from prunesampler.training.policies.policy import AllRows
 from prunesampler.training.recording import Recording
 
 
 @dataclass(frozen=True)
-class RecordHardest(Policy):
+class RecordHardest(AllRows):
     """Train on all rows, and record of every batch those with the highest loss, in the order of training.
 
     For a small model, whose recorded epochs many runs of larger ones replay by :class:`Scheduled`: the filter of
@@ -48,21 +44,6 @@ class RecordHardest(Policy):
 
     def __post_init__(self) -> None:
         check_number("keep", self.keep, 0, 1, above=True)
-
-    def draw(
-        self,
-        epoch: int,
-        table: ScoreTable | None,
-        rows: npt.NDArray[np.int64],
-        seed: int,
-        last: npt.NDArray[np.int64] | None = None,
-    ) -> npt.NDArray[np.int64]:
-        """All rows."""
-        return rows
-
-    def num_draws(self, eligible: int, epoch: int) -> int:
-        """All rows."""
-        return eligible
 
     def recording(self) -> Recording:
         """What records."""
