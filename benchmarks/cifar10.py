@@ -3,8 +3,9 @@
     python benchmarks/cifar10.py --data DIR --out runs/cifar10
     python benchmarks/cifar10_report.py runs/cifar10 --out benchmarks/results/cifar10-small
 
-DIR holds torchvision's ``cifar-10-batches-py``, or Parquet files with the columns image and label. Each arm leaves a
-JSON file, written when it is finished; the same command again runs those that are missing.
+DIR holds torchvision's ``cifar-10-batches-py``, the binary ``cifar-10-batches-bin``, which needs NumPy alone, or
+Parquet files with the columns image and label. Each arm leaves a JSON file, written when it is finished; the same
+command again runs those that are missing.
 """
 
 from __future__ import annotations
@@ -213,7 +214,8 @@ def run_all(run: Run, arms: list[Arm], processes: int, hours: float) -> list[Arm
     deadline = time.monotonic() + 3600 * hours
     waiting = [arm for arm in arms if not run.finished(arm)]
     running: dict[Future[Any], tuple[Arm, float]] = {}
-    slowest = 0.0  # seconds that the full run would take at the pace of the slowest arm so far
+    # Seconds that the full run would take at the pace of the slowest arm so far.
+    slowest = max((_seconds(run, arm) / _length(arm, run) for arm in arms if run.finished(arm)), default=0.0)
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(processes, mp_context=context) as pool, tqdm(total=len(waiting), unit="arm") as bar:
         while waiting or running:
@@ -236,6 +238,10 @@ def run_all(run: Run, arms: list[Arm], processes: int, hours: float) -> list[Arm
                 sys.stdout.flush()
                 bar.update()
     return waiting
+
+
+def _seconds(run: Run, arm: Arm) -> float:
+    return float(json.loads(run.file(arm).read_text())["seconds"])
 
 
 def _length(arm: Arm, run: Run) -> float:

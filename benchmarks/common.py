@@ -9,11 +9,12 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["circumstances", "make_parser", "megabytes", "reset_peak", "save_report"]
+__all__ = ["circumstances", "make_parser", "megabytes", "reset_peak", "save_report", "trace_of"]
 
 
 def make_parser(
@@ -59,6 +60,21 @@ def circumstances(*packages: str) -> dict[str, Any]:
         "machine": f"{os.cpu_count()} processors, {platform.machine()}, {device}, load {os.getloadavg()[0]:.1f}",
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def trace_of(work: Callable[[], object]) -> list[dict[str, Any]]:
+    """The events of a trace of what ``work`` does, on the GPU too where there is one."""
+    import torch
+
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        profile.export_chrome_trace(f"{folder}/trace.json")
+        events: list[dict[str, Any]] = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+        return events
 
 
 def reset_peak() -> float:

@@ -1,16 +1,18 @@
 """What attach adds to a training step: while it scores, and on the kept rows.
 
     python benchmarks/step_overhead.py --out benchmarks/results/step.json
-    python benchmarks/step_overhead.py --device cuda --minutes 1.5 --out benchmarks/results/step-cuda.json
+    python benchmarks/step_overhead.py --device cuda --minutes 0.5 --out benchmarks/results/step-cuda.json
     python benchmarks/step_overhead.py --table benchmarks/results/step.json
 
 All arms train the same network in one process, each through a loader of its own. They take turns, in an order drawn
 anew each time: on a CPU step by step, on a GPU, which must not be waited for at every step, in blocks. A round is 64
-steps of each, which hold all that comes at every so many steps. A round's time over that of the loop without attach is
-one ratio; the median counts, with a bootstrap interval. The loop without attach runs a second time as an arm of its
-own: its ratio shows the noise. On a GPU host synchronisations, kernels and copies are counted from a trace, and the
-host synchronisations again by torch's own debug mode; on a CPU operators. The same command again adds rounds to those
-in ``--out``, and other settings beside them.
+steps of each, which hold all that comes at every so many steps. Besides scoring and pruned steps, ``weights`` are those
+of a coreset with weights, and ``policy`` those of a policy that scores and weights in every epoch. On a GPU the network
+is also compiled, and captured as CUDA graphs; hooks stay outside of both. A round's time over that of the loop without
+attach is one ratio; the median counts, with a bootstrap interval. The loop without attach runs a second time as an arm
+of its own: its ratio shows the noise. On a GPU host synchronisations, kernels and copies are counted from a trace, and
+the host synchronisations again by torch's own debug mode; on a CPU operators. The same command again adds rounds to
+those in ``--out``, and other settings beside them.
 """
 
 from __future__ import annotations
@@ -18,29 +20,29 @@ from __future__ import annotations
 import json
 import random
 import statistics
-import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torchvision
-from common import circumstances, make_parser, save_report
+from cifar10_recipes import resnet18
+from common import circumstances, make_parser, save_report, trace_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, Dataset
 
 import prunesampler
-from prunesampler.cli.training import small
+from prunesampler.cli.training import Residual, convolution, small
 from prunesampler.errors import PruneSamplerWarning
+from prunesampler.training.policies.policy import Policy, Probabilities
 
 ROUND = 64  # steps, a multiple of the batches that the tracker scores at a time
 BASE, AGAIN = "without", "without, again"
+ATTACHED = ("scoring", "pruned", "weights", "policy")
 WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cuStreamSynchronize"}
 
 
@@ -56,21 +58,53 @@ class Setting:
     images: int = 2048
     bfloat16: bool = True
     workers: int = 0  # with none the images lie on the device
+    mode: str = "eager"  # or "compiled", or "graphed"
 
 
+def _modes(settings: dict[str, Setting]) -> dict[str, Setting]:
+    """The same, then as CUDA graphs and compiled, which takes longest to begin."""
+    more = {f"{name}, {mode}": replace(each, mode=mode) for mode in MODES for name, each in settings.items()}
+    return settings | more
+
+
+MODES = ("graphed", "compiled")
 SETTINGS = {
     "cpu": {
         "small network, 64": Setting("small", 64, bfloat16=False),
         "ResNet-18, 32": Setting("resnet18", 32),
     },
-    "cuda": {
-        "ResNet-18, 128": Setting("resnet18", 128),
-        "ResNet-18, 512": Setting("resnet18", 512),
-        "ResNet-18, 512, 4 workers": Setting("resnet18", 512, workers=4),
-        "ResNet-50, 128 × 224 px": Setting("resnet50", 128, side=224, classes=1000, rows=1_281_167, images=512),
-    },
+    "cuda": _modes(
+        {
+            "ResNet-18, 512": Setting("resnet18", 512),
+            "ResNet-18, 128": Setting("resnet18", 128),
+            "ResNet-50, 128 × 224 px": Setting("resnet50", 128, side=224, classes=1000, rows=1_281_167, images=512),
+        }
+    )
+    | {"ResNet-18, 512, 4 workers": Setting("resnet18", 512, workers=4)},
 }
 SMOKE = {"smoke": Setting("tiny", 8, side=8, rows=256, images=64)}
+
+
+class Bottleneck(Residual):
+    """1 × 1, 3 × 3 and 1 × 1 convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, width: int, out: int, stride: int = 1) -> None:
+        super().__init__(width, out, stride)
+        inner = out // 4
+        self.body = nn.Sequential(
+            *(nn.Conv2d(width, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(inplace=True)),
+            *(*convolution(inner, inner, stride), nn.Conv2d(inner, out, 1, bias=False), nn.BatchNorm2d(out)),
+        )
+
+
+def resnet50(classes: int) -> nn.Module:
+    stem = (nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+    blocks, width = [], 64
+    for out, count in ((256, 3), (512, 4), (1024, 6), (2048, 3)):
+        for number in range(count):
+            blocks.append(Bottleneck(width, out, 2 if number == 0 and out > 256 else 1))
+            width = out
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
 def _network(setting: Setting, images: Tensor) -> nn.Module:
@@ -78,11 +112,7 @@ def _network(setting: Setting, images: Tensor) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * setting.side**2, setting.classes))
     if setting.network == "small":
         return small(images.permute(0, 3, 1, 2))
-    network: nn.Module = getattr(torchvision.models, setting.network)(num_classes=setting.classes)
-    if setting.side == 32:  # the stem that He et al. 2016 have for CIFAR
-        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        network.maxpool = nn.Identity()
-    return network
+    return resnet18(images) if setting.network == "resnet18" else resnet50(setting.classes)
 
 
 class _Called(nn.Module):
@@ -130,6 +160,12 @@ class Loop:
         self.images, self.targets = images, torch.arange(setting.images) % setting.classes
         if not setting.workers:
             self.images, self.targets = self.images.to(device), self.targets.to(device)
+        if setting.mode == "compiled":
+            self.network = torch.compile(self.network)
+        if setting.mode == "graphed":
+            sample = torch.zeros_like(self.images[: setting.batch], device=device).permute(0, 3, 1, 2)
+            with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):  # a cache outlives its graph
+                self.network = torch.cuda.make_graphed_callables(self.network, (sample,))
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
 
     def loader(self, rows: int) -> DataLoader[Any]:
@@ -162,6 +198,19 @@ class Loop:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+@dataclass(frozen=True)
+class EveryOther(Policy):
+    """From the first epoch on as InfoBatch from its second: scores are kept, half of the rows come half as often."""
+
+    reads: ClassVar[tuple[str, ...]] = ("loss",)  # type: ignore[misc]
+
+    def draw(self, epoch: int, table: Any, rows: Any, seed: int, last: Any = None) -> Probabilities:
+        return Probabilities(np.where(rows % 2, 0.5, 1.0), self.num_draws(len(rows), epoch))
+
+    def num_draws(self, eligible: int, epoch: int) -> int:
+        return eligible // 4 * 3
 
 
 class Arm:
@@ -223,12 +272,16 @@ def measure(
 
 def _arms(loop: Loop, steps: int) -> dict[str, Arm]:
     """All arms, warmed up."""
-    half = prunesampler.Coreset(np.arange(0, loop.setting.rows, 2), num_rows=loop.setting.rows)
+    rows = loop.setting.rows
+    half = np.arange(0, rows, 2)
+    weights = np.where(np.arange(len(half)) % 2, 1.5, 0.5).astype(np.float32)
     made: dict[str, dict[str, Any] | None] = {
         BASE: None,
         AGAIN: None,
         "scoring": {"keep": 0.5, "score_epochs": 10**6},
-        "pruned": {"coreset": half},
+        "pruned": {"coreset": prunesampler.Coreset(half, num_rows=rows)},
+        "weights": {"coreset": prunesampler.Coreset(half, num_rows=rows, weights=weights)},
+        "policy": {"policy": EveryOther()},
     }
     arms = {name: Arm(loop, attached) for name, attached in made.items()}
     for arm in arms.values():
@@ -279,14 +332,7 @@ def beside(of: list[float], base: list[float]) -> dict[str, Any]:
 
 def traced(arm: Arm, steps: int) -> dict[str, float]:
     """Counts a step, from a trace of so many."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if arm.loop.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        arm.run(steps)
-    with tempfile.TemporaryDirectory() as folder:
-        profile.export_chrome_trace(f"{folder}/trace.json")
-        return counted(json.loads(Path(folder, "trace.json").read_text())["traceEvents"], steps)
+    return counted(trace_of(lambda: arm.run(steps)), steps)
 
 
 def counted(events: list[dict[str, Any]], steps: int) -> dict[str, float]:
@@ -318,15 +364,16 @@ def warned(arm: Arm, steps: int) -> dict[str, float]:
 
 
 def table(report: dict[str, Any]) -> list[str]:
+    names = (*ATTACHED, AGAIN)
     lines = [
-        "| setting | a step, ms | scoring ÷ without | pruned ÷ without | without ÷ without | scoring, more a step, µs "
-        "| end of an epoch, % of it | rounds |",
-        "| --- | ---: | --- | --- | --- | ---: | ---: | ---: |",
+        f"| setting | a step, ms | {' | '.join(f'{name} ÷ without' for name in ATTACHED)} | without ÷ without "
+        "| scoring, more a step, µs | end of an epoch, % of it | rounds |",
+        "| --- | ---: |" + " --- |" * len(names) + " ---: |" * 3,
     ]
     for name, found in report.items():
+        arms = [found["arms"].get(each) for each in names]
         ratios = [
-            f"{arm['ratio']:.4f} ({arm['interval'][0]:.4f} … {arm['interval'][1]:.4f})"
-            for arm in (found["arms"][each] for each in ("scoring", "pruned", AGAIN))
+            f"{arm['ratio']:.4f} ({arm['interval'][0]:.4f} … {arm['interval'][1]:.4f})" if arm else "–" for arm in arms
         ]
         lines.append(
             f"| {name} | {found['ms_a_step']:.2f} | {' | '.join(ratios)} | {found['arms']['scoring']['more_us']:.0f} "
@@ -341,10 +388,11 @@ def table(report: dict[str, Any]) -> list[str]:
     for name, found in report.items():
         base = found["arms"][BASE]["counts"]
         lines.append(f"| {name} | {BASE} | {' | '.join(f'{base[key]:.2f}' for key in counted)} |")
-        for arm in ("scoring", "pruned"):
-            counts = found["arms"][arm]["counts"]
-            more = " | ".join(f"{counts[key] - base[key]:+.2f}" for key in counted)
-            lines.append(f"| {name} | {arm}, more | {more} |")
+        for arm in ATTACHED:
+            if arm in found["arms"]:
+                counts = found["arms"][arm]["counts"]
+                more = " | ".join(f"{counts[key] - base[key]:+.2f}" for key in counted)
+                lines.append(f"| {name} | {arm}, more | {more} |")
     return lines
 
 
@@ -370,7 +418,7 @@ def main() -> None:
     for name in wanted:
         times = report.get(name, {}).get("rounds_ms_a_step", {})
         seconds, steps = (0.0, 2) if given.smoke else (60 * given.minutes, ROUND)
-        report[name] = circumstances("torchvision") | measure(settings[name], device, seconds, steps, times)
+        report[name] = circumstances() | measure(settings[name], device, seconds, steps, times)
         save_report(report, given.out, table(report))
     print("\n".join(table(report)))
 

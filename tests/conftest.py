@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A busy machine is no failure.
@@ -26,3 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ray = item.path.name in ("test_ray.py", "test_compatibility.py")
         item.add_marker(pytest.mark.xdist_group("ray" if ray else item.location[0]))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))

@@ -22,13 +22,13 @@ from prunesampler.tables.dataset_names import named_classes
 from prunesampler.tables.score_table import ScoreTable
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_TORCHVISION = "cifar-10-batches-py"
+_TORCHVISION, _BINARY = "cifar-10-batches-py", "cifar-10-batches-bin"
 _SIDE = 96
 
 
 def holds_cifar10(root: Path) -> bool:
     """Whether the folder looks like one that :func:`read_cifar10` can read."""
-    return (root / _TORCHVISION).is_dir() or any(root.glob("*train*.parquet"))
+    return (root / _TORCHVISION).is_dir() or (root / _BINARY).is_dir() or any(root.glob("*train*.parquet"))
 
 
 def read_cifar10(
@@ -37,18 +37,20 @@ def read_cifar10(
     """One part of CIFAR-10, its first ``rows``: (N, 3, 32, 32) uint8 images and (N,) int64 labels.
 
     ``root`` holds ``*train*.parquet`` and ``*test*.parquet`` with the columns ``image`` (encoded bytes) and ``label``,
-    or torchvision's ``cifar-10-batches-py``, which ``download`` fetches (170 MB) where neither is there.
+    its authors' binary version ``cifar-10-batches-bin``, or torchvision's ``cifar-10-batches-py``, which ``download``
+    fetches (170 MB) where none is there.
     """
+    if files := sorted(root.glob(f"*{part}*.parquet")):
+        return _read_parquet(files[0], rows, quiet)
+    if (root / _BINARY).is_dir():
+        return _read_binary(root / _BINARY, part, rows)
+    if not download and not (root / _TORCHVISION).is_dir():
+        rule = f"must hold *train*.parquet and *test*.parquet, {_BINARY}, or {_TORCHVISION} (--download fetches it)"
+        raise ArgumentError("root", rule, str(root))
     try:
         from torchvision import datasets
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"CIFAR-10 needs torchvision ({error}): pip install 'prunesampler[demo]'") from error
-    files = sorted(root.glob(f"*{part}*.parquet"))
-    if files:
-        return _read_parquet(files[0], rows, quiet)
-    if not download and not (root / _TORCHVISION).is_dir():
-        rule = f"must hold *train*.parquet and *test*.parquet, or {_TORCHVISION} (--download fetches it)"
-        raise ArgumentError("root", rule, str(root))
     try:
         found = datasets.CIFAR10(str(root), train=part == "train", download=download)
     except RuntimeError as error:
@@ -56,9 +58,22 @@ def read_cifar10(
     return torch.from_numpy(found.data[:rows]).permute(0, 3, 1, 2), torch.tensor(found.targets[:rows])
 
 
-def _read_parquet(file: Path, rows: int | None, quiet: bool) -> tuple[Tensor, Tensor]:
-    from PIL import Image  # comes with torchvision, whose own decoders are being retired
+def _read_binary(folder: Path, part: str, rows: int | None) -> tuple[Tensor, Tensor]:
+    """Records of a label and 3 × 32 × 32 bytes."""
+    files = sorted(folder.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
+    data = np.concatenate([np.empty(0, np.uint8), *(np.fromfile(file, np.uint8) for file in files)])
+    if not len(data) or len(data) % 3073 or data[::3073].max() > 9:
+        rule = "must hold an intact CIFAR-10: data_batch_*.bin and test_batch.bin of 3,073 bytes an image, label first"
+        raise ArgumentError("root", rule, str(folder))
+    records = torch.from_numpy(data).view(-1, 3073)[:rows]
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long()
 
+
+def _read_parquet(file: Path, rows: int | None, quiet: bool) -> tuple[Tensor, Tensor]:
+    try:
+        from PIL import Image  # comes with torchvision, whose own decoders are being retired
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"images need Pillow ({error}): pip install 'prunesampler[demo]'") from error
     try:
         schema = pq.read_schema(file)
         if not {"image", "label"} <= set(schema.names) or not pa.types.is_binary(schema.field("image").type):

@@ -53,6 +53,22 @@ def test_a_damaged_torchvision_folder_is_refused(tmp_path: Path) -> None:
         read_cifar10(tmp_path, "train")
 
 
+def test_the_binary_version_is_read_without_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number in (1, 2):
+        shown = pictures(3, number).numpy()
+        (folder / f"data_batch_{number}.bin").write_bytes(b"".join(bytes([i]) + shown[i].tobytes() for i in range(3)))
+    images, labels = read_cifar10(tmp_path, "train", rows=5)
+    assert torch.equal(images, torch.cat([pictures(3, 1), pictures(3, 2)])[:5])
+    assert labels.tolist() == [0, 1, 2, 0, 1]
+    for wrong in (b"", b"\0" * 3072, b"\x0a" + b"\0" * 3072):
+        (folder / "test_batch.bin").write_bytes(wrong)
+        with pytest.raises(ArgumentError, match="root must hold an intact CIFAR-10"):
+            read_cifar10(tmp_path, "test")
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -79,6 +95,7 @@ def test_parquet_files_without_the_columns_are_refused(tmp_path: Path) -> None:
 
 def test_without_torchvision_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
+    (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(UnsupportedError, match=r"pip install 'prunesampler\[demo\]'"):
         read_cifar10(tmp_path, "train")
     with pytest.raises(UnsupportedError, match=r"pip install 'prunesampler\[report\]'"):

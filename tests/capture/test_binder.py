@@ -212,7 +212,7 @@ def test_what_was_not_compared_at_once_is_compared_at_the_end_of_the_epoch() -> 
     loop.binder.check()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_binding_on_a_gpu_does_not_synchronise_once_settled() -> None:
     loop = Loop()
     for number in range(40):

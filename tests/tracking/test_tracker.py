@@ -908,7 +908,7 @@ def test_ranks_together_score_what_one_process_would(world_size: int, reduction:
 # -- an accelerator ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("rows_on", ["cpu", "cuda"])
 @pytest.mark.parametrize("targets_on", ["cpu", "cuda"])
 def test_update_never_waits_for_the_device(rows_on: str, targets_on: str) -> None:
@@ -933,7 +933,7 @@ def test_update_never_waits_for_the_device(rows_on: str, targets_on: str) -> Non
     oracle.check(tracker.table())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_what_is_wrong_on_the_device_is_found_at_the_end_of_the_epoch() -> None:
     good = torch.tensor([0, 1], device="cuda")
     for rows, targets, match in (([0, N], [0, 0], "rows"), ([0, -1], [0, 0], "rows"), ([0, 1], [0, C], "targets")):

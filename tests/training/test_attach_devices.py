@@ -14,8 +14,6 @@ from tests.helpers.devices import EPOCHS, PRUNED, N, run
 from tests.helpers.rankruns import Presentations, together
 from tests.helpers.training import check_scores, hardest
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 def check(table: ps.ScoreTable, coreset: list[int], ranks: list[list[Presentations]]) -> None:
     """The ranks' logs tell these scores and this coreset, and that the pruned epochs had it whole."""
@@ -33,7 +31,7 @@ def check(table: ps.ScoreTable, coreset: list[int], ranks: list[list[Presentatio
     ("device", "how"),
     [
         ("cpu", "eager"),
-        *(pytest.param("cuda", how, marks=needs_gpu) for how in ("eager", "default", "reduce-overhead")),
+        *(pytest.param("cuda", how, marks=pytest.mark.gpu) for how in ("eager", "default", "reduce-overhead")),
     ],
 )
 def test_a_model_is_scored_on_its_device(device: str, how: str) -> None:
@@ -41,14 +39,14 @@ def test_a_model_is_scored_on_its_device(device: str, how: str) -> None:
     check(loader.pruning.table, loader.pruning.coreset.rows.tolist(), [log])
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")
 def test_a_captured_graph_overwrites_its_output_at_each_step() -> None:
     loader, log = run("cuda", "graphed callable")
     check(loader.pruning.table, loader.pruning.coreset.rows.tolist(), [log])
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_torchrun(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     command += ["--module", "tests.helpers.devices", "cuda", str(tmp_path)]
