@@ -25,8 +25,9 @@ IMPORTS = {
     "training": STATE,
     "analysis": STATE | {"training"},
     "shards": STATE | {"training"},
+    "condensation": STATE,
     "integrations": STATE | {"training", "analysis", "shards"},
-    "cli": STATE | {"training", "analysis", "shards", "integrations"},
+    "cli": STATE | {"training", "analysis", "shards", "condensation", "integrations"},
 }
 EVERYONE = {"errors", "_format", "_logging", "_random", "_version"}
 
