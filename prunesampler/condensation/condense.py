@@ -24,7 +24,7 @@ from prunesampler.condensation.objective import Objective, Task, contract, seede
 from prunesampler.condensation.png import grid
 from prunesampler.condensation.source import CORESETS, Normalization, check_classes, choose_rows, read_images
 from prunesampler.errors import ArgumentError, CorruptFileError, StateError, check_choice, check_int, check_number
-from prunesampler.tables.atomic import atomic_write
+from prunesampler.tables.atomic import atomic_write, naming
 from prunesampler.tables.coreset import Coreset
 from prunesampler.tracking.inputs import torch_device
 
@@ -101,6 +101,7 @@ def condense(
     Raises:
         ArgumentError: an argument breaks its rule, there are fewer images of a class than asked for, or a network that
             cannot take them.
+        WriteError: an ``OSError``: ``save_dir`` cannot be written.
         StateError: ``save_dir`` is occupied, or its run had other options or data; the loss is no longer finite.
         CorruptFileError: the state of the killed run is damaged.
 
@@ -161,6 +162,9 @@ def condense(
     low, high = float(images.min()), float(images.max())
     real = normalization.apply(images).to(where)
     first = _first_images(start, real, labels, images_per_class, objective.parts, make, seed)
+    if folder is not None:
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     by_class = [real[(labels == label).to(where)] for label in range(classes)]
     task = Task(by_class, first.requires_grad_(), make, kinds, seed, batch, objective.parts)
     optimizer = torch.optim.SGD([task.synthetic], objective.rate, momentum=_MOMENTUM)
@@ -269,10 +273,6 @@ def _claimed(folder: Path, resume: bool, provenance: dict[str, Any]) -> dict[str
     if held and not resume:
         raise StateError(f"{folder} holds {held[-1]} already: give another save_dir, or resume=True to go on")
     if not held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateError(f"{folder} cannot be a folder: {error}") from error
         return None
     found: Any
     if _FILES[1] in held:

@@ -23,7 +23,7 @@ class Blocks(nn.Module):
 
     >>> network = ConvNet((1, 8, 8), classes=10, width=16)
     >>> network(torch.zeros(2, 1, 8, 8)).shape, network.embed(torch.zeros(2, 1, 8, 8)).shape
-    (torch.Size([2, 10]), torch.Size([2, 16]))
+    (torch.Size([2, 10]), torch.Size([2, 64]))
     """
 
     def __init__(self, blocks: Sequence[nn.Module], shape: Shape, classes: int) -> None:
@@ -58,7 +58,8 @@ class ConvNet(Blocks):
     Args:
         shape: of an image: channels, height, width.
         classes: >= 2.
-        depth: how many blocks; by default 3, or fewer where an image is smaller than 8 pixels.
+        depth: how many blocks; by default 3, or fewer where an image is smaller than 16 pixels: the norm of the last
+            one is then over 4×4 pixels or more.
         width: channels of each block.
         norm: one of :data:`NORMS`; ``"instance"`` is that of the published figures.
         pooling: one of :data:`POOLINGS`, over 2×2 pixels.
@@ -76,7 +77,7 @@ class ConvNet(Blocks):
     ) -> None:
         channels, *sides = shape
         deepest = int(math.log2(min(sides)))
-        depth = max(1, min(3, deepest)) if depth is None else check_int("depth", depth, 1, None)
+        depth = max(1, min(3, deepest - 1)) if depth is None else check_int("depth", depth, 1, None)
         if check_choice("pooling", pooling, POOLINGS) != "none" and depth > deepest:
             raise ArgumentError("depth", f"must be at most {deepest} for images of {sides[0]} × {sides[1]}", depth)
         check_int("width", width, 1)
