@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import subprocess
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +17,15 @@ from prunesampler import Coreset
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+LAST = {  # what their last line tells, in order
+    "accelerate_loop": r"phase='pruned', kept='898 of 1,797 rows'",
+    "ddp": r"rank [01], epoch 6: 449 rows",
+    "hf_trainer": r"el2n of the kept rows: [\d.]+ to [\d.]+",
+    "image_folder": r"el2n of the kept rows: [\d.]+ to [\d.]+",
+    "lightning_module": r"el2n of the kept rows: [\d.]+ to [\d.]+",
+    "sweep": r"random +0\.3 +0\.[89]",
+    "timm_model": r"epoch 3: cost so far [12]\.\d\d passes",
+}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -20,10 +34,17 @@ def test_an_example_runs(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(script), run_name="__main__")
-    told = capsys.readouterr().out
+    if script.stem == "ddp":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    else:
+        runpy.run_path(str(script), run_name="__main__")
+        told = capsys.readouterr().out
     last = told.splitlines()[-1]
-    if script.stem == "wrong_labels":
+    if script.stem in LAST:
+        assert re.search(LAST[script.stem], last), told
+    elif script.stem == "wrong_labels":
         found, wrong = map(int, re.findall(r"\d+", told)[:2])
         assert wrong * 0.7 < found <= wrong
     elif script.stem == "proxy_filter":
@@ -46,6 +67,23 @@ def test_an_example_runs(
         assert (tmp_path / "runs/tar_shards/kept/000000.tar").stat().st_size > 0
 
 
+def test_the_notebook_runs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "examples/first_look.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict[str, Any] = {}
+    for code in 2 * ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "len.loader. is")
+            exec(code, names)
+    assert len(names["coreset"]) == 539
+    assert names["table"] == names["loader"].pruning.table
+    names["pyplot"].close("all")
+
+
 def test_the_page_of_examples_names_each() -> None:
     page = (ROOT / "examples/README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| \[([\w.]+)\]\(\1\)", page, re.MULTILINE)) == {script.name for script in SCRIPTS}
+    assert "[first_look.ipynb](first_look.ipynb)" in page
+    assert set(re.findall(r"^\| \[(\w+\.py)\]\(\1\)", page, re.MULTILINE)) == {script.name for script in SCRIPTS}
