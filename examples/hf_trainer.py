@@ -26,7 +26,7 @@ args = TrainingArguments(
     "runs/hf_trainer",
     num_train_epochs=4,
     per_device_train_batch_size=32,
-    learning_rate=1e-3,
+    learning_rate=5e-3,
     use_cpu=True,
     save_strategy="no",
     report_to=[],

@@ -1,4 +1,4 @@
-"""Pictures in a folder for each class: train, look at the hardest ones by path, and drop the likely mislabelled."""
+"""Pictures in a folder for each class: train, see the hardest by path, and leave a tenth of them out."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
-paths = [str(Path(path).relative_to(FOLDER / "pictures")) for path, _ in dataset.samples]  # a name for each row
 loader = DataLoader(dataset, batch_size=32, shuffle=True)
-options = {"keep": 0.9, "method": "bottom", "score_epochs": 4}  # the easiest 90 %
-loader = ps.attach(loader, model, **options, keys=paths, save_dir=FOLDER, overwrite=True)
+options = {"keep": 0.9, "method": "bottom", "score_epochs": 4}  # without the hardest tenth
+loader = ps.attach(loader, model, **options, save_dir=FOLDER, overwrite=True)
 for _ in range(6):
     for x, y in loader:
         loss = nn.functional.cross_entropy(model(x), y)

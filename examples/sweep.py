@@ -39,7 +39,7 @@ trained(loader, model, 5)  # scored once
 table = loader.pruning.table
 
 print(f"{'method':>10} {'keep':>5} {'accuracy':>9}")
-for method in ("stratified", "top", "bottom", "random"):
+for method in ("stratified", "bottom", "random"):
     for keep in (0.6, 0.3):
         coreset = ps.select(table, keep=keep, method=method)
         pruned = DataLoader(train, batch_size=64, sampler=ps.PrunedSampler(train, coreset=coreset, seed=0))

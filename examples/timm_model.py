@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunesampler as ps
 
+EPOCHS = 5  # InfoBatch trains on all rows in the last eighth of them
+
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
 images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[:600] / 16
@@ -19,8 +21,8 @@ model = timm.create_model("resnet10t", in_chans=1, num_classes=10)
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
 loader = DataLoader(dataset, batch_size=50, shuffle=True)
-loader = ps.attach(loader, model, policy=ps.InfoBatch(ratio=0.5))  # another set every epoch, weighted
-for epoch in range(3):
+loader = ps.attach(loader, model, policy=ps.InfoBatch(ratio=0.5, epochs=EPOCHS))  # weighted
+for epoch in range(EPOCHS):
     for x, y in loader:
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()

@@ -24,7 +24,7 @@ LAST = {  # what their last line tells, in order
     "image_folder": r"el2n of the kept rows: [\d.]+ to [\d.]+",
     "lightning_module": r"el2n of the kept rows: [\d.]+ to [\d.]+",
     "sweep": r"random +0\.3 +0\.[89]",
-    "timm_model": r"epoch 3: cost so far [12]\.\d\d passes",
+    "timm_model": r"epoch 5: cost so far [34]\.\d\d passes",
 }
 
 
@@ -44,6 +44,7 @@ def test_an_example_runs(
     last = told.splitlines()[-1]
     if script.stem in LAST:
         assert re.search(LAST[script.stem], last), told
+        assert script.stem != "image_folder" or len(re.findall(r"digit \d/\d{3}\.png", told)) == 5
     elif script.stem == "wrong_labels":
         found, wrong = map(int, re.findall(r"\d+", told)[:2])
         assert wrong * 0.7 < found <= wrong
