@@ -106,8 +106,10 @@ class Prediction:
         if not names.isdisjoint(_OF_ODDS):
             odds = others.sub_(best.unsqueeze(along)).mul_(_BITS_PER_NAT).exp2_()
             numbers["odds_sum"] = odds.sum(along)
-            if "el2n" in names:
-                numbers["odds_squares"] = odds.square_().sum(along)
+            if "el2n" in names and along == 0:
+                numbers["odds_squares"] = odds.square_().sum(0)
+            elif "el2n" in names:  # on rows torch's norm takes half of the time
+                numbers["odds_squares"] = torch.linalg.vector_norm(odds, dim=1).square_()
         return cls(numbers, targets, classes)
 
     @classmethod

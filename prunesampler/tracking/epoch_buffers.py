@@ -15,7 +15,7 @@ BAD_ROW, BAD_CLASS, CHANGED_LABEL = range(3)
 SCORED = "presentations"  # where non-finite values of the scores themselves are counted, beside recorded columns
 
 _TOGETHER = 64  # batches
-_CPU_LOGITS = 1 << 17  # what stays in a processor's cache
+_CPU_LOGITS = 1 << 19  # 2 MB: with less, calling torch again and again costs more than a cache saves
 _GPU_LOGITS = 1 << 20
 
 
