@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from prunesampler._random import hash64, mix
 from prunesampler.sampling.weighted import Weighted, draw_rows
@@ -43,6 +44,15 @@ def test_draws_with_replacement_agree_with_a_plain_search():
     for t, draw in enumerate(draws.tolist()):
         target = ((int(hash64(mix(5), [t])[0]) >> 12) + 0.5) / 2**52 * WEIGHTS.sum()
         assert draw == next(row for row in range(len(WEIGHTS)) if target < WEIGHTS[: row + 1].sum())
+
+
+@pytest.mark.parametrize("power", [0, 1, 6, 20])
+def test_draws_of_many_uneven_weights_agree_with_a_search(power: int) -> None:
+    weights = np.random.default_rng(power).random(5000) ** power
+    weights[[0, 10, 4999]] = 0, 50, 0  # thousands share what little is left, more than a guide leads to
+    draws = Weighted(weights, seed=4, replacement=True)(np.arange(20_000))
+    uniform = ((hash64(mix(4), np.arange(20_000)) >> np.uint64(12)).astype(float) + 0.5) * 2.0**-52
+    assert (draws == np.searchsorted(np.cumsum(weights), uniform * np.cumsum(weights)[-1], side="right")).all()
 
 
 def test_passes_without_replacement_hold_every_row_with_a_weight_once():
