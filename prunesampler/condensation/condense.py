@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 from prunesampler._random import mix
 from prunesampler.condensation.augment import kinds_of
+from prunesampler.condensation.cafe import CAFE
 from prunesampler.condensation.dataset import CondensedDataset
 from prunesampler.condensation.dc import DC
 from prunesampler.condensation.dm import DM
 from prunesampler.condensation.dsa import DSA
+from prunesampler.condensation.idm import IDM
 from prunesampler.condensation.networks import Network, check_network, new_network
 from prunesampler.condensation.objective import Objective, Task, contract, seeded, stacked, train_step
 from prunesampler.condensation.png import grid
@@ -32,6 +34,8 @@ METHODS: dict[str, Callable[..., Objective]] = {
     "dm": lambda per_class, **options: DM(**options),
     "dc": DC,
     "dsa": DSA,
+    "idm": lambda per_class, **options: IDM(**options),
+    "cafe": lambda per_class, **options: CAFE(**options),
 }
 INITS = ("real", "noise", *CORESETS[1:])
 _MOMENTUM = 0.5
@@ -66,6 +70,11 @@ def condense(
     - ``"dc"``: gradients of a network that is trained on the images meanwhile (Zhao, Mopuri and Bilen 2021); options
       ``outer`` and ``inner``, its loops.
     - ``"dsa"``: the same under augmentation (Zhao and Bilen 2021), from real images on; options as of ``"dc"``.
+    - ``"idm"``: ``"dm"`` by a queue of partly trained networks, with cross entropy; each image holds four of half the
+      height and width, so that there are four times as many to train on (Zhao et al. 2023); options ``queue``, the
+      most networks in it, and ``steps`` of their training.
+    - ``"cafe"``: mean features of every layer, and how well the images' centres tell real ones apart (Wang et al.
+      2022); options ``window`` and ``most``, which end its loops.
 
     Args:
         source: a DataLoader, a map-style dataset of (image, label), or a pair of tensors; it is read once, and held in
@@ -78,7 +87,7 @@ def condense(
         augment: what real and synthetic images alike go through at each step: ``"auto"``, what the method's source
             does; ``"dsa"``, any of ``color``, ``crop``, ``cutout``, ``flip``, ``scale`` and ``rotate``; some of these,
             as ``"crop_scale"``, or None. Leave ``flip`` out where left and right mean something, as in digits.
-        iterations: by default as published: 1,000 for ``dc`` and ``dsa``, 20,000 for the others.
+        iterations: by default as published: 1,000 for ``dc`` and ``dsa``, 2,000 for ``cafe``, 20,000 for the others.
         init: ``"auto"``, what the method's source does; ``"real"``, random images; ``"noise"``; ``"herding"`` or
             ``"k_center"``, chosen by the embedding of a network that was trained on the real images for a moment; or
             a coreset of the source, whose first rows of each class are taken.

@@ -21,7 +21,12 @@ from prunesampler.tables.score_table import Coreset
 
 loop = importlib.import_module("prunesampler.condensation.condense")
 OPTIONS: dict[str, Any] = {"iterations": 4, "batch_size": 8, "progress": False, "network_options": {"width": 4}}
-LOOPS = {"dc": {"outer": 2, "inner": 2}, "dsa": {"outer": 2, "inner": 1}}
+LOOPS = {
+    "dc": {"outer": 2, "inner": 2},
+    "dsa": {"outer": 2, "inner": 1},
+    "idm": {"steps": 2},
+    "cafe": {"window": 2, "most": 3},
+}
 
 
 def stripes(count: int = 60, channels: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +49,8 @@ def test_each_method_moves_the_images_towards_a_lower_loss(method: str) -> None:
     start, end = (run(method, iterations=count, init="noise", augment=None) for count in (1, 20))
     assert torch.equal(before, torch.get_rng_state())
     assert end.stored.shape == (6, 1, 8, 8)
-    assert end.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert end.stored_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert len(end) == (24 if method == "idm" else 6)
     images, labels = stripes()
 
     def loss(dataset: CondensedDataset, seed: int) -> float:

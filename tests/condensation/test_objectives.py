@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunesampler.condensation.cafe import CAFE
 from prunesampler.condensation.dc import gradient_distance, gradient_loss
 from prunesampler.condensation.dm import distribution_loss
+from prunesampler.condensation.idm import IDM, class_aware_loss
 from prunesampler.condensation.networks import new_network
 from prunesampler.condensation.objective import Task, contract, expand, seeded
 
@@ -70,7 +72,58 @@ def test_gradient_matching_compares_rows_of_layers_and_leaves_biases_out() -> No
     assert float(gradient_distance(same, [same[0] * 7, -same[1]])) == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", [distribution_loss, gradient_loss])
+def test_cafe_aligns_every_layer_and_tells_classes_apart_by_the_images_centres() -> None:
+    model = new_network("convnet", (1, 8, 8), CLASSES, 0, depth=3, width=2).double()
+    real, ours = ([torch.nn.functional.interpolate(each, (8, 8)) for each in given] for given in (REAL, SYNTHETIC))
+    expected, centres = 0.0, []
+    for label in range(CLASSES):
+        means = []
+        for images in (ours[label], real[label]):
+            each = [model.features(image[None]) for image in images]
+            means.append([sum(features[layer][0] for features in each) / len(images) for layer in range(3)])
+        for layer, weight in ((0, 0.1), (1, 1), (2, 1)):
+            expected += weight * ((means[0][layer] - means[1][layer]) ** 2).sum().item()
+        centres.append(means[0][2].flatten())
+    for label in range(CLASSES):
+        for image in real[label]:
+            products = [(model.embed(image[None])[0] * centre).sum().item() for centre in centres]
+            expected += 0.01 * (math.log(sum(map(math.exp, products))) - products[label])
+    assert CAFE().loss(model, real, ours).item() == pytest.approx(expected, rel=1e-9)
+    rates = [CAFE().rate_at(share) for share in (0, 0.59, 0.6, 0.8, 0.9)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.025, 0.0125])
+
+
+def test_idm_adds_cross_entropy_by_how_well_a_network_is_trained() -> None:
+    def make(seed: int) -> nn.Module:
+        return new_network("convnet", (1, 4, 4), CLASSES, seed, width=3).double()
+
+    task = Task(REAL, torch.stack(SYNTHETIC), make, (), seed=0, batch=4, parts=2)
+    objective = IDM(queue=4, steps=3)
+    shown = task.current()
+    assert [len(each) for each in shown] == [8, 8, 8]
+    for iteration in (0, 1, 30, 60):
+        for model in objective.networks(task, iteration):
+            [entry] = [each for each in objective.queue if each.network is model]
+            logits = [model(images) for images in shown]
+            right, of = entry.right
+            entropy = sum((each.logsumexp(1) - each[:, label]).mean().item() for label, each in enumerate(logits))
+            expected = distribution_loss(model, REAL, shown).item() + 0.1 * right / max(of, 1) * entropy
+            assert objective.loss(model, REAL, shown).item() == pytest.approx(expected, rel=1e-9)
+        assert [each.number for each in objective.queue] == {0: [0, 1, 2], 1: [0, 1, 2], 30: [0, 1, 2, 3]}.get(
+            iteration, [1, 2, 3, 4]
+        )
+    again = IDM(queue=4, steps=3)
+    again.load_state_dict(objective.state_dict(), task)
+    for one, other in zip(objective.queue, again.queue, strict=True):
+        assert one.right == other.right
+        assert torch.equal(one.network(REAL[0]), other.network(REAL[0]))
+
+
+def class_aware(model: nn.Module, real: list[Tensor], synthetic: list[Tensor]) -> Tensor:
+    return class_aware_loss(model, synthetic)
+
+
+@pytest.mark.parametrize("loss", [distribution_loss, gradient_loss, CAFE().loss, class_aware])
 def test_the_images_gradient_is_that_of_the_loss(loss: object) -> None:
     model = network("none")
     for each in model.modules():
