@@ -108,7 +108,7 @@ class Normalization:
     """Per channel to mean 0 and deviation 1, and back."""
 
     def __init__(self, mean: Any, std: Any) -> None:
-        self.mean, self.std = (torch.tensor(each, dtype=torch.float32).reshape(-1, 1, 1) for each in (mean, std))
+        self.mean, self.std = (torch.as_tensor(each, dtype=torch.float32).reshape(-1, 1, 1) for each in (mean, std))
 
     @classmethod
     def of(cls, images: Tensor) -> Normalization:
