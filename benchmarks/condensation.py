@@ -25,13 +25,13 @@ from prunesampler.condensation import CondensedDataset, condense, evaluate
 from prunesampler.condensation.condense import METHODS
 
 KINDS = "color_crop_cutout_scale_rotate"
-LOOPS = {"outer": 5, "inner": 5}
+LOOPS = {"outer": 3, "inner": 5}
 DIGITS: dict[str, dict[str, Any]] = {
-    "dm": {"iterations": 600, "learning_rate": 20.0, "augment": KINDS},
-    "dc": {"iterations": 60, "init": "real", "method_options": LOOPS},
-    "dsa": {"iterations": 60, "augment": KINDS, "method_options": LOOPS},
-    "idm": {"iterations": 600, "learning_rate": 20.0, "augment": KINDS, "method_options": {"queue": 20, "steps": 2}},
-    "cafe": {"iterations": 40, "augment": KINDS, "method_options": {"window": 3, "most": 5}},
+    "dm": {"iterations": 200, "learning_rate": 20.0, "augment": KINDS},
+    "dc": {"iterations": 30, "init": "real", "method_options": LOOPS},
+    "dsa": {"iterations": 30, "augment": KINDS, "method_options": LOOPS},
+    "idm": {"iterations": 120, "learning_rate": 20.0, "augment": KINDS, "method_options": {"queue": 20, "steps": 2}},
+    "cafe": {"iterations": 20, "augment": KINDS, "method_options": {"window": 3, "most": 5}},
 }
 NETWORK = {"width": 32}
 BESIDE = ("random", "herding", "k_center")
@@ -96,7 +96,7 @@ def controls(train: Any, test: Any, per_class: int, network: dict[str, Any], giv
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    sizes = list(report["sizes"])
+    sizes = sorted(report["sizes"], key=int)
     names = list(dict.fromkeys(name for size in sizes for name in report["sizes"][size]))
     lines = [
         f"Accuracy on {report['data']}, in percent: mean ± standard deviation of {report['seeds']} networks.",
@@ -104,28 +104,37 @@ def table(report: dict[str, Any]) -> list[str]:
         "| images | iterations | seconds | " + " | ".join(f"{size} a class" for size in sizes) + " |",
         "| --- " * (3 + len(sizes)) + "|",
     ]
+
+    def accuracy(arm: dict[str, Any] | None) -> str:
+        if arm is None:
+            return ""
+        return f"{100 * np.mean(arm['accuracies']):.1f} ± {100 * np.std(arm['accuracies'], ddof=1):.1f}"
+
     for name in names:
         arms = [report["sizes"][size].get(name) for size in sizes]
-        cells = [
-            f"{100 * np.mean(a['accuracies']):.1f} ± {100 * np.std(a['accuracies'], ddof=1):.1f}" if a else ""
-            for a in arms
-        ]
         made = [a for a in arms if a and "made" in a]
         iterations = f"{made[0]['made']['iterations']}" if made else ""
         seconds = " / ".join(f"{a['seconds']:.0f}" for a in made)
         shown = {"k_center": "k-center", "all": "all rows"}.get(name, name.upper() if made else name)
-        lines.append(f"| {shown} | {iterations} | {seconds} | " + " | ".join(cells) + " |")
+        lines.append(f"| {shown} | {iterations} | {seconds} | " + " | ".join(map(accuracy, arms)) + " |")
     return lines
+
+
+def save(report: dict[str, Any], out: Path | None) -> None:
+    """Write the report; sizes that the file has of another run are kept."""
+    if out is not None and out.exists():
+        report = {**report, "sizes": json.loads(out.read_text())["sizes"] | report["sizes"]}
+    save_report(report, out, table(report))
 
 
 def main() -> None:
     parser = make_parser(__doc__, table)
     parser.add_argument("--cifar10", type=Path, metavar="DIR")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["dm", "dsa", "dc", "idm", "cafe"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["dm", "dsa", "idm", "cafe", "dc"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 10], help="images a class")
     parser.add_argument("--iterations", type=int, help="of each method, instead of its own")
     parser.add_argument("--split", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -147,16 +156,16 @@ def main() -> None:
         configured = {name: {**each, "iterations": args.iterations} for name, each in configured.items()}
     report: dict[str, Any] = {**circumstances(), "data": name, **given, "network": {"convnet": network}, "sizes": {}}
     for size in args.sizes:
-        arms = report["sizes"].setdefault(str(size), {})
+        arms = report["sizes"][str(size)] = {}
         for method in args.methods:
             arms[method] = measured(train, test, method, size, configured[method], network, given)
             print(size, method, arms[method]["accuracies"], f"{arms[method]['seconds']:.0f} s", flush=True)
-            save_report(report, args.out, table(report))
-        every = 0 if args.cifar10 or size != args.sizes[-1] else max(1, args.epochs // 5)
+            save(report, args.out)
+        every = 0 if args.cifar10 or size == 1 else max(1, args.epochs // 5)
         for arm, accuracies in controls(train, test, size, network, given, every).items():
             arms[arm] = {"accuracies": accuracies, **({"epochs": every} if arm == "all" else {})}
             print(size, arm, accuracies, flush=True)
-        save_report(report, args.out, table(report))
+        save(report, args.out)
     print("\n".join(table(report)) if args.out is None else json.dumps({"written": str(args.out)}))
 
 
