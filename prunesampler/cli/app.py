@@ -11,6 +11,7 @@ import typer
 from prunesampler._version import __version__
 from prunesampler.cli.audit import audit
 from prunesampler.cli.compare import compare
+from prunesampler.cli.condense import condense
 from prunesampler.cli.demo import demo
 from prunesampler.cli.diff import diff
 from prunesampler.cli.duplicates import duplicates
@@ -45,6 +46,11 @@ _COMMANDS: dict[Callable[..., None], Sequence[str]] = {
     merge: ("merge runs/a/scores.parquet runs/b/scores.parquet -o merged.parquet",),
     diff: ("diff runs/a/scores.parquet runs/b/scores.parquet", "diff half.parquet top.parquet --json"),
     index: ("index 'shards/{000000..000099}.tar' -o index.parquet",),
+    condense: (
+        "condense data/train -o runs/condensed -n 10 --evaluate data/test",
+        "condense train.parquet -o runs/condensed --method dsa --augment color_crop_scale",
+        "condense 'shards/{000000..000099}.tar' -o runs/condensed --resume",
+    ),
     repack: ("repack index.parquet half.parquet 'kept/{shard:06d}.tar'",),
 }
 _UsageError: Any = typer.BadParameter.__base__  # its public home has moved between releases of typer
