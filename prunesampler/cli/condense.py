@@ -34,9 +34,7 @@ def condense(
     learning_rate: Annotated[float | None, typer.Option(help="Of the images.", show_default="as published")] = None,
     size: Annotated[int | None, typer.Option(help="Scale every image to so many pixels a side.")] = None,
     option: MethodOptions = [],  # noqa: B006
-    evaluate: Annotated[
-        str | None, typer.Option(help="Test images: train on the condensed ones, and on real ones.")
-    ] = None,
+    evaluate: Annotated[str | None, typer.Option(help="Test images, for networks trained on the result.")] = None,
     networks: Annotated[str, typer.Option(help="To evaluate on, separated by commas.")] = "convnet",
     epochs: Annotated[int | None, typer.Option(help="Of each evaluation.", show_default="as published")] = None,
     seeds: Annotated[int, typer.Option(help="Networks of each evaluation.")] = 3,
@@ -102,11 +100,12 @@ def _images(source: str, size: int | None, name: str) -> tuple[Tensor, Tensor]:
     except ImportError as error:
         raise missing("vision", error) from error
 
-    found, labels = [], []
+    found: list[Any] = []
+    labels = []
     for where, encoded, label in _encoded(source, name):
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                image = image.convert("L" if image.mode in ("1", "L", "I", "I;16") else "RGB")
+            with Image.open(io.BytesIO(encoded)) as file:
+                image: Any = file.convert("L" if file.mode in ("1", "L", "I", "I;16") else "RGB")
                 if size is not None:
                     image = image.resize((check_int("size", size, 2),) * 2, Image.Resampling.BILINEAR)
         except (OSError, ValueError, TypeError) as error:
