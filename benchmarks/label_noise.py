@@ -214,14 +214,12 @@ def main() -> None:
     files = sorted(file for file in given.runs.glob("logits-*.npz") if _FILE.fullmatch(file.name))
     if not files:
         parser.error(f"{given.runs} holds no logits-*.npz")
-    runs = []
+    report: dict[str, Any] = {**circumstances("numpy"), "runs": []}
     for file in files:
-        runs.append(replay(file))
-        print(json.dumps({name: value for name, value in runs[-1].items() if name != "audits"}), flush=True)
-    report = {**circumstances("numpy"), "runs": runs}
-    lines = table(report)
-    print("\n".join(lines))
-    save_report(report, given.out, lines)
+        report["runs"].append(run := replay(file))
+        print(json.dumps({name: value for name, value in run.items() if name != "audits"}), flush=True)
+        save_report(report, given.out, table(report))
+    print("\n".join(table(report)))
 
 
 if __name__ == "__main__":

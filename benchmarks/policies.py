@@ -117,9 +117,12 @@ SHARES: dict[str, Any] = {  # of each fetched batch, in the order of the epochs
 }
 EVERY = 4
 PEER = "InfoBatch, its authors' code"
+RETRAINED = "keep=clean, retrained"  # half of the cost is for a run that is audited, half for a new model
 NOISY: Policies = {
     "InfoBatch": POLICIES["InfoBatch"],
-    "keep=clean": lambda setting, cost: ps.PruneOnce(ps.Selection("clean"), score_epochs=setting.epochs // 2),
+    "keep=clean": lambda setting, cost: ps.PruneOnce(
+        ps.Selection("clean"), score_epochs=round(cost * setting.epochs) // 2
+    ),
     "SmallLoss": lambda setting, cost: ps.SmallLoss(1 - setting.noise, score_epochs=max(1, setting.epochs // 4)),
     "PruneOnce without the hardest": lambda setting, cost: ps.PruneOnce(
         ps.Selection(1 - setting.noise, method="bottom"), score_epochs=max(1, setting.epochs // 4)
@@ -164,6 +167,16 @@ def wrong_labels(targets: Tensor, setting: Setting, seed: int) -> Tensor:
     return torch.from_numpy(found)
 
 
+def found_clean(images: Images, recipe: Recipe, epochs: int, seed: int) -> Tensor:
+    """Rows that an ordinary run on all of them, audited, takes for rightly labelled."""
+    shown, model = images.augmented(seed), new_model(recipe.network, seed, images)
+    sampler = RandomSampler(shown, generator=torch.Generator().manual_seed(seed))
+    batches = ps.attach(loader(shown, sampler, BATCH), model, keep=None, score_epochs=epochs, seed=seed)
+    train(model, batches, recipe, epochs * (len(images) // BATCH))
+    batches.pruning.finish()
+    return torch.tensor(ps.select(batches.pruning.table, keep="clean").rows)
+
+
 def planned(cost: float, policy: Any, proxy: float, per_epoch: int) -> tuple[int, float]:
     """How many steps so much buys, in units of a step without a policy, and what they cost."""
     if not proxy:
@@ -205,12 +218,18 @@ def perform(arm: Arm, images: Images, test: Images, peer: Path | None = None) ->
     setting = SETTINGS[arm.setting]
     recipe = Recipe(lambda sample: small(sample, setting.width), BATCH, RATE, precision=fast_precision("cpu"))
     given = Images(images.padded, wrong_labels(images.targets, setting, arm.seed), images.mean, images.std)
+    right, full = given.targets == images.targets, setting.epochs * (len(images) // BATCH)
+    scored, kept, began = 0, torch.arange(len(given)), time.perf_counter()
     if arm.name == "clean rows":
-        given = given.subset((given.targets == images.targets).nonzero()[:, 0])
+        kept = right.nonzero()[:, 0]
+    elif arm.name == RETRAINED:
+        epochs = round(arm.cost * setting.epochs) // 2
+        kept, scored = found_clean(given, recipe, epochs, arm.seed), epochs * (len(images) // BATCH)
+    if len(kept) < len(given):
+        given = given.subset(kept)
     shown = given.augmented(arm.seed) if setting.augmented else given
     batches = loader(shown, RandomSampler(shown, generator=torch.Generator().manual_seed(arm.seed)), BATCH)
     model, loss = new_model(recipe.network, arm.seed, given), cross_entropy
-    full = setting.epochs * (len(images) // BATCH)
     policy, proxy = None, 0.0
     if arm.name in policies(setting):
         policy = policies(setting)[arm.name](setting, arm.cost)
@@ -224,8 +243,8 @@ def perform(arm: Arm, images: Images, test: Images, peer: Path | None = None) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ps.PruneSamplerWarning)
             batches = ps.attach(batches, model, policy=policy, seed=arm.seed)
-    steps, spent = planned(arm.cost * full, policy, proxy, len(images) // BATCH)
-    rows = 0
+    steps, spent = planned(arm.cost * full - scored, policy, proxy, len(images) // BATCH)
+    rows = scored * BATCH
 
     def counted() -> Iterable[Any]:
         nonlocal rows
@@ -237,20 +256,23 @@ def perform(arm: Arm, images: Images, test: Images, peer: Path | None = None) ->
         def __iter__(self) -> Any:
             return counted()
 
-    began = time.perf_counter()
     train(model, Passes(), recipe, steps, loss=loss)
     seconds = time.perf_counter() - began
     _, per_class = accuracies(model, test, recipe)
     seen, _ = accuracies(model, given.subset(slice(0, 5000)), recipe)
+    if isinstance(policy, ps.PruneOnce) and batches.pruning.coreset is not None:
+        kept = torch.tensor(batches.pruning.coreset.rows)
     return {
         "arm": asdict(arm),
         "setting": asdict(setting),
         "accuracy": float(np.mean(per_class)),
         "worst_class": min(per_class),
         "training_accuracy": seen,
-        "steps": steps,
+        "kept": len(kept),
+        "wrong_kept": 1 - float(right[kept].float().mean()),
+        "steps": scored + steps,
         "rows": rows,
-        "cost": spent / full,
+        "cost": (scored + spent) / full,
         "proxy": proxy,
         "seconds": seconds,
         **circumstances("numpy"),
@@ -312,7 +334,7 @@ def main() -> None:
     setting, began = SETTINGS[given.setting], time.monotonic()
     names = given.arms or ["full", *policies(setting), *(f"ProxyFilter {shares}" for shares in SHARES)]
     if setting.noise and not given.arms:
-        names = ["full", "clean rows", *policies(setting)]
+        names = ["full", "clean rows", *policies(setting), RETRAINED]
     names += [PEER] if given.peer else []
     for seed, cost, name in itertools.product(given.seeds, given.costs, names):
         arm = Arm(given.setting, name, cost, seed)

@@ -51,6 +51,7 @@ def update(batch: int, classes: int, rounds: int, scale: float, infobatch: Path 
     order = torch.randperm(ROWS, generator=generator)
     logits, targets = logits.to(device), targets.to(device)
     tracker = ScoreTracker(ROWS, scores=("el2n", "forgetting"))
+    unaudited = ScoreTracker(ROWS, scores=("el2n", "forgetting"), audit=False)
     loss_only = ScoreTracker(ROWS, scores=("loss",))
     recorded = ScoreTracker(ROWS, scores=("loss",))
     losses = cross_entropy(logits, targets, reduction="none")
@@ -64,6 +65,7 @@ def update(batch: int, classes: int, rounds: int, scale: float, infobatch: Path 
     arms: dict[str, Step] = {
         "cross_entropy": lambda rows: cross_entropy(logits, targets),
         "ScoreTracker, EL2N and forgetting": lambda rows: tracker.update(rows, logits, targets),
+        "the same with audit=False": lambda rows: unaudited.update(rows, logits, targets),
         "ScoreTracker, loss": lambda rows: loss_only.update(rows, logits, targets),
         "ScoreTracker.record of given losses": lambda rows: recorded.record(rows, given=losses),
     }

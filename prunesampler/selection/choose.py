@@ -119,7 +119,8 @@ class _Choice:
         return self._kept(chosen), found
 
     def all_but_wrong(self) -> tuple[list[Kept], dict[str, Any]]:
-        """Of a class that would be left below ``min_per_class`` the least likely wrong rows stay.
+        """Of a class that would be left below ``min_per_class`` the least likely wrong rows stay; all of them where
+        most labels look wrong.
 
         What is looked at is held at once: 20 bytes a row.
         """
@@ -128,6 +129,8 @@ class _Choice:
         errors = disagreement(Evidence(*evidence))
         wrong = errors.wrong(self.selection.threshold)
         labels, found = evidence[0], {"eligible": len(rows), "wrong": int(wrong.sum()), "offset": None}
+        if errors.rate > 0.5:  # a model that errs that often has not learned what tells
+            wrong[:] = False
         if floor := self.selection.min_per_class:
             for label, size in zip(self.labels.tolist(), self.rows.tolist(), strict=True):
                 at = np.flatnonzero(wrong & (labels == label))

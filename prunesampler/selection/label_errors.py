@@ -75,7 +75,7 @@ def evidence_of(table: Any, hardness: _Array, *, answers: bool = True) -> Eviden
         raise ArgumentError("table", "must hold the column label", table)
     for name in ("suggested_label", "signed_confidence"):
         if answers and getattr(table, name) is None:
-            rule = f"must hold the column {name}, which a tracker, attach and score write, but not with score_fn="
+            rule = f"must hold the column {name}, written where there is neither score_fn= nor audit=False"
             raise ArgumentError("table", rule, table)
     nothing = np.full(len(table), -1)
     suggested = nothing if table.suggested_label is None else table.suggested_label
@@ -136,20 +136,28 @@ def mixture(given: Evidence) -> LabelErrors:
     if len(np.unique(values)) < 2:
         raise ArgumentError("by", "must be a score of which rows have two values or more", len(np.unique(values)))
     values = (values - values.mean()) / values.std()
+    order = np.argsort(values, kind="stable")
+    steps = np.arange(len(values)) * min(len(values), _STEPS) // len(values)  # fitted to the means of a few rows each
+    sizes = np.bincount(steps)
+    middles = np.bincount(steps, values[order]) / sizes
     share, means, spreads = 0.2, np.quantile(values, [0.3, 0.95]), np.array([0.6, 0.6])
+
+    def harder(values: Floats) -> Floats:
+        logs = [-0.5 * ((values - means[at]) / spreads[at]) ** 2 - math.log(spreads[at]) for at in range(2)]
+        odds = logs[1] - logs[0] + math.log(share / (1 - share))
+        return 1 / (1 + np.exp(-np.clip(odds, -50, 50)))  # type: ignore[no-any-return]
+
     for _ in range(500):
-        logs = -0.5 * ((values[:, None] - means) / spreads) ** 2 - np.log(spreads)
-        odds = logs[:, 1] - logs[:, 0] + math.log(share / (1 - share))
-        wrong = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
-        before, share = share, float(np.clip(wrong.mean(), 1e-6, 1 - 1e-6))
-        weights = np.stack([1 - wrong, wrong], 1)
-        means = (weights * values[:, None]).sum(0) / weights.sum(0)
-        spreads = np.sqrt((weights * (values[:, None] - means) ** 2).sum(0) / weights.sum(0)).clip(1e-3)
+        weights = np.stack([1 - (wrong := harder(middles)), wrong]) * sizes
+        before, share = share, float(np.clip(weights[1].sum() / len(values), 1e-6, 1 - 1e-6))
+        means = weights @ middles / weights.sum(1)
+        squares = (weights * (middles - means[:, None]) ** 2).sum(1)
+        spreads = np.sqrt(squares / weights.sum(1)).clip(1e-3)
         if abs(share - before) < 1e-7:
             break
-    wrong = np.maximum.accumulate(wrong[np.argsort(values, kind="stable")])  # tails of the wider one come round again
+    wrong = np.maximum.accumulate(harder(values[order]))  # tails of the wider one come round again
     found = np.full((2, len(known)), np.nan)
-    found[0, np.flatnonzero(known)[np.argsort(values, kind="stable")]] = wrong
+    found[0, np.flatnonzero(known)[order]] = wrong
     found[1, known] = values
     return LabelErrors(found[0], found[1], float(wrong.mean()), math.nan, math.nan, 0)
 

@@ -152,7 +152,7 @@ class Selection:
             table = self._rows_alone()
         where = _where(table, eligible)
         (kept,), found = choose(map, TableSource(table, where), self)
-        _warn_unscored(found, stacklevel=4)
+        _warn_of(found, stacklevel=4)
         places = where[kept.places]
         return Coreset(
             table.rows[places],
@@ -271,7 +271,8 @@ def select(
     needs ``<by>_spread`` and forgetting, as ``attach`` writes them by default.
 
     ``keep="clean"`` removes the rows whose label is likely wrong, as :func:`~prunesampler.audit` finds them by its
-    default method among the eligible rows. All others stay, rows without a score too.
+    default method among the eligible rows. All others stay, rows without a score too; and where more than half of the
+    labels look wrong, so that the model cannot be trusted, all rows do.
 
     Args:
         table: the scores; None where ``features`` are all that the method reads.
@@ -314,7 +315,8 @@ def select(
             anything but distinct positions, or a rule lacks a column or would leave no row.
 
     Warns:
-        PruneSamplerWarning: ``"top"`` below keep 0.6; no kept row has a score.
+        PruneSamplerWarning: ``"top"`` below keep 0.6; no kept row has a score; more than half of the labels look
+            wrong.
 
     >>> table = ScoreTable({"el2n": [0.1, 0.9, 0.2, 0.8, 0.3]})
     >>> select(table, keep=3, method="top").rows
@@ -346,7 +348,7 @@ def select_file(
     proof = run(ScoreFile.verify, [file])  # at the same time as the rest
     try:
         kept, found = choose(run, file, selection, count_classes=True)
-        _warn_unscored(found, stacklevel=3)
+        _warn_of(found, stacklevel=3)
         metadata = {
             "kind": "coreset",
             "num_rows": file.num_rows,
@@ -374,8 +376,15 @@ def _kept_rows(file: ScoreFile, columns: Sequence[str], kept: Kept) -> pa.Table:
     return pa.table({name: to_arrow(found[name].take(kept.places)) for name in columns})
 
 
-def _warn_unscored(found: dict[str, Any], *, stacklevel: int) -> None:
-    unscored, kept = found["unscored"], found["kept"]
+def _warn_of(found: dict[str, Any], *, stacklevel: int) -> None:
+    unscored, kept, (rate, *_) = found["unscored"], found["kept"], found.get("noise_rate", [0])
+    if rate > 0.5:
+        warnings.warn(
+            f"{rate:.0%} of the labels look wrong: the model has hardly learned the data yet, so no row is left out. "
+            "Score more epochs",
+            PruneSamplerWarning,
+            stacklevel=stacklevel,
+        )
     if unscored == kept:
         warnings.warn(f"none of the {kept} kept rows has a score", PruneSamplerWarning, stacklevel=stacklevel)
     elif unscored >= _MANY_UNSCORED * kept and found["options"]["method"] != "random":

@@ -336,6 +336,14 @@ def test_clean_looks_at_eligible_rows_alone() -> None:
     assert coreset.selection["noise_rate"] == [rate.rate, rate.low, rate.high]
 
 
+def test_clean_leaves_none_out_where_most_labels_look_wrong() -> None:
+    labels, noise = np.arange(400) % 4, np.arange(400) / 400
+    columns = {"labels": labels, "suggested_label": (labels + 1) % 4}
+    table = ScoreTable({"el2n": 0.7 + 0.1 * noise}, signed_confidence=-0.5 - 0.4 * noise, **columns)
+    with pytest.warns(PruneSamplerWarning, match="100% of the labels look wrong"):
+        assert select(table, "clean").rows.tolist() == list(range(400))
+
+
 def test_auto_is_a_value_too() -> None:
     selection = Selection("auto")
     assert selection.threshold == THRESHOLD

@@ -248,6 +248,26 @@ def test_buffers_take_twenty_bytes_a_row() -> None:
     assert sum(tensor.nbytes for tensor in tensors) == 20 * 1000
 
 
+def test_what_audit_reads_can_be_left_out() -> None:
+    whole, less = ScoreTracker(N), ScoreTracker(N, audit=False)
+    for tracker in (whole, less):
+        for seed in range(3):
+            tracker.update(*batch_of([0, 4, 5, 4], seed))
+            tracker.end_epoch()
+    table, expected = less.table(), whole.table()
+    assert table.suggested_label is None
+    assert table.signed_confidence is None
+    assert table.scores["el2n"].tobytes() == expected.scores["el2n"].tobytes()
+    assert table.forgetting_events is not None
+    assert expected.forgetting_events is not None
+    assert table.forgetting_events.tolist() == expected.forgetting_events.tolist()
+    again = ScoreTracker(N, audit=False)
+    again.load_state_dict(through_a_file(less.state_dict()))
+    assert again.table().scores["el2n"].tobytes() == table.scores["el2n"].tobytes()
+    with pytest.raises(StateError):
+        ScoreTracker(N).load_state_dict(less.state_dict())
+
+
 @pytest.mark.parametrize("reduction", ["mean", "last", "running"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_left_out_of_its_mean_and_counted(bad: float, reduction: Any) -> None:

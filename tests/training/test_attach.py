@@ -458,6 +458,8 @@ def test_clean_trains_on_all_but_the_likely_wrong_rows(tmp_path: Any, caplog: An
     assert line == f"training on {len(coreset)} of {N} rows {told}, written to {tmp_path}"
     with pytest.raises(ps.ArgumentError, match="score_fn"):
         ps.attach(make_loader(), Net(), keep="clean", score_fn=lambda logits, targets: {"el2n": logits[:, 0]})
+    with pytest.raises(ps.ArgumentError, match=r"^audit must be True"):
+        ps.attach(make_loader(), Net(), keep="clean", audit=False)
 
 
 def test_auto_that_finds_nothing_superfluous_keeps_all() -> None:
