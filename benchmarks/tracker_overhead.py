@@ -42,7 +42,9 @@ TRACED = 64  # steps, a multiple of the batches that the tracker scores at a tim
 LOGITS_A_ROUND = 50_000_000  # about, and 20 to 400 steps
 
 
-def update(batch: int, classes: int, rounds: int, scale: float, infobatch: Path | None, device: str) -> dict[str, Any]:
+def update(
+    batch: int, classes: int, rounds: int, scale: float, infobatch: Path | None, device: str, *, alone: bool = False
+) -> dict[str, Any]:
     cuda = device == "cuda"
     steps = int(min(400, max(20, LOGITS_A_ROUND * scale // (batch * classes))))
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +73,7 @@ def update(batch: int, classes: int, rounds: int, scale: float, infobatch: Path 
     }
     with torch.no_grad():
         # Peers read each value on the host.
-        others, failed = ({}, {}) if cuda else peers(ROWS, logits, targets, infobatch)
+        others, failed = ({}, {}) if cuda or alone else peers(ROWS, logits, targets, infobatch)
     arms |= others
     fewer = {name: max(1, steps // 20) if name.startswith(SLOW) else steps for name in arms}
     times: dict[str, list[float]] = {name: [] for name in arms}
@@ -202,6 +204,7 @@ def main() -> None:
     parser = make_parser(__doc__, table, smoke="the smallest size, few steps")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--alone", action="store_true", help="neither peers nor attach")
     parser.add_argument("--infobatch", type=Path, help="a folder of InfoBatch's source")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -209,11 +212,13 @@ def main() -> None:
     report = {
         **circumstances(),
         "update": {
-            f"{batch} × {classes:,}": update(batch, classes, rounds, scale, given.infobatch, given.device)
+            f"{batch} × {classes:,}": update(
+                batch, classes, rounds, scale, given.infobatch, given.device, alone=given.alone
+            )
             for batch, classes in (SIZES[:1] if given.smoke else SIZES)
         },
     }
-    if given.device == "cpu":
+    if given.device == "cpu" and not given.alone:
         report["attach"] = attached(rounds, scale)
     save_report(report, given.out, table(report))
     print("\n".join(table(report)))
