@@ -80,8 +80,10 @@ def systematic_sample(probabilities: npt.ArrayLike, budget: int, seed: int) -> n
     _settle(widths, budget * _UNIT - int(widths.sum()))
     ends = np.cumsum(widths)
     start = mix(seed, _SYSTEMATIC, 1) % _UNIT
-    points = start + _UNIT * np.arange(budget, dtype=np.int64)
-    return np.sort(order[np.searchsorted(ends, points, side="right")])
+    points = (ends - (start + 1)) // _UNIT  # of the grid below each end: on the parts up to there, counted from -1
+    drawn = np.zeros(len(chances), dtype=bool)
+    drawn[order[np.diff(points, prepend=-1) > 0]] = True
+    return np.flatnonzero(drawn)
 
 
 def _settle(widths: npt.NDArray[np.int64], missing: int) -> None:

@@ -44,6 +44,12 @@ def test_scores_of_the_model_beside_a_plain_loop(tmp_path: Path, run: Script) ->
     assert all(f"| {name} |" in told for name in seconds)
 
 
+def test_draws_between_epochs_are_right(tmp_path: Path, run: Script) -> None:
+    told = run("between_epochs.py", "--smoke", "--out", tmp_path / "between.json")
+    found = json.loads((tmp_path / "between.json").read_text())["ns_a_row"]["20000"]
+    assert all(f"| {name} |" in told and times[0] > 0 for name, times in found.items())
+
+
 def test_the_figures_of_the_data_diet(tmp_path: Path, run: Script) -> None:
     told = run("data_diet_figures.py", "--smoke", "--out", tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())["noise"]["0.1"]

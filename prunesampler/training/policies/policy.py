@@ -148,7 +148,10 @@ def hardness(table: ScoreTable, by: str, rows: npt.NDArray[np.int64]) -> npt.NDA
     >>> hardness(ScoreTable({"margin": [2.0, -1.0, np.nan]}), "margin", np.arange(3))
     array([-2.,  1., inf])
     """
-    values = table.column(by)[np.searchsorted(table.rows, rows)].astype(np.float64)
+    values = table.column(by)
+    if not np.array_equal(table.rows, rows):
+        values = values[np.searchsorted(table.rows, rows)]
+    values = values.astype(np.float64)
     if table.directions[by] == "lower":
         values = -values
     return np.where(np.isnan(values), np.inf, values)
