@@ -9,6 +9,7 @@ from prunesampler.analysis.audit import (
 )
 from prunesampler.analysis.relabel import relabel as relabel
 from prunesampler.analysis.compare import Comparison as Comparison, compare as compare
+from prunesampler.analysis.report.write import report as report
 from prunesampler.analysis.sweep import Sweep as Sweep, sweep as sweep
 from prunesampler.capture.row_loader import with_rows as with_rows
 from prunesampler.capture.threshold_samples import ThresholdSamples as ThresholdSamples

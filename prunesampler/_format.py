@@ -78,9 +78,13 @@ def brief(value: Any) -> str:
     """
     if not dataclasses.is_dataclass(value):
         return _Bare(repr(value))
-    fields = {each.name: (getattr(value, each.name), each.default) for each in dataclasses.fields(value)}
-    told = ", ".join(f"{name}={brief(now)}" for name, (now, default) in fields.items() if now != default)
+    fields = {each.name: (getattr(value, each.name), each) for each in dataclasses.fields(value)}
+    told = ", ".join(f"{name}={brief(now)}" for name, (now, each) in fields.items() if now != _default(each))
     return _Bare(f"{type(value).__name__}({told})")
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    return {} if each.default_factory is dict else each.default
 
 
 class Shown:

@@ -24,9 +24,17 @@ class _OwnHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if logging.getLogger().handlers or len(log.handlers) > 1:
             return
-        if record.levelno < logging.WARNING and os.environ.get("RANK", "0") != "0":
+        if record.levelno < logging.WARNING and _rank() != "0":
             return
         print(f"prunesampler: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def _rank() -> str:
+    """That of the process group, if there is one (torch is not imported to ask), else torchrun's."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        return str(dist.get_rank())
+    return os.environ.get("RANK", "0")
 
 
 def be_heard() -> None:

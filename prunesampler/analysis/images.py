@@ -1,10 +1,11 @@
-"""Images, read from a folder: CIFAR-10, and pictures of some rows for the report."""
+"""Images of a folder or a dataset: CIFAR-10, and pictures of some rows for the report."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prunesampler.errors import ArgumentError, MismatchError, UnsupportedError
-from prunesampler.tables.dataset_names import named_classes
+from prunesampler.tables.dataset_names import class_names, named_classes
 from prunesampler.tables.score_table import ScoreTable
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TORCHVISION, _BINARY = "cifar-10-batches-py", "cifar-10-batches-bin"
 _SIDE = 96
+_IMAGES = ("image", "img", "pixel_values", "png", "jpg", "jpeg", "webp")  # in a sample that is a dict
+_LABELS = ("label", "labels", "target", "targets", "cls")
 
 
 def holds_cifar10(root: Path) -> bool:
@@ -103,12 +106,17 @@ class Pictures:
     uris: dict[int, str]
 
 
-def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictures:
+def load_pictures(source: Any, table: ScoreTable, rows: Sequence[int]) -> Pictures:
     """The images of some rows of the scored dataset, refused where their number or labels are not those of the table.
 
-    ``folder`` holds CIFAR-10 as :func:`read_cifar10` takes it (its training part), one folder of images for each class,
-    in the order of torchvision's ``ImageFolder``, or a file for each of the table's keys.
+    ``source`` is a folder: CIFAR-10 as :func:`read_cifar10` takes it (its training part), one folder of images for each
+    class, in the order of torchvision's ``ImageFolder``, or a file for each of the table's keys. Or it is the dataset
+    itself, whose samples are images, or tuples or dicts with one: of PIL, encoded, or (C, H, W), (H, W, C) or (H, W)
+    tensors or arrays. Floats outside of [0, 1] were normalised, and are stretched to what can be shown.
     """
+    if not isinstance(source, str | os.PathLike):
+        return _of_dataset(source, table, rows)
+    folder = Path(source)
     if (files := _keyed(folder, table, rows)) is not None:
         return Pictures(named_classes(table), {row: _uri_of_file(folder, file) for row, file in files.items()})
     try:
@@ -140,6 +148,72 @@ def load_pictures(folder: Path, table: ScoreTable, rows: Sequence[int]) -> Pictu
     except (OSError, ValueError) as error:
         raise ArgumentError("images", f"must be readable ({error})", str(folder)) from error
     return Pictures(dict(enumerate(names)), uris)
+
+
+def _of_dataset(dataset: Any, table: ScoreTable, rows: Sequence[int]) -> Pictures:
+    try:
+        length = len(dataset)
+    except TypeError as error:
+        raise ArgumentError(
+            "dataset", f"must be a folder, or a dataset with len() and rows ({error})", dataset
+        ) from None
+    if length != table.num_rows:
+        raise MismatchError(f"the dataset has {length:,} rows, and the scores are of {table.num_rows:,}")
+    uris = {}
+    for row in rows:
+        image, label = _image_and_label(dataset[row])
+        place = np.searchsorted(table.rows, row)
+        if table.labels is not None and label is not None and table.labels[place] not in (-1, label):
+            raise MismatchError(_other_label("the dataset", row, int(table.labels[place]), label))
+        uris[row] = _uri(image)
+    return Pictures(dict(enumerate(class_names(dataset) or [])) or named_classes(table), uris)
+
+
+def _image_and_label(sample: Any) -> tuple[Any, int | None]:
+    """A sample's image for PIL, and its class where it is a number."""
+    if isinstance(sample, Mapping):
+        parts = [*(sample[name] for name in _IMAGES if name in sample), *sample.values()]
+        labels = [sample[name] for name in _LABELS if name in sample]
+    else:
+        parts = [*sample] if isinstance(sample, list | tuple) else [sample]
+        labels = parts[1:2]
+    label = labels[0] if labels else None
+    label = label.decode() if isinstance(label, bytes) and label.isdigit() else label
+    try:
+        number = None if label is None else int(label)
+    except (TypeError, ValueError, RuntimeError):  # soft, or a box
+        number = None
+    for part in parts:
+        if (image := _as_image(part)) is not None:
+            return image, number
+    rule = "must give images, alone, first in a tuple or in a dict: of PIL, encoded, or (C, H, W) or (H, W) arrays"
+    raise ArgumentError("dataset", rule, type(sample))
+
+
+def _as_image(part: Any) -> Any:
+    from PIL import Image
+
+    if isinstance(part, Image.Image):
+        return part
+    if isinstance(part, bytes):
+        try:
+            return Image.open(io.BytesIO(part))
+        except OSError:
+            return None
+    if not hasattr(part, "shape") or len(part.shape) not in (2, 3):
+        return None
+    pixels = np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3):
+        return None
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32)
+        low, high = float(pixels.min()), float(pixels.max())
+        if low < 0 or high > 1:
+            pixels = (pixels - low) / max(high - low, 1e-12)
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1:] == (1,) else pixels))
 
 
 def _keyed(folder: Path, table: ScoreTable, rows: Sequence[int]) -> dict[int, Path] | None:
@@ -176,10 +250,12 @@ def _check(folder: Path, table: ScoreTable, targets: npt.NDArray[Any]) -> None:
     differ = np.flatnonzero((table.labels >= 0) & (table.labels != targets[table.rows]))
     if len(differ):
         row, label = int(table.rows[differ[0]]), int(table.labels[differ[0]])
-        raise MismatchError(
-            f"{folder} is not what was scored, or in another order: row {row} was of class {label}, and its image is "
-            f"of class {int(targets[row])}"
-        )
+        raise MismatchError(_other_label(str(folder), row, label, int(targets[row])))
+
+
+def _other_label(what: str, row: int, label: int, found: int) -> str:
+    start = f"{what} is not what was scored, or in another order"
+    return f"{start}: row {row} was of class {label}, and its image is of class {found}"
 
 
 def _uri(image: Any) -> str:

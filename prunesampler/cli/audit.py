@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunesampler.cli.console import PlainTable, write, write_json
-from prunesampler.cli.options import Force, Json, Scores, check_output
+from prunesampler.cli.options import Force, Images, Json, Scores, check_output, image_source
 from prunesampler.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _PAIRS = 10
 def audit(
     scores: Scores,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write: .html, .csv or .parquet.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10, or of a folder of images a class.")] = None,
+    images: Images = None,
     by: Annotated[str | None, typer.Option(help="The score to rank by. Default: el2n, or the first.")] = None,
     method: Annotated[str, typer.Option(help="disagreement or mixture.")] = "disagreement",
     threshold: Annotated[float, typer.Option(help="Probability of being wrong from which a row is flagged.")] = 0.5,
@@ -62,7 +62,9 @@ def _write(issues: LabelIssues, out: Path, scores: Path, images: Path | None, li
     from prunesampler.analysis.report.issues import issues_page
     from prunesampler.tables.atomic import atomic_write
 
-    pictures = None if images is None else load_pictures(images, issues.table, issues.rows[:limit].tolist())
+    pictures = (
+        None if images is None else load_pictures(image_source(images), issues.table, issues.rows[:limit].tolist())
+    )
     with atomic_write(out) as file:
         file.write(issues_page(issues, name=str(scores), pictures=pictures, limit=limit).encode())
 

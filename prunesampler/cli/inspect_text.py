@@ -29,6 +29,7 @@ from prunesampler.analysis.statistics import (
 from prunesampler.cli.console import PlainTable
 from prunesampler.errors import FileError
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.dataset_names import named_classes
 from prunesampler.tables.score_table import ScoreTable
 
 _C = TypeVar("_C")
@@ -72,12 +73,12 @@ def scores_text(table: ScoreTable, file: Path, judgement: Judgement | None) -> _
         yield from histogram(each.counts, number(each.low), number(each.high))
         yield ""
     if found.classes is not None:
-        yield from _class_scores(found.classes, found.scores)
+        yield from _class_scores(found.classes, found.scores, named_classes(table))
         yield ""
     yield from _provenance({"fingerprint": table.fingerprint, "digest": table.digest, **table.provenance})
     if judgement is not None:
         yield ""
-        yield from judgement_text(judgement)
+        yield from judgement_text(judgement, named_classes(table))
 
 
 def coreset_text(coreset: Coreset, file: Path, table: ScoreTable | None, note: str) -> _Parts:
@@ -98,10 +99,10 @@ def coreset_text(coreset: Coreset, file: Path, table: ScoreTable | None, note: s
         yield _quantiles(parts)
         if table.labels is not None:
             yield ""
-            classes = survival(table.labels, kept)
+            classes, names = survival(table.labels, kept), named_classes(table)
             shown, title = _extremes(classes, lambda each: each.share, "kept share, lowest first")
             yield title
-            yield PlainTable(["class", *_SURVIVAL], [_survivors(each) for each in shown], left=())
+            yield PlainTable(["class", *_SURVIVAL], [_survivors(each, names) for each in shown], left=())
     yield ""
     whole = {"fingerprint": coreset.fingerprint, "digest": coreset.digest, "scores digest": coreset.scores_digest}
     yield from _provenance({**whole, "selection": coreset.selection})
@@ -158,20 +159,25 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
     return printable(", ".join(words))
 
 
-def _class_scores(classes: Sequence[ClassScores], scores: Sequence[Distribution]) -> _Parts:
+def _class_scores(classes: Sequence[ClassScores], scores: Sequence[Distribution], called: Mapping[int, str]) -> _Parts:
     names, harder = [each.name for each in scores], scores[0].harder
     order = f"mean {printable(names[0])}, hardest first"
     shown, title = _extremes(classes, lambda each: each.easiness(names[0], harder), order)
     yield title
     rows = [
-        [_label(each.label), f"{each.rows:,}", percent(each.share), *(number(each.means[name]) for name in names)]
+        [
+            _label(each.label, called),
+            f"{each.rows:,}",
+            percent(each.share),
+            *(number(each.means[name]) for name in names),
+        ]
         for each in shown
     ]
     yield PlainTable(["class", "rows", "share", *map(printable, names)], rows, left=())
 
 
-def _survivors(each: Survival) -> list[str]:
-    return [_label(each.label), f"{each.rows:,}", f"{each.kept:,}", percent(each.share), f"{each.ratio:.2f}"]
+def _survivors(each: Survival, names: Mapping[int, str]) -> list[str]:
+    return [_label(each.label, names), f"{each.rows:,}", f"{each.kept:,}", percent(each.share), f"{each.ratio:.2f}"]
 
 
 def _extremes(classes: Sequence[_C], key: Callable[[_C], float], order: str) -> tuple[Sequence[_C], str]:
@@ -183,8 +189,8 @@ def _extremes(classes: Sequence[_C], key: Callable[[_C], float], order: str) -> 
     return shown, f"{len(shown)} of {len(classes):,} classes, the extremes by {order}"
 
 
-def _label(label: int | None) -> str:
-    return "none" if label is None else str(label)
+def _label(label: int | None, names: Mapping[int, str]) -> str:
+    return "none" if label is None else printable(names.get(label, label))
 
 
 def _provenance(entries: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -200,7 +206,7 @@ def _provenance(entries: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{start} {shown if len(shown) <= 100 else shown[:100] + '…'}"
 
 
-def judgement_text(judgement: Judgement) -> _Parts:
+def judgement_text(judgement: Judgement, names: Mapping[int, str] | None = None) -> _Parts:
     """The figures first, the advice last."""
     yield f"judgement: {judgement.method} by {printable(judgement.by)}"
     yield _reliability(judgement)
@@ -209,11 +215,11 @@ def judgement_text(judgement: Judgement) -> _Parts:
     yield _cases(judgement)
     yield ""
     if any(case.classes for case in judgement.cases):
-        yield from _losing_classes(judgement)
+        yield from _losing_classes(judgement, names or {})
         yield ""
     yield "hardest rows"
     headings = ["row", "key", "label", judgement.by, "forgotten"]
-    yield PlainTable(headings, hardest_cells(judgement, printable, str), left=(1,))
+    yield PlainTable(headings, hardest_cells(judgement, printable, lambda label: _label(label, names or {})), left=(1,))
     for case in judgement.cases:
         yield ""
         yield Text(f"keep {case.keep}: {case.advice}")
@@ -264,11 +270,11 @@ def _costs(judgement: Judgement) -> str:
     return f"scoring: {' and '.join(parts) or 'at no cost'}; {after}"
 
 
-def _losing_classes(judgement: Judgement) -> _Parts:
+def _losing_classes(judgement: Judgement, names: Mapping[int, str]) -> _Parts:
     rows = []
     for case in judgement.cases:
         for each in (case.classes or ())[:_LOSING]:
-            *cells, ratio = _survivors(each)
+            *cells, ratio = _survivors(each, names)
             rows.append([str(case.keep), *cells, ratio + ("*" if each.ratio < LOST else "")])
     flagged = any(row[-1].endswith("*") for row in rows)
     yield "classes that lose most" + (" (* keeps less than half of the mean)" if flagged else "")

@@ -41,6 +41,9 @@ def engine_for(engine: Engine, *paths: Path) -> Iterator[tuple[Any, list[Path]]]
 EngineOption = Annotated[Engine, typer.Option("--engine", help="Work in this process, or on a Ray cluster.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file.")]
 Features = Annotated[Path | None, typer.Option(help="A .npy file: (N, d) features, a row of it for each sample.")]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder of CIFAR-10, or of a folder of images a class; or the index of tar shards.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 MethodOption = Annotated[
     str,
@@ -113,3 +116,12 @@ def check_output(out: Path, inputs: Sequence[Path], force: bool) -> None:
         raise StateError(f"{out} is read by this command: give another --out")
     if not force:
         raise StateError(f"{out} exists already: give another --out, or --force to replace it")
+
+
+def image_source(images: Path) -> Any:
+    """A folder, or the samples of a shard index."""
+    if not images.is_file():
+        return images
+    from prunesampler.shards.dataset import IndexedShards
+
+    return IndexedShards(images)

@@ -14,6 +14,7 @@ from prunesampler.cli.options import (
     EngineOption,
     Features,
     Force,
+    Images,
     Json,
     MethodOption,
     MethodOptions,
@@ -22,6 +23,7 @@ from prunesampler.cli.options import (
     Seed,
     check_output,
     engine_for,
+    image_source,
     keep_option,
     keeps_option,
     method_options,
@@ -130,7 +132,7 @@ def report(
     scores: Scores,
     out: Out,
     coreset: Annotated[Path | None, typer.Option(help="A coreset selected from them, to show what it keeps.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10, or of a folder of images a class.")] = None,
+    images: Images = None,
     by: Annotated[str | None, typer.Option(help="The score to rank by. Default: el2n, or the first.")] = None,
     keep: Annotated[str, typer.Option(help="What to judge: fractions, numbers or auto.")] = "0.7,0.5,0.3",
     features: Features = None,
@@ -141,27 +143,9 @@ def report(
     It shows their distributions, whether they speak for pruning, the hardest and the easiest rows, and with features
     pairs of similar ones.
     """
-    from prunesampler.analysis.advice import judge
-    from prunesampler.analysis.images import load_pictures
-    from prunesampler.analysis.report.page import page, pictured
-    from prunesampler.tables.atomic import atomic_write
-    from prunesampler.tables.score_table import Coreset, ScoreTable
+    from prunesampler.analysis.report.write import report as write_report
 
     check_output(out, [path for path in (scores, coreset) if path is not None], force)
-    table = ScoreTable.load(scores)
-    selected = None if coreset is None else Coreset.load(coreset)
-    judgement = judge(table, keeps_option(keep), by=by, path=str(scores))
-    pairs = None
-    if features is not None:
-        from prunesampler.selection.near_duplicates import similar_pairs  # and torch
-
-        pairs = similar_pairs(features)
-    pictures = None
-    if images is not None:
-        shown = {row for rows in pictured(table, judgement.by).values() for row in rows}
-        shown |= {row for each in pairs or () for pair in each.pairs for row in pair[:2]}
-        pictures = load_pictures(images, table, sorted(shown))
-    text = page(table, judgement, name=str(scores), coreset=selected, pictures=pictures, pairs=pairs)
-    with atomic_write(out) as file:
-        file.write(text.encode())
+    dataset = None if images is None else image_source(images)
+    write_report(scores, dataset, out=out, coreset=coreset, by=by, keep=keeps_option(keep), features=features)
     typer.echo(f"written to {out}")

@@ -35,7 +35,7 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
     ever loaded. A change between the entries that are looked at goes unnoticed. ``keys``, one str or int per row,
     are used instead of the dataset.
 
-    The text is ``"sha256:…"``; ``"size:…"`` when nothing but the length is known, which is logged; None without a
+    The text is ``"sha256:…"``; ``"size:…"`` when nothing but the length is known, logged at debug level; None without a
     length.
     """
     if keys is not None:
@@ -55,7 +55,8 @@ def fingerprint(dataset: object = None, *, keys: Any = None) -> str | None:
         return "sha256:" + state.hexdigest()
     if length is None:
         return None
-    _log.info("%s lists nothing in memory to recognise it by: the fingerprint is its size only", type(dataset).__name__)
+    kind = type(dataset).__name__
+    _log.debug("%s lists nothing to recognise it by but its size: with keys= a re-sorted one would be noticed", kind)
     return f"size:{length}"
 
 

@@ -11,11 +11,14 @@ import pyarrow as pa
 
 from prunesampler._format import html_table, number, printable, text_table
 
+_CLASSES = ("label", "suggested_label")
+
 
 class RowList:
     """Some rows in an order of their own. It prints as a table, and is a sequence of dicts by column name.
 
-    ``rows`` are (K,) int64, to index the dataset with; missing values are None.
+    ``rows`` are (K,) int64, to index the dataset with; missing values are None. Where the ``classes`` have names, these
+    are shown for the labels; the values stay numbers.
 
     >>> few = RowList({"row": pa.array([4, 0]), "el2n": pa.array([1.25, 0.5])})
     >>> few
@@ -26,8 +29,9 @@ class RowList:
     ({'row': 4, 'el2n': 1.25}, array([4, 0]))
     """
 
-    def __init__(self, columns: Mapping[str, pa.Array]) -> None:
+    def __init__(self, columns: Mapping[str, pa.Array], classes: Mapping[int, str] | None = None) -> None:
         self._table = pa.table(dict(columns))
+        self._classes = classes or {}
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -48,8 +52,12 @@ class RowList:
         return html_table(*self._cells())
 
     def _cells(self) -> tuple[list[str], Sequence[Sequence[str]]]:
-        columns = [[_cell(value) for value in column.to_pylist()] for column in self._table.columns]
-        return [printable(name) for name in self._table.column_names], list(zip(*columns, strict=True))
+        names = self._table.column_names
+        columns = [
+            [_cell(self._classes.get(value, value) if name in _CLASSES else value) for value in column.to_pylist()]
+            for name, column in zip(names, self._table.columns, strict=True)
+        ]
+        return [printable(name) for name in names], list(zip(*columns, strict=True))
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` in this order."""

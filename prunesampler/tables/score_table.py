@@ -22,6 +22,7 @@ from prunesampler.tables.columns import (
     row_numbers,
 )
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.dataset_names import named_classes
 from prunesampler.tables.parquet import Stored, to_arrow
 from prunesampler.tables.row_list import RowList
 
@@ -226,7 +227,8 @@ class ScoreTable(Stored):
         return scored[np.argsort(hard, kind="stable")]
 
     def _listed(self, places: npt.NDArray[np.int64]) -> RowList:
-        return RowList({name: to_arrow(column.take(places)) for name, column in self._columns().items()})
+        columns = {name: to_arrow(column.take(places)) for name, column in self._columns().items()}
+        return RowList(columns, named_classes(self))
 
     def plot(self, by: str | None = None, axes: Any = None) -> Any:
         """A histogram of one score, or of each, on matplotlib's ``axes``, by default new ones, which are returned.

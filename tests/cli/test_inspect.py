@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,16 @@ def test_a_coreset_beside_its_scores(capsys: pytest.CaptureFixture[str]) -> None
     assert found["figures"]["classes"][0] == {"label": 0, "rows": 3, "kept": 3, "share": 1.0, "ratio": 2.0}
     assert found["figures"]["distributions_gone"][0]["scored"] == 1500
     assert found["selection"]["options"]["method"] == "bottom"
+
+
+def test_classes_are_told_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = ScoreTable({"el2n": np.arange(20.0)}, labels=np.arange(20) % 2, provenance={"classes": ["cat", "dog"]})
+    write(scores_text(named, Path("s"), judge(named, [0.5])))
+    coreset = select(named, 0.5)
+    write(coreset_text(coreset, Path("c"), named, "s"))
+    text = capsys.readouterr().out
+    assert len(re.findall(r"^(?:0.5)? +(?:cat|dog) +10 ", text, re.MULTILINE)) == 6  # means, what is lost, what is kept
+    assert re.search(r"^ 19 +– +dog ", text, re.MULTILINE)
 
 
 def test_a_coreset_alone(capsys: pytest.CaptureFixture[str]) -> None:

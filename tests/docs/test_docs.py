@@ -727,6 +727,7 @@ def test_every_argument_that_is_told_exists() -> None:
         shards.StreamedShards.sampler,
         prunesampler.attach,
         prunesampler.audit,
+        prunesampler.report,
         prunesampler.features,
         prunesampler.ThresholdSamples,
         prunesampler.compare,

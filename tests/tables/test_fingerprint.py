@@ -184,9 +184,9 @@ def test_tensor_datasets_go_by_their_integer_tensors() -> None:
 
 
 def test_a_fingerprint_of_the_size_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="prunesampler"):
+    with caplog.at_level(logging.DEBUG, logger="prunesampler"):
         assert fingerprint(Listed()) == "size:3"
-        assert "size only" in caplog.text
+        assert "Listed lists nothing to recognise it by but its size" in caplog.text
         caplog.clear()
         assert of(targets=[1]) is not None
         assert caplog.text == ""

@@ -67,6 +67,20 @@ def test_what_is_shown_in_a_notebook_is_escaped_and_complete() -> None:
     assert "<td>method</td><td>None</td>" in Coreset([1], num_rows=2)._repr_html_()
 
 
+def test_classes_are_shown_by_their_names_and_stay_numbers() -> None:
+    table = ScoreTable(
+        {"el2n": [0.5, 1.25, 1]}, labels=[0, 1, -1], suggested_label=[1, 2, -1], provenance={"classes": ["cat", "dog"]}
+    )
+    shown = table.hardest()
+    assert [line.split() for line in repr(shown).splitlines()[1:]] == [
+        ["1", "dog", "1.250", "2"],
+        ["2", "–", "1", "–"],
+        ["0", "cat", "0.500", "dog"],
+    ]
+    assert "<td>dog</td>" in shown._repr_html_()
+    assert [row["label"] for row in shown] == [1, None, 0]
+
+
 def test_a_plot_of_each_score() -> None:
     import matplotlib
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import prunesampler as ps
+from prunesampler._logging import _OwnHandler, log
 from prunesampler.errors import ArgumentError, BindingError, StateError
 from prunesampler.training.run import _tell_what_is_missing
 from tests.helpers.attached import BATCH, EPOCHS, N, Net, make_loader, scored, started
@@ -49,6 +50,20 @@ def test_the_switch_is_one_line_by_default_and_the_end_says_what_is_missing(tmp_
     (line,) = lines
     assert line.startswith("prunesampler|the process ends with 2 of 3 scoring epochs begun, so no rows were selected")
     assert "nothing was written to run: train on" in line
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_of_ranks_that_were_spawned_the_first_alone_tells(
+    rank: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    for level in (logging.INFO, logging.WARNING):  # a warning is each rank's own
+        _OwnHandler().emit(log.makeRecord(log.name, level, "", 0, "training on 2 of 4 rows", (), None))
+    assert len(capsys.readouterr().err.splitlines()) == lines + 1
 
 
 def test_the_end_is_silent_where_a_state_was_saved(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from prunesampler.analysis.images import Pictures
 from prunesampler.analysis.report.plots import class_name, class_plot, density_plot, distribution_plot
 from prunesampler.analysis.statistics import Figures, Survival, distribution, figures, kept_in, ranked, survival
 from prunesampler.tables.coreset import Coreset
+from prunesampler.tables.dataset_names import named_classes
 from prunesampler.tables.score_table import ScoreTable
 
 if TYPE_CHECKING:  # which needs torch; scores alone do not
@@ -47,7 +48,7 @@ def page(
     kept = None if coreset is None else kept_in(coreset, table)
     survivors = None if kept is None or table.labels is None else survival(table.labels, kept)
     found = figures(table)
-    names = {} if pictures is None else pictures.names
+    names = (pictures.names if pictures else None) or named_classes(table)
     parts = [
         _head(name, found, judgement, coreset),
         "<main>",
