@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunesampler as ps
 
-EPOCHS = 5  # InfoBatch trains on all rows in the last eighth of them
+EPOCHS = 4  # InfoBatch trains on all rows in the last eighth of them
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
-images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[:600] / 16
+images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[:300] / 16
 images = nn.functional.interpolate(images, size=32)  # the smallest that this network takes
-dataset = TensorDataset(images, torch.tensor(labels[:600]))
+dataset = TensorDataset(images, torch.tensor(labels[:300]))
 model = timm.create_model("resnet10t", in_chans=1, num_classes=10)
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
