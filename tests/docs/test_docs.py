@@ -293,6 +293,17 @@ def mislabelled() -> Names:
     return {"dataset": datasets.ImageFolder("data/train", transforms.Compose(steps)), "epochs": 8}
 
 
+def unseen_digits() -> Names:
+    from PIL import Image
+
+    images, labels = digits()
+    for row in range(600):
+        path = Path(f"data/{'test' if row % 3 == 0 else 'train'}/{labels[row]}/{row}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[row, 0].add(1).mul(127).byte().numpy()).save(path)
+    return {"test_dataset": some(slice(1200, None))}
+
+
 OWN: dict[tuple[str, str], Callable[[], Names]] = {
     (README, ""): newcomer,
     (README, "Tar shards"): tar_shards,
@@ -316,6 +327,7 @@ OWN: dict[tuple[str, str], Callable[[], Names]] = {
     ("files.md", "Merge and compare"): second_run,
     ("vit.md", ""): transformer,
     ("several-scores.md", ""): measured,
+    ("condensation.md", ""): unseen_digits,
 }
 
 
@@ -553,6 +565,13 @@ def deduplicated(names: Names) -> None:
     assert set(names["coreset"].rows.tolist()) < set(distinct.rows.tolist())
 
 
+def condensed(names: Names) -> None:
+    accuracies = {each.images: each.mean for each in names["results"] if each.network == "convnet"}
+    assert accuracies["condensed"] > 0.5
+    assert len(names["results"]) == 8
+    assert Path("runs/condensed/images-000030.png").is_file()
+
+
 CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     (README, "One line"): one_line,
     (README, "What comes out"): what_comes_out,
@@ -595,6 +614,7 @@ CHECKS: dict[tuple[str, str], Callable[[Names], None]] = {
     ("label-audit.md", "Act on them"): acted,
     ("features.md", "Near duplicates"): deduplicated,
     ("several-scores.md", "Learn the weights"): learned,
+    ("condensation.md", "What they are worth"): condensed,
     ("vit.md", "Two lines"): two_epochs,
     ("vit.md", "What it saves"): fewer_flops,
 }
@@ -713,12 +733,15 @@ def test_every_argument_that_is_told_exists() -> None:
     from webdataset import WebDataset
 
     from prunesampler import shards
+    from prunesampler.condensation import condense, evaluate
     from prunesampler.integrations.timm_vit import sparsify
     from prunesampler.scores.sequences import sequence_scores
 
     functions = (
         Trainer.train,
         WebDataset.__init__,
+        condense,
+        evaluate,
         sequence_scores,
         sparsify,
         shards.build_index,
