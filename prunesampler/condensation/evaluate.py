@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,14 +73,14 @@ def evaluate(
         test: real images to test on, as ``source`` of :func:`~prunesampler.condensation.condense`.
         train: the real images that they were made of; None trains on the condensed ones alone.
         beside: sets of real images, as many of each class as there are condensed ones: ``"random"`` ones (others for
-            each seed), those by ``"herding"`` and by ``"k_center"``, chosen as for ``init`` of ``condense``; or
-            ``"all"``.
+            each seed), those by ``"herding"`` and by ``"k_center"``, chosen as for ``init`` of ``condense`` by the
+            first network; or ``"all"``.
         network: one or several, as of ``condense``, for images must serve networks that they were not made for too.
         seeds: how many networks are trained on each set.
         epochs: over each set; by default as published.
         device: by default the GPU if there is one.
         progress: show a bar.
-        network_options: of a single named network.
+        network_options: of each of them.
 
     Raises:
         ArgumentError: an argument breaks its rule; images are of another shape, or classes others.
@@ -107,22 +108,25 @@ def evaluate(
             raise ArgumentError(name, f"must be images of {shape} with labels below {classes}, as condensed", found)
         given[name] = dataset.normalization.apply(images).to(where), labels
     condensed = dataset.normalization.apply(dataset.images).to(where), dataset.labels
+
+    def make(network: Network, number: int) -> nn.Module:
+        return new_network(network, shape, classes, number, **options).to(where)
+
     for each in networks:
-        check_network(new_network(each, shape, classes, 0, **options), shape, classes)
+        check_network(make(each, 0).cpu(), shape, classes)
     sets = {"condensed": [condensed] * seeds}
     if train is not None:
         images, labels = given["train"]
         per_class = len(dataset.stored) // classes
         check_classes(labels, per_class)
-        for name in beside:
-            sets[name] = _rows(name, images, labels, per_class, seeds, shape)
+        sets |= _sets(beside, images, labels, per_class, seeds, functools.partial(make, networks[0]))
     results = []
     with tqdm(total=len(networks) * len(sets) * seeds, desc="evaluate", disable=not progress or None) as bar:
         for each in networks:
             for name, of_seeds in sets.items():
                 accuracies = []
                 for seed, (images, labels) in enumerate(of_seeds):
-                    model = new_network(each, shape, classes, mix(7, seed), **options).to(where)
+                    model = make(each, mix(7, seed))
                     train_network(model, images, labels.to(where), epochs, dataset.kinds, seed)
                     accuracies.append(accuracy(model, *given["test"]))
                     bar.update()
@@ -164,18 +168,18 @@ def table(results: Sequence[Result]) -> str:
     return text_table(["images", *networks], [[name, *(found[name, each] for each in networks)] for name in names])
 
 
-def _rows(
-    name: str, images: Tensor, labels: Tensor, per_class: int, seeds: int, shape: Any
-) -> list[tuple[Tensor, Tensor]]:
-    """The real images of one set for each seed."""
-    if name == "all":
-        return [(images, labels)] * seeds
-    found = []
+def _sets(
+    names: Sequence[str], images: Tensor, labels: Tensor, per_class: int, seeds: int, make: Callable[[int], nn.Module]
+) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """The real images of each name, for each seed."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     for seed in range(seeds):
-        features = None
-        if name != "random":
-            model = new_network("convnet", shape, int(labels.max()) + 1, mix(9, seed)).to(images.device)
-            features = trained_features(model, images, labels, seed)
-        rows = torch.cat(choose_rows(labels, per_class, name, mix(10, seed), features))
-        found.append((images[rows.to(images.device)], labels[rows]))
+        by_features = {"herding", "k_center"} & found.keys()
+        features = trained_features(make(mix(9, seed)), images, labels, seed) if by_features else None
+        for name, sets in found.items():
+            if name == "all":
+                sets.append((images, labels))
+                continue
+            rows = torch.cat(choose_rows(labels, per_class, name, mix(10, seed), features))
+            sets.append((images[rows.to(images.device)], labels[rows]))
     return found
