@@ -69,6 +69,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     cost = SCORED / EPOCHS
     print("clean labels, half of the rows:")
-    print(ps.compare(train, score(labels[fit]), keep=0.5, scoring=cost, seeds=5))
+    print(ps.compare(train, score(labels[fit]), keep=0.5, scoring=cost, seeds=3))
     print("\na fifth of the labels wrong, the easiest 80 % of the rows:")
-    print(ps.compare(train_noisy, score(noisy), keep=0.8, method="bottom", scoring=cost, seeds=5))
+    print(ps.compare(train_noisy, score(noisy), keep=0.8, method="bottom", scoring=cost, seeds=3))
