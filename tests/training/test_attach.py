@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -304,8 +305,13 @@ SOME_ROWS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore:len.loader. is")
-@pytest.mark.parametrize("how", ["scored", "rescored", "drawn every epoch"])
-@pytest.mark.parametrize("name", SOME_ROWS)
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *((name, "scored") for name in SOME_ROWS),
+        *itertools.product(("random", "weights of zero", "ours, pruned"), ("rescored", "drawn every epoch")),
+    ],
+)
 def test_rows_that_the_sampler_never_draws_are_not_eligible(name: str, how: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"keep": 0.5, "score_epochs": 2, "save_dir": tmp_path}
@@ -669,14 +675,18 @@ def test_the_warning_about_the_length_comes_at_attach() -> None:
     assert loader.pruning.total_steps(5) == 2 * 7 + 3 * 4
 
 
-def test_stateful_dataloader_resumes_mid_epoch() -> None:
+@pytest.mark.parametrize(
+    ("workers", "stops"),  # batches trained before the crash
+    [(0, (3, 7, 10, 3 * 7, 3 * 7 + 2, 3 * 7 + 5)), (2, (10, 3 * 7 + 2))],
+)
+def test_stateful_dataloader_resumes_mid_epoch(workers: int, stops: tuple[int, ...]) -> None:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     def make() -> tuple[Any, Any]:
         torch.manual_seed(9)
         model = Net()
         loader = StatefulDataLoader(
-            Leaky(N), batch_size=BATCH, shuffle=True, generator=torch.Generator().manual_seed(5), num_workers=2
+            Leaky(N), batch_size=BATCH, shuffle=True, generator=torch.Generator().manual_seed(5), num_workers=workers
         )
         return attach(loader, model), Trainer(model, Journal())
 
@@ -684,7 +694,7 @@ def test_stateful_dataloader_resumes_mid_epoch() -> None:
     for _ in range(EPOCHS + 2):
         trainer.epoch(loader)
     whole, table = trainer.rows, loader.pruning.table
-    for stop in (3, 7, 10, 3 * 7, 3 * 7 + 2, 3 * 7 + 5):  # batches trained before the crash
+    for stop in stops:
         loader, trainer = make()
         steps = 0
         state: dict[str, Any] = {}

@@ -21,35 +21,24 @@ from prunesampler.training.run import _tell_what_is_missing
 from tests.helpers.attached import BATCH, EPOCHS, N, Net, make_loader, scored, started
 
 SCRIPT = """
-import torch, prunesampler as ps
-from tests.helpers.attached import Net, make_loader, started, scored
-{more}
-loader, trainer = scored(epochs={epochs}, save_dir="run")
-print(loader.pruning.phase, flush=True)
+import logging
+from tests.helpers.attached import EPOCHS, scored
+assert scored(save_dir="run")[0].pruning.phase == "pruned"
+logging.basicConfig(format="%(name)s|%(message)s")  # from now on the application has the lines
+loader, _ = scored(epochs=EPOCHS - 1, save_dir="other")
+assert loader.pruning.phase == "scoring"
 """
 
 
-def told(tmp_path: Path, epochs: int, more: str = "") -> tuple[str, list[str]]:
-    code = SCRIPT.format(epochs=epochs, more=more)
+def test_the_switch_is_one_line_by_default_and_the_end_says_what_is_missing(tmp_path: Path) -> None:
     root = str(Path(ps.__file__).parents[1])
     environment = {"PYTHONPATH": root, "PATH": "", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
-    )
-    return done.stdout.strip(), done.stderr.splitlines()
-
-
-def test_the_switch_is_one_line_by_default_and_the_end_says_what_is_missing(tmp_path: Path) -> None:
-    phase, lines = told(tmp_path, EPOCHS)
-    assert phase == "pruned"
-    assert lines == ["prunesampler: training on 28 of 40 rows (top by el2n), written to run"]
-    (tmp_path / "run").rename(tmp_path / "other")
-    more = "import logging; logging.basicConfig(format='%(name)s|%(message)s')"
-    phase, lines = told(tmp_path, EPOCHS - 1, more)  # where logging is configured, the application has the line
-    assert phase == "scoring"
-    (line,) = lines
-    assert line.startswith("prunesampler|the process ends with 2 of 3 scoring epochs begun, so no rows were selected")
-    assert "nothing was written to run: train on" in line
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    switch, end = done.stderr.splitlines()
+    assert switch == "prunesampler: training on 28 of 40 rows (top by el2n), written to run"
+    assert end.startswith("prunesampler|the process ends with 2 of 3 scoring epochs begun, so no rows were selected")
+    assert "nothing was written to other: train on" in end
 
 
 @pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])

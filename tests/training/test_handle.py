@@ -97,7 +97,7 @@ def test_a_loop_that_skips_what_it_trained_resumes_anywhere(options: dict[str, A
         checkpoints.append(whole.checkpoint())
     assert len(steps) > STEPS_SCORED + 5
     assert len(whole.loader.pruning.coreset) < N
-    for cut in range(0, len(steps) - 1, 1 if options in ({}, AUTO, {"rest": True}) else 7):
+    for cut in range(0, len(steps) - 1, 1 if not options else 12 if "workers" in options else 4):
         resumed = Run(loop_skips=True, **options)
         resumed.restore(checkpoints[cut])
         assert list(resumed.steps()) == steps[cut + 1 :], cut
