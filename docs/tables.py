@@ -9,9 +9,30 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from prunesampler.scores.registry import SCORES
 from prunesampler.selection.registry import METHODS
 
 DOCS = Path(__file__).parent
+NEEDED = {"logits": "logits", "last_layer": "the last layer's input", "inputs": "inputs", "model": "the model"}
+FORGETTING = (  # which the tracker counts itself
+    "| `forgetting` | how often a row went from right to wrong, as `argmax` says | logits, over epochs | "
+    "nothing beside the forward | if you score a whole run, or most of it; not to look for wrong labels | "
+    "[Toneva et al. 2019](https://arxiv.org/abs/1812.05159) |"
+)
+
+
+def scores() -> str:
+    """The built-in scores: what each is, needs and costs, when to take it, and where it comes from."""
+    lines = ["| score | what it is | needs | cost | take it | source |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, score in SCORES.items():
+        if score.about is not None:
+            about, end = score.about, "; lower is harder" if score.direction == "lower" else ""
+            needs = NEEDED[score.needs] + ", over epochs" * score.over_epochs
+            cells = (f"`{name}`", about.what + end, needs, about.cost, about.use, about.source)
+            lines.append(f"| {' | '.join(cells)} |")
+        if name == "el2n":
+            lines.append(FORGETTING)
+    return "\n".join(lines)
 
 
 def methods() -> str:
@@ -27,7 +48,10 @@ def methods() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[tuple[str, str], Callable[[], str]] = {("choosing.md", "methods"): methods}
+TABLES: dict[tuple[str, str], Callable[[], str]] = {
+    ("choosing.md", "methods"): methods,
+    ("scores.md", "scores"): scores,
+}
 
 
 def with_table(page: str, name: str, table: str) -> str:

@@ -33,6 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported now stays: the garbage collector need not look at it, nor the processes that are forked copy it."""
+    """What is imported now stays: no collection of garbage looks at it, and no forked process copies it for that."""
     gc.collect()
     gc.freeze()

@@ -194,26 +194,6 @@ SCORES: dict[str, Score] = {
         ),
     ),
 }
-_NEEDED = {"logits": "logits", "last_layer": "the last layer's input", "inputs": "inputs", "model": "the model"}
-_FORGETTING = (
-    "| `forgetting` | how often a row went from right to wrong, as `argmax` says | logits, over epochs | "
-    f"{_FREE} | if you score a whole run, or most of it; not to look for wrong labels | "
-    "[Toneva et al. 2019](https://arxiv.org/abs/1812.05159) |"
-)
-
-
-def markdown() -> str:
-    """The table of all built-in scores in the docs."""
-    lines = ["| score | what it is | needs | cost | take it | source |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, entry in SCORES.items():
-        if entry.about is not None:
-            end = "; lower is harder" if entry.direction == "lower" else ""
-            needs = _NEEDED[entry.needs] + ", over epochs" * entry.over_epochs
-            about = entry.about
-            lines.append(f"| `{name}` | {about.what}{end} | {needs} | {about.cost} | {about.use} | {about.source} |")
-        if name == "el2n":
-            lines.append(_FORGETTING)
-    return "\n".join(lines) + "\n"
 
 
 def register_score(

@@ -7,8 +7,6 @@ import inspect
 import math
 import re
 import shlex
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import prunesampler
 from prunesampler.cli import app as cli
-from prunesampler.scores import registry
+from prunesampler.scores.registry import SCORES
+from tests.helpers.ranks import run_script
 from tests.helpers.shardfiles import write_shards
 
 ROOT = Path(__file__).parents[2]
@@ -445,7 +444,7 @@ def by_hand(names: Names) -> None:
 
 
 def extended(names: Names) -> None:
-    assert registry.SCORES.pop("doubt").direction == "higher"  # for the tests after this one
+    assert SCORES.pop("doubt").direction == "higher"  # for the tests after this one
     assert len(names["coreset"]) == 600
     assert names["coreset"].selection["options"]["by"] == "doubt"
     ranks = np.searchsorted(
@@ -656,7 +655,7 @@ def test_the_snippets_run_in_order(
         CHECKS.get((page, title), lambda names: None)(names)
 
 
-def test_the_script_of_several_processes_runs_under_torchrun(tmp_path: Path) -> None:
+def test_the_script_of_several_processes_runs_in_two(tmp_path: Path) -> None:
     code = [
         "import torch",
         "images = torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))",
@@ -665,10 +664,7 @@ def test_the_script_of_several_processes_runs_under_torchrun(tmp_path: Path) -> 
     ]
     code += [block for _, blocks in sections("distributed.md") for language, block in blocks if language == "python"]
     (tmp_path / "train.py").write_text("\n".join(code))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["pruned 200"] * 2
+    assert run_script(2, tmp_path / "train.py") == ["pruned 200\n"] * 2
     assert len(prunesampler.Coreset.load(tmp_path / "runs/a/coreset.parquet")) == 200
 
 
@@ -775,9 +771,3 @@ def test_every_argument_that_is_told_exists() -> None:
     for page in PAGES:
         told = set(re.findall(r"`(?:[^`\n]*[ (])?([a-z]\w*)=", re.sub(r"```.*?```", "", text(page), flags=re.DOTALL)))
         assert told <= known, (page, told - known)
-
-
-def test_the_table_of_scores_is_that_of_the_registry() -> None:
-    table = text("scores.md").partition("<!-- scores -->\n")[2].partition("<!-- end -->")[0]
-    assert table == registry.markdown(), f"write this into docs/scores.md:\n{registry.markdown()}"
-    assert {name for name in registry.SCORES if f"| `{name}` |" in table} >= {"el2n", "grand", "dual", "curvature"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import runpy
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -68,3 +71,25 @@ def _rank(
     if options.get("meet", True):
         # destroy_process_group() of torch 2.6 hangs now and then; a rank that has met the others can just end.
         dist.barrier()
+
+
+def run_script(world_size: int, script: Path) -> list[str]:
+    """What each process of a script prints, in the script's folder, under what torchrun tells its processes.
+
+    They are forked from a process that has imported torch, where torchrun has each import it anew.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    given = (world_size, str(script), store.port)
+    mp.start_processes(_script, given, nprocs=world_size, start_method="forkserver")
+    return [script.with_suffix(f".{rank}").read_text() for rank in range(world_size)]
+
+
+def _script(rank: int, world_size: int, script: str, port: int) -> None:
+    torch.set_num_threads(1)
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    told = {**numbers, **store, "TORCHELASTIC_RESTART_COUNT": 0}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    os.chdir(Path(script).parent)
+    with open(Path(script).with_suffix(f".{rank}"), "w") as out, contextlib.redirect_stdout(out):
+        runpy.run_path(script, run_name="__main__")
