@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from cifar10_arms import Arm
 from cifar10_recipes import SETTINGS, Setting
+from common import add_data, skip_without_data
 from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
@@ -252,7 +253,7 @@ def _length(arm: Arm, run: Run) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("PRUNESAMPLER_DATA"), help="folder of CIFAR-10")
+    add_data(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", choices=SETTINGS, default="small")
     parser.add_argument("--epochs", type=int, help="of the full run; schedules scale with it")
@@ -265,8 +266,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="arms at a time")
     parser.add_argument("--threads", type=int, help="of each; by default the cores shared out")
     given = parser.parse_args()
-    if given.data is None:
-        parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
+    skip_without_data(parser, given)
     setting = SETTINGS[given.recipe]
     epochs = given.epochs or setting.epochs
     if epochs <= setting.score_epochs(epochs):

@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["circumstances", "make_parser", "megabytes", "reset_peak", "save_report", "trace_of"]
+__all__ = [
+    "add_data",
+    "circumstances",
+    "make_parser",
+    "megabytes",
+    "reset_peak",
+    "save_report",
+    "skip_without_data",
+    "trace_of",
+]
 
 
 def make_parser(
@@ -35,6 +44,17 @@ def make_parser(
 
         parser.add_argument("--table", type=Path, action=Print, help="print the tables of a file of JSON")
     return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The option that says where CIFAR-10 is."""
+    parser.add_argument("--data", type=Path, default=os.environ.get("PRUNESAMPLER_DATA"), help="folder of CIFAR-10")
+
+
+def skip_without_data(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """End the process, and say so, where CIFAR-10 is not at hand."""
+    if given.data is None:
+        parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
 
 
 def save_report(report: Any, out: Path | None, lines: Sequence[str] = ()) -> None:

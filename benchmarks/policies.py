@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import circumstances
+from common import add_data, circumstances, skip_without_data
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -312,7 +312,7 @@ def _shown(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("PRUNESAMPLER_DATA"), help="folder of CIFAR-10")
+    add_data(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--setting", choices=SETTINGS, default="short")
     parser.add_argument("--arms", nargs="+")
@@ -326,8 +326,7 @@ def main() -> None:
     if given.table is not None:
         given.out.with_suffix(".md").write_text("\n".join(table(given.table)) + "\n")
         return
-    if given.data is None:
-        parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
+    skip_without_data(parser, given)
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     images, test = map(shrunk, load_cifar10(Path(given.data), quiet=True))

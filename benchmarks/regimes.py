@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import circumstances
+from common import add_data, circumstances, skip_without_data
 from regimes_arms import REGIMES, SMOKE, Data, Regime, Result, Size, judged
 
 from prunesampler.analysis.compare import Gain
@@ -196,7 +196,7 @@ def supported(arm: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("PRUNESAMPLER_DATA"), help="folder of CIFAR-10")
+    add_data(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/regimes"))
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     parser.add_argument("--arms", nargs="+", help="only these")
@@ -213,8 +213,7 @@ def main() -> None:
         beside.with_name(f"{beside.name}-summary.md").write_text("\n".join(summary(given.table)) + "\n")
         plot(given.table, beside.with_name(f"{beside.name}.png"))
         return
-    if given.data is None:
-        parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
+    skip_without_data(parser, given)
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     size, began = SMOKE if given.smoke else Size(given.rows), time.monotonic()

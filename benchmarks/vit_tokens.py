@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import circumstances
+from common import add_data, circumstances, skip_without_data
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -264,13 +264,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder; the table is written beside it")
     parser.add_argument("--smoke", action="store_true", help="a few rows for one epoch")
-    parser.add_argument("--data", type=Path, default=os.environ.get("PRUNESAMPLER_DATA"), help="folder of CIFAR-10")
+    add_data(parser)
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, TIMES], default=[*ARMS, TIMES], metavar="ARM")
     parser.add_argument("--rows", type=int, default=8_000, help="of the training set, the first ones")
     parser.add_argument("--epochs", type=int, default=4)
     given = parser.parse_args()
-    if given.data is None:
-        parser.exit(0, "skipped: no --data, and PRUNESAMPLER_DATA names no folder of CIFAR-10\n")
+    skip_without_data(parser, given)
     torch.set_num_threads(1)
     rows, epochs, rounds = (128, 1, 1) if given.smoke else (given.rows, given.epochs, 30)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -70,14 +70,14 @@ class _Bare(str):
 
 
 def brief(value: Any) -> str:
-    """A dataclass without the fields that are as they are by default.
+    """A dataclass without the fields that are as they are by default; of what takes several lines, the type.
 
     >>> import dataclasses
     >>> brief(dataclasses.make_dataclass("Options", [("keep", float), ("seed", int, 0)])(0.5))
     Options(keep=0.5)
     """
     if not dataclasses.is_dataclass(value):
-        return _Bare(repr(value))
+        return _Bare(shown if "\n" not in (shown := repr(value)) else f"{type(value).__name__}(…)")
     fields = {each.name: (getattr(value, each.name), each) for each in dataclasses.fields(value)}
     told = ", ".join(f"{name}={brief(now)}" for name, (now, each) in fields.items() if now != _default(each))
     return _Bare(f"{type(value).__name__}({told})")

@@ -138,14 +138,12 @@ class IndexedShards(ShardDataset):
             read alone.
         ImportError: webdataset is not installed and ``decode`` names its decoders.
 
-    >>> import io, tarfile, tempfile
+    >>> import tempfile, webdataset as wds
     >>> from prunesampler.shards.build import build_index
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with tarfile.open(f"{folder}/0.tar", "w") as tar:
+    ...     with wds.TarWriter(f"{folder}/0.tar") as tar:
     ...         for key in "ab":
-    ...             file = tarfile.TarInfo(f"{key}.txt")
-    ...             file.size = 5
-    ...             tar.addfile(file, io.BytesIO(f"I'm {key}".encode()))
+    ...             _ = tar.write({"__key__": key, "txt": f"I'm {key}"})
     ...     dataset = IndexedShards(build_index(f"{folder}/0.tar", progress=False))
     ...     len(dataset), [sample["txt"] for sample in dataset.__getitems__([1, 0])]
     (2, [b"I'm b", b"I'm a"])

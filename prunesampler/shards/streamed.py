@@ -67,14 +67,12 @@ class StreamedShards(ShardDataset):
         WriteError: the cache's folder cannot be used.
         ImportError: webdataset is not installed and ``decode`` names its decoders.
 
-    >>> import io, tarfile, tempfile
+    >>> import tempfile, webdataset as wds
     >>> from prunesampler.shards.build import build_index
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with tarfile.open(f"{folder}/0.tar", "w") as tar:
+    ...     with wds.TarWriter(f"{folder}/0.tar") as tar:
     ...         for key in "ab":
-    ...             file = tarfile.TarInfo(f"{key}.txt")
-    ...             file.size = 5
-    ...             tar.addfile(file, io.BytesIO(f"I'm {key}".encode()))
+    ...             _ = tar.write({"__key__": key, "txt": f"I'm {key}"})
     ...     dataset = StreamedShards(build_index(f"{folder}/0.tar", progress=False))
     ...     sorted(dataset[row]["txt"] for row in dataset.sampler(seed=1))
     [b"I'm a", b"I'm b"]
