@@ -75,6 +75,9 @@ def brief(value: Any) -> str:
     >>> import dataclasses
     >>> brief(dataclasses.make_dataclass("Options", [("keep", float), ("seed", int, 0)])(0.5))
     Options(keep=0.5)
+    >>> import numpy
+    >>> brief(numpy.eye(2))
+    ndarray(…)
     """
     if not dataclasses.is_dataclass(value):
         return _Bare(shown if "\n" not in (shown := repr(value)) else f"{type(value).__name__}(…)")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from prunesampler._format import brief
 from prunesampler._logging import be_heard
 from prunesampler.capture.binder import Binder
 from prunesampler.capture.find import Finder
@@ -317,7 +318,7 @@ def attach(
     finder = Finder(logits_fn, target_fn, own_scores=score_fn is not None)
     check_ranks_agree(group, config, swap, fingerprint=fingerprint, coreset=given)
     if save_dir is not None and (given is not None or (tracker is None and rescore is None)):
-        reason = "where coreset= is given" if given is not None else f"with {config.policy}"
+        reason = "where coreset= is given" if given is not None else f"with {brief(config.policy)}"
         raise ArgumentError("save_dir", f"must be None {reason}: nothing is scored", save_dir)
     if save_every is not None and (save_dir is None or not config.tracks_throughout):
         what = "save_dir=" if save_dir is None else "a policy that reads scores before every epoch"

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
+from prunesampler._format import brief
 from prunesampler._logging import log
 from prunesampler.capture.binder import Pass
 from prunesampler.errors import StateError
@@ -155,7 +156,7 @@ class Phases:
     def _enter_pruned(self) -> None:
         self.now, coreset = "pruned", self.pruned.coreset
         assert coreset is not None
-        how = str(self.config.policy) if self.pruned.draws_every_epoch else _how(coreset)
+        how = brief(self.config.policy) if self.pruned.draws_every_epoch else _how(coreset)
         rows, eligible = len(coreset), self.swap.num_eligible
         log.info("training on %d of %d rows (%s)%s", rows, eligible, how, self.folder.shown)
 

@@ -306,7 +306,7 @@ if sys.argv[3] == "writing":
     write = os.replace
     def wait(*paths):
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     os.replace = wait
 else:
     from prunesampler.shards import build
@@ -315,7 +315,7 @@ else:
         for result in scan(*options):
             print("ready", flush=True)
             yield result
-            time.sleep(60)
+            time.sleep(3600)
     build._scan_in_processes, build._WORTH_FORKING = slow, -1
 def label(key, members):
     return 0
@@ -339,10 +339,8 @@ def test_a_kill_leaves_what_was_there(tmp_path: Path, moment: str) -> None:
         process.send_signal(signal.SIGKILL)
     assert out.read_bytes() == before
     assert len(ShardIndex.load(out)) == 50
-    deadline = time.monotonic() + 30
-    while any(running(child) for child in children) and time.monotonic() < deadline:
+    while any(running(child) for child in children):  # not for ever, by the timeout of a test
         time.sleep(0.05)
-    assert not any(running(child) for child in children)
     assert len(build_quietly(pattern, index=ShardIndex.load(out))) == 200
 
 

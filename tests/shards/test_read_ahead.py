@@ -6,12 +6,9 @@ import time
 from prunesampler.shards.read_ahead import ReadAhead
 
 
-def _wait(done: object) -> None:
-    for _ in range(2000):
-        if not any(thread.name == "prunesampler read ahead" for thread in threading.enumerate()):
-            return
-        time.sleep(0.001)
-    raise AssertionError(f"threads are still there, with {done}")
+def _wait() -> None:
+    while threads := [thread for thread in threading.enumerate() if thread.name == "prunesampler read ahead"]:
+        threads[0].join()
 
 
 def test_what_is_wanted_is_done_once_in_order_and_no_thread_stays() -> None:
@@ -25,11 +22,11 @@ def test_what_is_wanted_is_done_once_in_order_and_no_thread_stays() -> None:
 
     ahead = ReadAhead(do, threads=1)
     ahead.want([3, 1, 2, 5])
-    _wait(done)
+    _wait()
     assert done == [3, 1, 2, 5]
     ahead.want([5, 1, 2, 3])
     ahead.want([5, 1, 9])
-    _wait(done)
+    _wait()
     assert done == [3, 1, 2, 5, 9]
 
 
@@ -47,7 +44,7 @@ def test_what_is_no_longer_wanted_is_not_done() -> None:
         time.sleep(0.001)
     ahead.want([4, 7, 8, 9])
     go_on.set()
-    _wait(done)
+    _wait()
     assert sorted(done[:2]) == [0, 1]
     assert {4, 7} <= set(done)  # 7 has found no room for more
     assert set(done) <= {0, 1, 4, 7, 8}

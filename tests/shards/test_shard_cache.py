@@ -88,7 +88,7 @@ def _die_writing(folder: str, begun: str) -> None:
     def write(file: int) -> None:
         os.write(file, b"half")
         Path(begun).touch()
-        time.sleep(60)
+        time.sleep(3600)
 
     ShardCache(folder, 4 * PAGE).add("aa", 3 * PAGE, write, wait=True)
 

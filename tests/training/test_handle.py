@@ -265,13 +265,15 @@ def test_total_steps_are_what_the_loop_sees() -> None:
 # -- SIGKILL ---------------------------------------------------------------------------------------------------
 
 
-def train_until_killed(folder: str, pause: float) -> None:
-    """A run that starts from its last checkpoint, and writes one after every step."""
+def train_until_killed(folder: str, pause: float, limit: int | None = None) -> None:
+    """A run that starts from its last checkpoint, and writes one after every step, of ``limit`` at most."""
     path = Path(folder)
     run = Run(loop_skips=True, save_dir=path / "run", resume=True)
     if (path / "checkpoint.pt").exists():
         run.restore(torch.load(path / "checkpoint.pt", weights_only=True))
-    for rows in run.steps():
+    for number, rows in enumerate(run.steps()):
+        if number == limit:  # whoever kills it has no time
+            time.sleep(3600)
         with (path / "steps.jsonl").open("a") as file:
             file.write(json.dumps([run.epoch, run.done, rows]) + "\n")
         torch.save(run.checkpoint(), path / "new.pt")
@@ -289,11 +291,10 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
 
     killed, draw, deaths = tmp_path / "killed", random.Random(4), 0
     for _ in range(60):
-        process = context.Process(target=train_until_killed, args=(str(killed), 0.01))
+        log, steps_left = killed / "steps.jsonl", draw.randint(1, 9)
+        target = steps_left + (log.read_text().count("\n") if log.exists() else 0)
+        process = context.Process(target=train_until_killed, args=(str(killed), 0.01, steps_left + 2))
         process.start()
-        log = killed / "steps.jsonl"
-        lines = log.read_text().count("\n") if log.exists() else 0
-        target = lines + draw.randint(1, 9)
         while process.is_alive():
             if log.exists() and log.read_text().count("\n") >= target:
                 time.sleep(draw.uniform(0, 0.02))
