@@ -40,7 +40,7 @@ class _RowDataset(Dataset[Any]):
         fetch_many = getattr(dataset, "__getitems__", None)
         samples = fetch_many(indices) if fetch_many else [dataset[i] for i in indices]
         try:
-            rows = np.fromiter((operator.index(i) for i in indices), np.int64, len(indices))
+            rows = np.fromiter(map(operator.index, indices), np.int64, len(indices))
         except TypeError:
             fault = f"the sampler must yield positions in the dataset as ints, got {indices[0]!r}"
             return _Fetched(UNKNOWN, samples, fault)
