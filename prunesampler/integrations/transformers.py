@@ -44,7 +44,8 @@ class PruningCallback(TrainerCallback):
     """Score the training set in the first epochs of a ``Trainer``, then train on the kept rows.
 
     The Trainer fixes its steps and learning rates before it begins. So a pruned epoch has as many steps as a full one
-    and goes through the kept rows more often; for a shorter run give the Trainer fewer epochs or steps. The Trainer's
+    and goes through the kept rows more often, under a policy through those that it has drawn; for a shorter run give
+    the Trainer fewer epochs or steps. The Trainer's
     checkpoints hold the state of the pruning, and ``resume_from_checkpoint`` resumes exactly; inside the scoring
     epochs it needs as many processes as before.
 
@@ -57,7 +58,8 @@ class PruningCallback(TrainerCallback):
         score_epochs: epochs to score, >= 1.
         checkpoint: the folder given to ``train(resume_from_checkpoint=...)``, if it is not
             ``output_dir/checkpoint-<step>``.
-        options: any other argument of attach but ``policy``, ``epoch_length`` and ``resume``. For causal language
+        options: any other argument of attach but ``epoch_length`` and ``resume``. With ``policy=`` leave out ``keep``
+            and ``score_epochs``. For causal language
             models ``score_fn`` is :func:`~prunesampler.scores.sequences.sequence_scores`, with ``"el2n"`` and
             ``"loss"``, by default.
 
@@ -83,9 +85,6 @@ class PruningCallback(TrainerCallback):
         if "epoch_length" in options:
             rule = "must be left out: the Trainer fixes its steps beforehand, so epochs keep their length"
             raise ArgumentError("epoch_length", rule, options["epoch_length"])
-        if "policy" in options:
-            rule = "must be left out: the Trainer fixes its steps beforehand, and a policy changes the epochs' length"
-            raise ArgumentError("policy", rule, options["policy"])
         if "resume" in options:
             raise ArgumentError("resume", "must be left out: use train(resume_from_checkpoint=...)", options["resume"])
         check_options(options, _OWN)
@@ -93,7 +92,9 @@ class PruningCallback(TrainerCallback):
         self._before: tuple[bool, Any] = False, None  # whether the epoch is scored, and the rows that it reads
         self.trainer: Any = None
         self._checkpoint = checkpoint
-        self._options = {"keep": keep, "score_epochs": score_epochs, **options}
+        short = {"keep": (keep, 0.5), "score_epochs": (score_epochs, 2)}
+        drawn = options.get("policy") is not None
+        self._options = {name: value for name, (value, usual) in short.items() if not drawn or value != usual} | options
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach to the prepared loader, and load the state from the checkpoint that training resumes from."""
@@ -108,7 +109,7 @@ class PruningCallback(TrainerCallback):
             pruning.load_state_dict(found, mid_epoch=False)
             pruning.begin_pass()
             self._follow_the_rest(loader, pruning)
-        elif options["keep"] is not None and options["score_epochs"] >= state.num_train_epochs:
+        elif options.get("keep") is not None and options["score_epochs"] >= state.num_train_epochs:
             message = f"all {state.num_train_epochs} epochs are scored: none is left to train on the kept rows"
             warnings.warn(message, PruneSamplerWarning, stacklevel=2)
 

@@ -122,11 +122,12 @@ def attach(
             best; it wants no ``score_fn``. None scores only.
         score_epochs: passes to score, >= 1.
         epoch_length: pruned passes have the ``"kept"`` rows, or as many steps as before (``"full"``), which a shard
-            pipeline's own ``with_epoch`` does.
+            pipeline's own ``with_epoch`` does. Also under a policy: an epoch then goes through the rows that it has
+            drawn more than once.
         selection: a :class:`~prunesampler.Selection`, in the place of ``keep`` and the options of select.
-        policy: a :class:`~prunesampler.Policy`, such as :class:`~prunesampler.RandomSubset`, in the place of all of
-            these; or a function (epoch, table) → rows or :class:`~prunesampler.Probabilities`, which reads
-            ``scores`` where they are given.
+        policy: a :class:`~prunesampler.Policy`, such as :class:`~prunesampler.RandomSubset`, in the place of all
+            these but ``epoch_length``; or a function (epoch, table) → rows or :class:`~prunesampler.Probabilities`,
+            which reads ``scores`` where they are given.
         seed: an int >= 0, of the selection's ties, of what a policy draws, and of the pruned epochs' order.
         scores: columns to track, as :class:`~prunesampler.ScoreTracker` has them; with ``rescore``, those of
             :func:`prunesampler.score`. By default EL2N and forgetting, with ``rescore`` EL2N alone, and under another
@@ -243,11 +244,14 @@ def attach(
     binder = Binder(inputs_changed=inputs_changed, forwards=forwards)
     if keys is not None:
         ids, keys = keys, identities("keys", ordered_ids(keys), swap.num_rows)
-    config = _config(chosen, seed, scores, reduction, rescore, score_fn)
+    config = _config(chosen, seed, scores, reduction, rescore, score_fn, epoch_length)
     if not check_bool("audit", audit) and config.selection is not None and config.selection.keep == "clean":
         raise ArgumentError(
             "audit", 'must be True with keep="clean", which reads what the model says of each class', audit
         )
+    if chosen.every_epoch and epoch_length == "full" and (proxy is not None or stream is not None):
+        what = "a shard pipeline" if proxy is None else type(chosen).__name__
+        raise ArgumentError("epoch_length", f'must be "kept" with {what}', epoch_length)
     by_user = fingerprint
     source = getattr(plain, "dataset", plain) if stream is None else stream
     if fingerprint is None and stream is not None:
@@ -395,13 +399,20 @@ def attach(
 
 
 def _config(
-    policy: Policy, seed: int, scores: Sequence[str] | None, reduction: Any, rescore: Any, score_fn: Any
+    policy: Policy,
+    seed: int,
+    scores: Sequence[str] | None,
+    reduction: Any,
+    rescore: Any,
+    score_fn: Any,
+    epoch_length: Literal["kept", "full"],
 ) -> RunConfig:
     if scores is None and score_fn is None:
         scores = policy.reads if policy.every_epoch else ("el2n",) if rescore is not None else ("el2n", "forgetting")
     if reduction is None:
         reduction = policy.reduction if policy.reads else "mean"
-    return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed, own_scores=score_fn is not None)
+    own, length = score_fn is not None, check_choice("epoch_length", epoch_length, ("kept", "full"))
+    return RunConfig(policy, tuple(scores or ()), reduction, rescore is not None, seed, own, length)
 
 
 def _check_order(swap: Any, config: RunConfig) -> None:

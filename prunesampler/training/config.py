@@ -61,6 +61,8 @@ def policy_of(
             raise ArgumentError(name, f"must be an option of attach, or of select: {names}", value)
     short = {"keep": keep, "score_epochs": score_epochs, "epoch_length": epoch_length}
     chosen = {name: value for name, value in short.items() if value != _SHORT_FORM[name]} | dict(options)
+    if policy is not None and getattr(policy, "every_epoch", True):
+        chosen.pop("epoch_length", None)
     if isinstance(policy, Policy):
         _refuse_beside("policy", chosen if selection is None else {"selection": selection, **chosen})
         if not dataclasses.is_dataclass(policy):
@@ -100,6 +102,7 @@ class RunConfig:
         rescored: whether the scores come from a pass of their own at the end of the scored epochs.
         seed: of the draws, of the selection's ties and of the order.
         own_scores: whether a function of the user's scores, whose columns are not known yet.
+        drawn_length: of the epochs of a policy that draws each of them.
     """
 
     policy: Policy
@@ -108,6 +111,7 @@ class RunConfig:
     rescored: bool
     seed: int
     own_scores: bool = False
+    drawn_length: EpochLength = "kept"
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed, 0, 2**64 - 1)
@@ -144,7 +148,7 @@ class RunConfig:
     @property
     def epoch_length(self) -> EpochLength:
         """Of pruned epochs: the drawn rows, or as many steps as the full set has."""
-        return self.policy.epoch_length if isinstance(self.policy, PruneOnce) else "kept"
+        return self.policy.epoch_length if isinstance(self.policy, PruneOnce) else self.drawn_length
 
     @property
     def scores_only(self) -> bool:
@@ -203,7 +207,8 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain Python."""
         policy = self.policy.to_dict()
-        options = policy if isinstance(self.policy, PruneOnce) else {"policy": policy}
+        once = isinstance(self.policy, PruneOnce)
+        options = policy if once else {"policy": policy, "epoch_length": self.drawn_length}
         return {**self.scoring(), **options, "seed": self.seed}
 
 

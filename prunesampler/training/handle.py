@@ -205,7 +205,8 @@ class Pruning(Shown):
         """Go on where :meth:`state_dict` was taken; before the first pass, and on all ranks together.
 
         Any number of ranks may go on. Give each the state that it saved itself, or all of them rank 0's. The rest of
-        a pruned epoch is split anew. A scoring epoch starts again where a rank lacks what it had scored of it.
+        a pruned epoch is split anew. A scoring epoch starts again where a rank lacks what it had scored of it;
+        under a policy that reads scores the epoch goes on, and what it had read keeps the scores of earlier epochs.
 
         Args:
             state: what :meth:`state_dict` returned in a run with the same arguments and dataset.

@@ -218,7 +218,7 @@ class Phases:
             skips = self.pruned.resume(state["coreset"], state["sampler"], mid_epoch=mid_epoch, fixed=fixed)
             self._enter_pruned()
             if self.tracks_draws:
-                self.scoring.load_state_dict(state["scoring"], batches_open=0)
+                self.scoring.load_state_dict(state["scoring"], batches_open=0, drawn=True)
                 if not (self.swap.rows_per_step or self.pruned.at_the_end):  # a stream begins its epoch again
                     self.scoring.restart_epoch()
                     if self.recording is not None:

@@ -239,8 +239,8 @@ class PrunedPhase:
         epoch = cast(PrunedSampler, self.sampler).epoch
         if self._next is None and epoch != self._drawn_for and not self._config.tracks_throughout:
             self._next = self.draw(epoch, None)
-        if self._next is not None:
-            self.begin(self._next, epoch=epoch)
+        if self._next is not None:  # a framework may number the epoch to come only when it reads it
+            self.begin(self._next, epoch=max(epoch, self._drawn_for + 1))
         elif epoch == self._drawn_for and self._read and self._swap.num_replicas > 1 and not self._warned:
             self._warned = True
             warnings.warn(

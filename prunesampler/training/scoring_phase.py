@@ -247,11 +247,12 @@ class ScoringPhase:
         if self.tracker is not None and tracker is not None:
             self.tracker.check_state(tracker)
 
-    def load_state_dict(self, state: dict[str, Any], *, batches_open: int) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, batches_open: int, drawn: bool = False) -> None:
         """Go on from there; on all ranks together.
 
-        Where a rank lacks its share of an epoch that was cut off, that epoch starts again on all of them: it was
-        given the state of another rank, or there were more or fewer.
+        Where a rank lacks its share of an epoch that was cut off (it was given the state of another rank, or there
+        were more or fewer), that epoch starts again on all of them. One that was ``drawn`` goes on, and what it had
+        read keeps the scores of earlier epochs.
         """
         progress, group, tracker = self.progress, self._group, state["tracker"]
         moved = state["world_size"] != group.world_size
@@ -260,7 +261,7 @@ class ScoringPhase:
         if self.tracker is not None:
             self.tracker.load_state_dict({**tracker, "share": None} if again else tracker)
         self._seen.load_state_dict(state["seen"])
-        self._starts_again = again
+        self._starts_again = again and not drawn
         rows = state["rows"] - state["rows_open"] * again
         if moved and progress.rows_per_pass and state["rows_per_pass"]:
             rows = round(rows * progress.rows_per_pass / state["rows_per_pass"])

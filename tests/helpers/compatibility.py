@@ -19,7 +19,7 @@ from tests.helpers.frameworks import FRAMEWORKS
 from tests.helpers.refusals import DISPATCHED, REFUSALS
 
 BEGIN, END = "<!-- compatibility -->", "<!-- /compatibility -->"
-COLUMNS = ("one line", "scores right", "resume", "several processes")
+COLUMNS = ("one line", "scores right", "resume", "several processes", "policies")
 REFUSED = "refused"
 CLAIMS = [
     (framework.__name__, column)
@@ -32,7 +32,8 @@ PAGE = Path(__file__).parents[2] / "docs/compatibility.md"
 
 def cells(framework: Any) -> dict[str, str]:
     several = REFUSED if framework.several is None else framework.several
-    return dict(zip(COLUMNS, (f"`{framework.line}`", "yes", framework.resumes, several), strict=True))
+    texts = (f"`{framework.line}`", "yes", framework.resumes, several, framework.policies)
+    return dict(zip(COLUMNS, texts, strict=True))
 
 
 def packages() -> list[str]:

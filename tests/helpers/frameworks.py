@@ -26,6 +26,7 @@ from tests.helpers.training import CLASSES, Journal, Leaky, Net
 
 N, BATCH, SCORED, EPOCHS = 41, 4, 2, 4
 OPTIONS = {"keep": 0.5, "score_epochs": SCORED, "method": "top"}
+POLICY = ps.ImportanceSampling(keep=0.5)  # what it draws, and how it weights that, follows from the last losses
 ATTACH = "ps.attach(loader, model, **options)"
 CALLBACK = "PruningCallback(**options)"
 
@@ -39,6 +40,7 @@ class Plan:
         folder: where checkpoints lie, of all processes.
         saves: steps after which to leave one.
         resume: the step to go on from; None begins.
+        policy: whether it draws every epoch, by POLICY.
     """
 
     data: Path
@@ -47,6 +49,11 @@ class Plan:
     resume: int | None = None
     rank: int = 0
     world: int = 1
+    policy: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"policy": POLICY} if self.policy else OPTIONS
 
     def checkpoint(self, step: int) -> Path:
         return self.folder / f"step-{step}"
@@ -54,22 +61,45 @@ class Plan:
 
 @dataclass
 class Record:
-    """Epochs of steps of [row, EL2N, right] of one process."""
+    """Epochs of steps of [row, EL2N, right] of one process; of a run under a policy [row, EL2N, loss, gradient].
 
+    The gradient is the norm of that of the row's logits, which is its EL2N times what its loss is multiplied by.
+    """
+
+    policy: bool = False
     epochs: list[list[list[list[float]]]] = field(default_factory=lambda: [[]])
     steps: int = 0
+    waiting: Tensor | None = None  # logits of the last step
 
     def write(self, rows: Tensor, logits: Tensor, y: Tensor) -> None:
+        self.settle()
+        if self.policy:
+            logits.retain_grad()
+            self.waiting = logits
+            losses = cross_entropy(logits.detach().double(), y, reduction="none").tolist()
         journal = Journal()
         journal.write(rows[:, None], logits, y)
         seen = [[row, *map(float, journal.seen[row].pop(0))] for row in journal.epochs[-1]]
+        if self.policy:
+            seen = [[row, error, loss] for (row, error, _), loss in zip(seen, losses, strict=True)]
         self.epochs[-1].append(seen)
         self.steps += 1
+
+    def settle(self) -> None:
+        """The last step's backward has been."""
+        logits, self.waiting = self.waiting, None
+        if logits is not None and logits.grad is not None:
+            last = next(steps[-1] for steps in reversed(self.epochs) if steps)
+            for entry, norm in zip(last, logits.grad.double().norm(dim=1).tolist(), strict=True):
+                entry.append(norm)
 
     def end_epoch(self) -> None:
         self.epochs.append([])
 
     def report(self, pruning: Any) -> dict[str, Any]:
+        self.settle()
+        if self.policy:
+            return {"epochs": self.epochs[:EPOCHS]}
         table = pruning.table
         return {
             "epochs": self.epochs[:EPOCHS],
@@ -91,14 +121,16 @@ class PyTorch:
     rest = True  # whether a pruned one does
     full = False  # whether pruned epochs stay as long
     several: str | None = None  # how it fares in several processes; None: see refusals
+    policies = "yes"  # whether it carries those that draw every epoch
+    own_states = True  # whether each process goes on from the state that it saved itself
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.record = plan, Record()
+        self.plan, self.record = plan, Record(plan.policy)
         self.model: nn.Module = Net()
         self.optimizer: Any = torch.optim.SGD(self.model.parameters(), lr=0.4)
         self.loader: Any = self.make_loader()
         self.prepare()
-        names = {"ps": ps, "loader": self.loader, "model": self.model, "options": OPTIONS}
+        names = {"ps": ps, "loader": self.loader, "model": self.model, "options": plan.options}
         self.loader = eval(self.line, names)
 
     def make_loader(self) -> Any:
@@ -173,6 +205,8 @@ class Accelerate(PyTorch):
     name = "Accelerate"
     packages = ("accelerate",)
     several = "yes"
+    policies = "yes; several processes that resume lose the scores of the epoch that was cut off"
+    own_states = False
     settings: ClassVar[dict[str, Any]] = {}
     accumulation = 1
     batch_size = BATCH
@@ -380,6 +414,7 @@ class WebDataset(PyTorch):
     resumes = "at the beginning of the epoch that was cut off"
     rest = False
     several = "yes, where its shards give all ranks as many batches"
+    policies = "in one process"
 
     def make_loader(self) -> Any:
         import webdataset as wds
@@ -424,6 +459,8 @@ class Lightning:
     continues = rest = True
     full = False
     several: str | None = "yes"
+    policies = "yes"
+    own_states = True
 
     def __init__(self, plan: Plan, **settings: Any) -> None:
         with warnings.catch_warnings():
@@ -431,7 +468,7 @@ class Lightning:
             import lightning.pytorch as pl
 
             from prunesampler.integrations.lightning import PruningCallback
-        record = self.record = Record()
+        record = self.record = Record(plan.policy)
 
         class Module(pl.LightningModule):
             def __init__(self) -> None:
@@ -458,7 +495,7 @@ class Lightning:
                     trainer.save_checkpoint(plan.checkpoint(record.steps))
 
         self.plan = plan
-        self.callback = eval(self.line, {"PruningCallback": PruningCallback, "options": OPTIONS})
+        self.callback = eval(self.line, {"PruningCallback": PruningCallback, "options": plan.options})
         self.module = Module()
         self.trainer = pl.Trainer(
             callbacks=[self.callback, Save()],
@@ -505,6 +542,8 @@ class Transformers:
     continues = rest = True
     full = True
     several: str | None = "yes"
+    policies = "yes, with as many steps an epoch"
+    own_states = True
 
     def __init__(self, plan: Plan, **settings: Any) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -513,7 +552,7 @@ class Transformers:
         from prunesampler.integrations.transformers import PruningCallback
 
         accelerator()  # forgets what an earlier test has set
-        record = self.record = Record()
+        record = self.record = Record(plan.policy)
 
         class Save(transformers.TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -532,7 +571,7 @@ class Transformers:
         model = transformers.BertForSequenceClassification(config)
         model.register_forward_hook(forward, with_kwargs=True)
         self.plan = plan
-        self.callback = eval(self.line, {"PruningCallback": PruningCallback, "options": OPTIONS})
+        self.callback = eval(self.line, {"PruningCallback": PruningCallback, "options": plan.options})
         self.trainer = transformers.Trainer(
             model,
             transformers.TrainingArguments(
@@ -589,15 +628,30 @@ def marks(framework: Any, world: int) -> tuple[int, int]:
     return batches + 2, SCORED * batches + 1
 
 
+def mark(framework: Any, world: int) -> int:
+    """A step inside the second epoch that a policy draws, after one that it scores."""
+    full = marks(framework, world)[0] - 2
+    drawn = 20 // (BATCH * world) if framework is Timm else -(-20 // (BATCH * world))
+    return full + (full if framework.full else drawn) + 1
+
+
+def has_policies(framework: Any, world: int) -> bool:
+    return world == 1 or framework.policies.startswith("yes")
+
+
 def train(name: str, data: Path, folder: Path, rank: int = 0, world: int = 1) -> list[dict[str, Any]]:
-    """A whole run, and those that go on from its two checkpoints."""
+    """A whole run, and those that go on from its two checkpoints; the same under a policy, from one checkpoint."""
     framework, reports = BY_NAME[name], []
     saves = marks(framework, world)
+    plans: list[dict[str, Any]] = [{"saves": saves}, *({"resume": step} for step in saves)]
+    if has_policies(framework, world):
+        plans += [{"saves": (mark(framework, world),)}, {"resume": mark(framework, world)}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what each framework finds worth saying of a small run
-        for resume in (None, *saves):
+        for number, steps in enumerate(plans):
             torch.manual_seed(3)
-            plan = Plan(data, folder / name, () if resume else saves, resume, rank, world)
+            policy = number > len(saves)
+            plan = Plan(data, folder / name / ("policy" * policy), **steps, rank=rank, world=world, policy=policy)
             plan.folder.mkdir(parents=True, exist_ok=True)
             reports.append(framework(plan).run())
     return reports

@@ -9,13 +9,25 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
 import prunesampler as ps
-from tests.helpers.frameworks import BATCH, OPTIONS, Lightning, N, Plan, Transformers, accelerator, timm_loader
+from tests.helpers.frameworks import (
+    BATCH,
+    OPTIONS,
+    Lightning,
+    N,
+    Plan,
+    Transformers,
+    WebDataset,
+    accelerator,
+    timm_loader,
+    write_shards,
+)
 from tests.helpers.training import Leaky, Net
 
 
@@ -31,10 +43,10 @@ class Refusal:
         return self.case
 
 
-def attach(loader: Any, model: Any = None) -> Any:
+def attach(loader: Any, model: Any = None, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ps.attach(loader, model or Net(), **OPTIONS)  # type: ignore[arg-type]
+        return ps.attach(loader, model or Net(), **(options or OPTIONS))  # type: ignore[arg-type]
 
 
 def plain(**options: Any) -> Any:
@@ -71,6 +83,21 @@ def uneven() -> None:
 
     accelerator()
     attach(prepare_data_loader(plain(), num_processes=2, process_index=0, even_batches=False))
+
+
+def filtered_by_processes() -> None:
+    from accelerate.data_loader import prepare_data_loader
+
+    accelerator()
+    loader = prepare_data_loader(plain(), num_processes=2, process_index=0)
+    attach(loader, policy=ps.ProxyFilter(Net()))
+
+
+def filtered_shards() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(Path(folder))
+        loader = WebDataset.make_loader(SimpleNamespace(plan=Plan(Path(folder), Path())))  # type: ignore[arg-type]
+        attach(loader, policy=ps.ProxyFilter(Net()))
 
 
 def repeated() -> None:
@@ -132,6 +159,12 @@ REFUSALS = [
         "processes have different numbers of batches",
     ),
     Refusal(
+        "Accelerate: `ProxyFilter` in several processes",
+        ("accelerate",),
+        filtered_by_processes,
+        "needs batches of another size, which Accelerate splits over its processes",
+    ),
+    Refusal(
         "Lightning: a loader that saves its own place",
         ("lightning", "torchdata"),
         lambda: lightning(stateful()),
@@ -168,6 +201,12 @@ REFUSALS = [
         ("webdataset",),
         untracked,
         "a webdataset pipeline under prunesampler.shards.track(pipeline, index)",
+    ),
+    Refusal(
+        "WebDataset: `ProxyFilter`",
+        ("webdataset",),
+        filtered_shards,
+        "needs batches of another size, which a shard pipeline makes itself",
     ),
 ]
 # In the world of several processes, which the other tests share.

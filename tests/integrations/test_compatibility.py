@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import socket
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from tests.helpers.frameworks import (
     BY_NAME,
     EPOCHS,
     FRAMEWORKS,
+    POLICY,
     SCORED,
+    has_policies,
+    mark,
     marks,
     train,
     train_all,
@@ -30,6 +35,8 @@ from tests.helpers.refusals import DISPATCHED, REFUSALS
 from tests.helpers.training import Journal, hardest
 
 Reports = list[list[dict[str, Any]]]  # of each rank: of the whole run, and of those that go on from its checkpoints
+WHOLE, RESUMED = 3, 4  # and the same under a policy
+DRAWN = 20  # rows of an epoch under it, of 40 or 41
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -79,18 +86,26 @@ def together(alone: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 # -- the oracle ------------------------------------------------------------------------------------------------------
 
 
+def place(framework: Any, reports: Reports, number: int) -> tuple[int, int]:
+    """The epoch in which a run was cut off, and how many steps of it were done; it is run ``number`` that goes on."""
+    world, epoch = len(reports), 0
+    done = mark(framework, world) if number == RESUMED else marks(framework, world)[number - 1]
+    lengths = [len(steps) for steps in reports[0][WHOLE if number == RESUMED else 0]["epochs"]]
+    while done >= lengths[epoch]:
+        done -= lengths[epoch]
+        epoch += 1
+    return epoch, done
+
+
 def joined(framework: Any, reports: Reports, number: int) -> list[list[list[Any]]]:
     """The epochs of each rank over the run that was cut off and the one that went on from its checkpoint."""
-    if number == 0:
-        return [rank[0]["epochs"] for rank in reports]
-    step = marks(framework, len(reports))[number - 1]
+    first = WHOLE if number in (WHOLE, RESUMED) else 0
+    if number == first:
+        return [rank[first]["epochs"] for rank in reports]
+    epoch, done = place(framework, reports, number)
+    goes_on = framework.continues if epoch < (POLICY.score_epochs if first else SCORED) else framework.rest
     ranks = []
-    for whole, after in ((rank[0]["epochs"], rank[number]["epochs"]) for rank in reports):
-        epoch, done = 0, step
-        while done >= len(whole[epoch]):
-            done -= len(whole[epoch])
-            epoch += 1
-        goes_on = framework.continues if epoch < SCORED else framework.rest
+    for whole, after in ((rank[first]["epochs"], rank[number]["epochs"]) for rank in reports):
         ranks.append([*whole[:epoch], whole[epoch][: done * goes_on] + after[epoch], *after[epoch + 1 :]])
     return ranks
 
@@ -110,7 +125,13 @@ def journal_of(ranks: list[list[list[Any]]]) -> Journal:
 
 
 def rows_of(ranks: list[list[list[Any]]], epoch: int) -> list[int]:
-    return [row for rank in ranks for step in rank[epoch] for row, _, _ in step]
+    return [entry[0] for rank in ranks for step in rank[epoch] for entry in step]
+
+
+def order_of(ranks: list[list[list[Any]]], epoch: int) -> list[int]:
+    """Rows as all ranks together read them, without those that are repeated to fill a batch."""
+    steps = zip(*(rank[epoch] for rank in ranks), strict=True)
+    return list(dict.fromkeys(entry[0] for step in steps for entries in step for entry in entries))
 
 
 def check_scores(framework: Any, reports: Reports, number: int) -> None:
@@ -150,6 +171,77 @@ def check_rows(framework: Any, reports: Reports, number: int) -> None:
         assert counts.max() - counts.min() <= 2 + len(ranks)
 
 
+def chances(losses: dict[int, float]) -> dict[int, float]:
+    """The probabilities of importance sampling, in plain Python."""
+    mean = sum(losses.values()) / len(losses)
+    even = 1 / POLICY.max_weight
+    sizes = {row: even + (1 - even) * loss / mean for row, loss in losses.items()}
+    found: dict[int, float] = {}
+    while sizes:
+        unit = (DRAWN - len(found)) / sum(sizes.values())
+        certain = [row for row, size in sizes.items() if size * unit > 1]
+        if not certain:
+            return found | {row: size * unit for row, size in sizes.items()}
+        for row in certain:
+            found[row] = 1.0
+            del sizes[row]
+    return found
+
+
+def check_policy(framework: Any, reports: Reports, number: int) -> None:
+    """A drawn epoch has half of the rows, each weighted by the last losses of all ranks; a run goes on as it would.
+
+    Where all processes go on from the state of one, the losses of the epoch that was cut off are lost.
+    """
+    ranks, n, full = joined(framework, reports, number), framework.rows, framework.full
+    lossless = framework.own_states or len(ranks) == 1
+    cut, done = place(framework, reports, number) if number == RESUMED else (EPOCHS, 0)
+    repeats, last = BATCH * len(ranks) * (len(ranks) > 1), dict[int, float]()
+    sets = []
+    for epoch in range(EPOCHS):
+        rows, weights = rows_of(ranks, epoch), dict.fromkeys(range(n), 1.0)
+        assert len({len(rank[epoch]) for rank in ranks}) == 1
+        if epoch < POLICY.score_epochs:
+            assert set(rows) == set(range(n))
+        else:
+            weights = {row: DRAWN / n / chance for row, chance in chances(last).items()}
+            dropped = DRAWN % (BATCH * len(ranks)) if framework is BY_NAME["Timm"] else 0
+            assert len(set(rows)) == DRAWN - dropped
+            assert len(rows) - (n if full else len(set(rows))) <= repeats
+            sets.append(frozenset(rows))
+        owner: dict[int, int] = {}  # of a row that several ranks were given, the lowest one's losses count
+        losses: dict[int, list[float]] = defaultdict(list)
+        for rank, steps in enumerate(epochs[epoch] for epochs in ranks):
+            for step, entries in enumerate(steps):
+                factors = [norm / error / weights[row] for row, error, _, norm in entries if error > 1e-3]
+                np.testing.assert_allclose(factors, factors[:1] * len(factors), rtol=2e-3)
+                if epoch == cut and step < done and not lossless:
+                    continue
+                real = n - BATCH * (step * len(ranks) + rank) if full else BATCH  # the others fill up a batch
+                for row, _, loss, _ in entries[: max(real, 0)]:
+                    if owner.setdefault(row, rank) == rank and (full or not losses[row]):
+                        losses[row].append(loss)
+        last |= {row: sum(found) / len(found) for row, found in losses.items()}
+    assert len(set(sets)) == len(sets)  # no epoch has the rows of another
+    if number == RESUMED and framework.rest:
+        undisturbed = joined(framework, reports, WHOLE)
+        if not lossless:
+            for epoch in range(cut + 1):
+                assert order_of(undisturbed, epoch) == order_of(ranks, epoch)
+            return
+        for before, after in zip(undisturbed, ranks, strict=True):
+            for epoch in range(EPOCHS):
+                assert rows_of([before], epoch) == rows_of([after], epoch)
+
+
+def runs_under_a_policy(name: str, request: Any) -> Iterator[Reports]:
+    """In one process, and where it may run in several, in two."""
+    if name != "RayTrain":
+        yield request.getfixturevalue("alone")(name)
+    if BY_NAME[name].several is not None and has_policies(BY_NAME[name], 2):
+        yield request.getfixturevalue("together")(name, request)
+
+
 # -- the claims ------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +250,12 @@ def test_claim(name: str, column: str, request: Any, record_property: Any) -> No
     framework = BY_NAME[name]
     for package in framework.packages:
         pytest.importorskip(package)
+    if column == "policies":
+        for reports in runs_under_a_policy(name, request):
+            for number in (WHOLE, RESUMED):
+                check_policy(framework, reports, number)
+        record_property("claim", f"{name}, {column}")
+        return
     numbers = {"resume": (1, 2), "several processes": (0, 1, 2)}.get(column, (0,))
     if column == "several processes" or name == "RayTrain":  # what one worker of it does, two of them do as well
         reports = request.getfixturevalue("together")(name, request)

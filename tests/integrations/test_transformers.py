@@ -30,7 +30,6 @@ from prunesampler.errors import (
     UnsupportedError,
 )
 from prunesampler.integrations.transformers import PruningCallback
-from prunesampler.training.policies.random_subset import RandomSubset
 
 N, BATCH, LENGTH, VOCABULARY = 22, 4, 6, 40
 KEEP = {"keep": 0.64, "method": "top", "score_epochs": 2}
@@ -341,7 +340,6 @@ def test_the_largest_accumulation_is_followed(tmp_path: Path) -> None:
     [
         ({"epoch_length": "kept"}, "epoch_length"),
         ({"resume": True}, "resume"),
-        ({"policy": RandomSubset(0.5)}, "policy"),
         ({"kep": 0.5}, "kep"),
         ({"loader": None}, "loader"),
     ],
