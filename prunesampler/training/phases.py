@@ -113,6 +113,8 @@ class Phases:
                 self._prune(found)
         elif not self.config.score_epochs:
             self._prune(self.pruned.draw(0, None), epoch=0)
+        else:
+            self.swap.exchange(self.swap.base)
 
     def conclude(self, table: Any, *, at_once: bool = True) -> None:
         """Select from the scores and write; on several ranks all come here together."""
@@ -127,7 +129,10 @@ class Phases:
 
     def draw_next(self) -> None:
         """Draw the next epoch from the scores so far; on all ranks together, of which rank 0 has the merged ones."""
-        self.pruned.read_next(self.group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
+        try:
+            self.pruned.read_next(self.group.on_rank_0(lambda: self.pruned.draw_next(self.scoring.table())))
+        except Exception as error:  # on every rank
+            self.pruned.fail_next(error)
         if self.recording is not None and self.recording.end_epoch():
             size, fingerprint = self.swap.num_rows, self.pruned.fingerprint
             self.folder.save(Schedule(self.recording.epochs, num_rows=size, fingerprint=fingerprint))
@@ -148,6 +153,7 @@ class Phases:
         self.now = "detached"
         self.folder.release()
         self.pruned.end()
+        self.swap.leave()
 
     def _prune(self, coreset: Coreset, *, epoch: int | None = None, fixed: bool = False, at_once: bool = True) -> None:
         self.pruned.begin(coreset, epoch=epoch, fixed=fixed, at_once=at_once)

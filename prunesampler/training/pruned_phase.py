@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from prunesampler._logging import log
 from prunesampler.capture.binder import Binder, Pass, Token
 from prunesampler.errors import ArgumentError, PruneSamplerWarning, StateError
 from prunesampler.sampling.sampler import PrunedSampler
@@ -47,6 +48,7 @@ class PrunedPhase:
         self.waits = False
         self._drawn_for = 0  # the epoch that the coreset was drawn for
         self._next: Coreset | None = None  # drawn already for the epoch to come
+        self._not_drawn: Exception | None = None  # why it could not be
         self._untrained: Pass | None = None  # the first pass since that which was trained on last
         self._read = self._warned = False  # whether a pass over the coreset has begun; whether a repetition was told
 
@@ -140,7 +142,7 @@ class PrunedPhase:
         share = policy.batch_share(epoch or 0) if draws_anew else 1.0
         draws = self._swap.draws_of(len(coreset), self._config.epoch_length)
         self.check_batches(self._swap.batches(draws, share))
-        self.coreset, self._fixed, self._next = coreset, fixed, None
+        self.coreset, self._fixed, self._next, self._not_drawn = coreset, fixed, None, None
         self._drawn_for, self._read, self._untrained = epoch or 0, False, None
         self._weights = None if coreset.weights is None else SampleWeights(coreset, self._model())
         self.sampler, self.waits = sampler, True
@@ -164,16 +166,22 @@ class PrunedPhase:
     def turn(self) -> bool:
         """No pass is open: read what the next epoch draws, so that ``len(loader)`` says so; whether that is done.
 
-        Not where the loop or its framework says which epoch comes.
+        Not where the loop or its framework says which epoch comes. What fails here is of an epoch that may never come,
+        such as one that a user's function does not know: it is raised when that begins.
         """
         if self.coreset is None or not self.draws_every_epoch or self._swap.epoch is not None:
             return False
-        if self._next is None and self.at_the_end and not self._config.tracks_throughout:
-            with suppress(Exception):  # a function may know of no further epoch: it is asked again if one comes
-                self._next = self.draw(self._drawn_for + 1, None)
-        if self._next is None:
+        if self._not_drawn is not None:
             return False
-        self.begin(self._next, epoch=self._drawn_for + 1)
+        try:
+            if self._next is None and self.at_the_end and not self._config.tracks_throughout:
+                self._next = self.draw(self._drawn_for + 1, None)
+            if self._next is None:
+                return False
+            self.begin(self._next, epoch=self._drawn_for + 1)
+        except Exception as error:
+            self.fail_next(error)
+            return False
         return True
 
     @property
@@ -187,7 +195,12 @@ class PrunedPhase:
 
     def read_next(self, coreset: Coreset) -> None:
         """Read what was drawn so, from the next pass on."""
-        self._next = coreset
+        self._next, self._not_drawn = coreset, None
+
+    def fail_next(self, error: Exception) -> None:
+        """The epoch after the present one could not be drawn; raised if it begins."""
+        self._not_drawn = error
+        log.debug("epoch %d cannot be drawn: %s", self._drawn_for + 1, error)
 
     def move_to(self, swap: Any) -> None:
         """Go on with another loader over the same rows; the one before gets its own sampler back."""
@@ -237,8 +250,11 @@ class PrunedPhase:
         if not self.draws_every_epoch:
             return
         epoch = cast(PrunedSampler, self.sampler).epoch
-        if self._next is None and epoch != self._drawn_for and not self._config.tracks_throughout:
-            self._next = self.draw(epoch, None)
+        if self._next is None and epoch != self._drawn_for:
+            if not self._config.tracks_throughout:
+                self._next = self.draw(epoch, None)
+            elif self._not_drawn is not None:
+                raise self._not_drawn
         if self._next is not None:  # a framework may number the epoch to come only when it reads it
             self.begin(self._next, epoch=max(epoch, self._drawn_for + 1))
         elif epoch == self._drawn_for and self._read and self._swap.num_replicas > 1 and not self._warned:

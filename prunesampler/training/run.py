@@ -204,8 +204,7 @@ class Run:
     def _take_place(self, of: Pass) -> None:
         if of is self._current and of.closed:
             self._pruned.take_place()
-            with suppress(PruneSamplerError):  # it is tried again
-                self._turn()
+            self._turn()
 
     def _turn(self) -> None:
         if self.phases.now == "pruned" and self._pruned.turn():

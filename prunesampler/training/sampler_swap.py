@@ -342,6 +342,9 @@ class SamplerSwap:
         """Have the loader's batches made from this sampler's rows, from the next pass on."""
         self.batch_sampler.sampler = sampler
 
+    def leave(self) -> None:
+        """The base sampler is back already."""
+
     def check_in_place(self, loader: DataLoader[Any], expected: Sampler[int]) -> None:
         """Notice that somebody exchanged the samplers since."""
         batch_sampler, _ = BatchSplit.of(loader.batch_sampler)

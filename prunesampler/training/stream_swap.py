@@ -75,6 +75,7 @@ class StreamSwap:
         self.num_rows = self.num_eligible = self.rows_per_pass = stream.num_rows
         self.num_replicas = stream.num_replicas
         self.base: Any = StreamOrder(None, self.num_replicas)
+        self._evens = policy.every_epoch and self.num_replicas > 1
 
     def agreement(self) -> dict[str, Any]:
         """Nothing that its fingerprint does not say."""
@@ -84,8 +85,17 @@ class StreamSwap:
         """Each rank reads the kept rows of its own shards."""
 
     def exchange(self, order: Any) -> None:
-        """Let the order's rows through, from the next pass on."""
-        self._stream.prune(order.coreset)
+        """Let the order's rows through, from the next pass on.
+
+        The rows of a coreset are split evenly over ranks, where a pipeline's own split may be uneven: so under a policy
+        an epoch that is scored reads a coreset of all rows.
+        """
+        everything = Coreset(np.arange(self.num_rows), num_rows=self.num_rows) if self._evens else None
+        self._stream.prune(everything if order is self.base else order.coreset)
+
+    def leave(self) -> None:
+        """Let everything through, as the stream has it."""
+        self._stream.prune(None)
 
     def batches(self, draws: int | None = None, share: float = 1.0) -> None:
         """Unknown."""
@@ -126,6 +136,9 @@ class FixedOrder(StreamSwap):
 
     def exchange(self, order: Any) -> None:
         """Nothing else ever orders it."""
+
+    def leave(self) -> None:
+        """It is as it was."""
 
     def count_by(self, counter: Any) -> None:
         """Passes are counted by their ends."""

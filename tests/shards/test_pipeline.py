@@ -28,6 +28,7 @@ from prunesampler.tables.coreset import Coreset
 from prunesampler.tables.score_table import ScoreTable
 from prunesampler.tracking.eval_pass import score
 from prunesampler.training.attach import attach
+from prunesampler.training.policies.importance_sampling import ImportanceSampling
 from prunesampler.training.policies.proxy_filter import ProxyFilter
 from prunesampler.training.policies.random_subset import RandomSubset
 from tests.helpers.ranks import run_ranks
@@ -495,6 +496,37 @@ def test_a_fresh_subset_every_pass_and_a_run_that_resumes(urls: list[str], index
     for _ in range(2):
         other.epoch(again)
     assert [sorted(rows) for rows in other.journal.epochs[:2]] == epochs[4:6]
+
+
+def drawn_on_ranks(rank: int, world_size: int, urls: list[str], policies: list[Any]) -> list[Any]:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
+    index, found = build_index(urls, progress=False), []
+    for policy, workers in policies:
+        dataset = track(samples(urls, nodesplitter=wds.split_by_node, shardshuffle=False), index)
+        model, journal = Net(), Journal()
+        loader: Any = attach(DataLoader(dataset, batch_size=3, num_workers=workers), model, policy=policy)
+        trainer, batches = Trainer(model, journal), []
+        for _ in range(3):
+            batches.append(sum(trainer.step(batch) is None for batch in loader))
+            journal.end_epoch()
+        loader.pruning.detach()
+        trainer.epoch(loader)
+        found.append((batches, journal.epochs))
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_under_a_policy_ranks_have_equally_many_batches_whatever_their_shards(urls: list[str], world_size: int) -> None:
+    policies = [(RandomSubset(13), 0), (ImportanceSampling(keep=13), 2)]  # the shards of two ranks have 16 and 24 rows
+    ranks = run_ranks(world_size, drawn_on_ranks, urls, policies)
+    for (policy, _), *found in zip(policies, *ranks, strict=True):
+        assert len({tuple(batches) for batches, _ in found}) == 1
+        for epoch in range(3):
+            rows = [row for _, epochs in found for row in epochs[epoch]]
+            drawn = N if epoch < policy.score_epochs else 13
+            assert len(set(rows)) == drawn
+            assert len(rows) == -(-drawn // world_size) * world_size  # a rank repeats one row at most
+        assert [len(epochs[3]) for _, epochs in found] == [sum(SIZES[rank::world_size]) for rank in range(world_size)]
 
 
 def test_files_that_are_renamed_as_they_are_read(urls: list[str], index: ShardIndex) -> None:

@@ -125,6 +125,27 @@ def test_a_loop_that_leaves_its_epochs_early_draws_all_the_same() -> None:
     assert len(set(drawn)) == 4
 
 
+@pytest.mark.parametrize("scores", [(), ("el2n",)])
+def test_an_epoch_that_a_function_does_not_know_fails_when_it_begins(scores: Any, caplog: Any) -> None:
+    def of_three_epochs(epoch: int, table: Any) -> Any:
+        return {1: np.arange(5), 2: np.arange(9)}[epoch] if epoch else np.arange(N)
+
+    loader, trainer = make(of_three_epochs, scores=scores)
+    with caplog.at_level("DEBUG", "prunesampler"):
+        for _ in range(3):
+            trainer.epoch(loader)
+        loader.pruning.end_pass()
+        assert len(loader) == 3  # still the last one
+        loader.pruning.state_dict()
+    assert [len(rows) for rows in trainer.journal.epochs[:3]] == [N, 5, 9]
+    assert [record.getMessage() for record in caplog.records if "cannot be drawn" in record.getMessage()] == [
+        "epoch 3 cannot be drawn: 3"
+    ]
+    for _ in range(2):
+        with pytest.raises(KeyError, match="3"):
+            next(iter(loader))
+
+
 def test_the_scores_are_written_after_the_scored_epochs_and_by_finish(tmp_path: Path) -> None:
     loader, trainer = make(hardest_half, scores=("el2n",), score_epochs=1, save_dir=tmp_path)
     for _ in range(3):
