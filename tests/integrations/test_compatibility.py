@@ -22,7 +22,6 @@ from tests.helpers.frameworks import (
     FRAMEWORKS,
     POLICY,
     SCORED,
-    has_policies,
     mark,
     marks,
     train,
@@ -238,7 +237,7 @@ def runs_under_a_policy(name: str, request: Any) -> Iterator[Reports]:
     """In one process, and where it may run in several, in two."""
     if name != "RayTrain":
         yield request.getfixturevalue("alone")(name)
-    if BY_NAME[name].several is not None and has_policies(BY_NAME[name], 2):
+    if BY_NAME[name].several is not None:
         yield request.getfixturevalue("together")(name, request)
 
 

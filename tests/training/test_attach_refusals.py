@@ -64,6 +64,13 @@ def test_mixup_that_begins_late_is_noticed(folder: Path) -> None:
         train(loader, model, CHANGES["mixup"])
 
 
+def test_mixup_under_a_policy_that_counts_what_was_right(folder: Path) -> None:
+    model = Net()
+    loader = ps.attach(make_loader(), model, policy=ps.SwapForgotten(keep=0.5), save_dir=folder)
+    with pytest.raises(ps.BindingError, match="inputs"):
+        train(loader, model, CHANGES["mixup"])
+
+
 def test_several_crops_of_a_sample() -> None:
     class Crops(Leaky):
         def __getitem__(self, i: int) -> Any:

@@ -62,6 +62,20 @@ def test_a_loop_trains_on_a_fresh_subset_every_epoch_and_nothing_is_scored() -> 
     assert (loader.pruning.table, loader.pruning.tracker) == (None, None)
 
 
+def test_epochs_of_full_length_go_through_their_rows_more_than_once() -> None:
+    loader = ps.attach(DataLoader(Leaky(N), BATCH), Net(), policy=ps.RandomSubset(12), epoch_length="full")
+    assert (len(loader), loader.pruning.total_steps(3)) == (11, 33)
+    for _ in range(3):
+        drawn = loader.pruning.coreset.rows.tolist()
+        counts = Counter(int(row) for x, _ in loader for row in x[:, 0])
+        assert sorted(counts) == drawn
+        assert set(counts.values()) <= {3, 4}
+        assert counts.total() == N
+    for policy, what in ((ps.ProxyFilter(Net()), "ProxyFilter"), (ps.PruneOnce(), "policy=")):
+        with pytest.raises(ps.ArgumentError, match=f"^epoch_length must.*{what}"):
+            ps.attach(DataLoader(Leaky(N), BATCH), Net(), policy=policy, epoch_length="full")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_resumes_inside_any_epoch(workers: int) -> None:
     options = {"num_workers": workers, "persistent_workers": workers > 0}
