@@ -264,6 +264,7 @@ class Dispatched(Accelerate):
     name = "Accelerate, `dispatch_batches`"
     settings: ClassVar[dict[str, Any]] = {"dispatch_batches": True}
     several = None
+    policies = "yes"
 
 
 class RayTrain(Distributed):
