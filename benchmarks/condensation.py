@@ -121,16 +121,18 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def save(report: dict[str, Any], out: Path | None) -> None:
-    """Write the report; sizes that the file has of another run are kept."""
+    """Write the report; what the file has of other runs is kept."""
     if out is not None and out.exists():
-        report = {**report, "sizes": json.loads(out.read_text())["sizes"] | report["sizes"]}
+        before = json.loads(out.read_text())["sizes"]
+        sizes = {size: before.get(size, {}) | arms for size, arms in report["sizes"].items()}
+        report = {**report, "sizes": before | sizes}
     save_report(report, out, table(report))
 
 
 def main() -> None:
     parser = make_parser(__doc__, table)
     parser.add_argument("--cifar10", type=Path, metavar="DIR")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["dm", "dsa", "idm", "cafe", "dc"])
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=["dm", "dsa", "idm", "cafe", "dc"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 10], help="images a class")
     parser.add_argument("--iterations", type=int, help="of each method, instead of its own")
     parser.add_argument("--split", type=int, default=0)

@@ -11,11 +11,12 @@ from prunesampler.tables.schedule import Schedule
 from prunesampler.tables.score_table import Coreset, ScoreTable
 
 if TYPE_CHECKING:
+    from prunesampler.condensation.dataset import CondensedDataset
     from prunesampler.shards.index import ShardIndex
 
 
-def load(path: str | os.PathLike[str]) -> ScoreTable | Coreset | Schedule | ShardIndex:
-    """Read a file of scores, of a coreset, of a schedule or of a shard index, whichever it is.
+def load(path: str | os.PathLike[str]) -> ScoreTable | Coreset | Schedule | ShardIndex | CondensedDataset:
+    """Read a file of scores, of a coreset, of a schedule, of a shard index or of condensed images, whichever it is.
 
     A folder is that of a run: its scores are read.
 
@@ -35,6 +36,10 @@ def load(path: str | os.PathLike[str]) -> ScoreTable | Coreset | Schedule | Shar
         from prunesampler.shards.index import ShardIndex  # it waits for torch, which the others do not need
 
         return ShardIndex.load(path)
+    if kind == "condensed":
+        from prunesampler.condensation.dataset import CondensedDataset
+
+        return CondensedDataset.load(path)
     if kind not in kinds:
         raise MismatchError(f"{path} holds {kind!r}, which this version does not know: update prunesampler")
     return kinds[kind].load(path)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import prunesampler
 from prunesampler.condensation import CondensedDataset
 from prunesampler.condensation.augment import augment, draw
 from prunesampler.condensation.objective import expand, seeded
@@ -32,6 +33,7 @@ def test_a_file_gives_the_images_back(channels: int, encoding: Any, error: float
     made = dataset(channels, augment="crop_flip", parts=2)
     made.save(tmp_path / "condensed.parquet", encoding)
     read = CondensedDataset.load(tmp_path)
+    assert prunesampler.load(tmp_path / "condensed.parquet").digest == read.digest
     torch.testing.assert_close(read.stored, made.stored, atol=error, rtol=0)
     for name in ("kinds", "parts", "provenance"):
         assert getattr(read, name) == getattr(made, name)
