@@ -74,10 +74,10 @@ def test_an_interrupt_is_no_traceback(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_as_a_module() -> None:
-    done = run_module("demo", "--keep", "2.5")
+    ScoreTable({"el2n": [0.1, 0.2, 0.3, 0.4]}).save("scores.parquet")
+    done = run_module("select", "scores.parquet", "-o", "coreset.parquet", "--keep", "2.5")
     rule = "keep must be a float in (0, 1], the fraction, or an int >= 2, the number of rows, got 2.5"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"prunesampler: {rule}\n")
-    ScoreTable({"el2n": [0.1, 0.2, 0.3, 0.4]}).save("scores.parquet")
     done = run_module("select", "scores.parquet", "-o", "coreset.parquet", "--keep", "0.5")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("kept 2 of 4 rows (50 %): stratified by el2n\n")

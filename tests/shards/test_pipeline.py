@@ -151,7 +151,7 @@ INSIDE: list[Making] = [fluid_inside, plain_loader, persistent, stages, dicts, f
 LOADERS = [*INSIDE, fluid_outside, rebatched, persistent_web]
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("making", LOADERS)
 def test_scores_are_those_kept_by_hand_and_pruned_passes_are_the_coreset(
     urls: list[str], index: ShardIndex, making: Making, workers: int
