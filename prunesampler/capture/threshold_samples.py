@@ -22,7 +22,7 @@ class ThresholdSamples(Dataset[Any]):
     No image is of that class, so a model learns these rows only by heart, as it does wrong labels: rows whose margin is
     as low as theirs are likely mislabelled (Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the
     Margin Ranking"). **The model needs one output more.** Train one run on ``part=0`` and one on ``part=1``, whose rows
-    are others, each with ``attach(..., keep=None, scores=["margin"])``, and give both tables to
+    are others, each with ``attach(..., keep=None, audit="aum")``, and give both tables to
     ``audit([first, second], method="aum")``.
 
     Args:

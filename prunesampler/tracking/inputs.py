@@ -58,7 +58,7 @@ def check_classes(targets: Tensor, classes: int) -> None:
             cure = (
                 "map them to the model's classes by target_fn=, a function from the batch to them, or if these are not "
                 "its logits give logits_fn=, a function from its output to them"
-            )
+            ) + ("; for ThresholdSamples, give the model one output more" if high == classes else "")
         raise ArgumentError("targets", f"{error.rule}: {cure}", error.value) from None
 
 

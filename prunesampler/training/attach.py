@@ -18,6 +18,7 @@ from prunesampler.capture.find import Finder
 from prunesampler.capture.forward_hook import check_hookable
 from prunesampler.capture.row_function import RowFunction, ordered_ids
 from prunesampler.capture.rows import row_stream
+from prunesampler.capture.threshold_samples import ThresholdSamples
 from prunesampler.errors import (
     ArgumentError,
     PruneSamplerWarning,
@@ -95,7 +96,7 @@ def attach(
     target_fn: Callable[[Any], Any] | None = None,
     score_fn: Callable[[Tensor, Any], Mapping[str, Tensor]] | None = None,
     device: torch.device | str | None = None,
-    audit: bool = True,
+    audit: bool | Literal["aum"] = True,
     on_error: Literal["raise", "train_on_all"] = "raise",
     **options: Unpack[SelectionOptions],
 ) -> AttachedLoader[T]:
@@ -164,7 +165,8 @@ def attach(
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
         device: where the tracker's buffers lie (20 bytes a row for EL2N and forgetting); by default with the logits.
         audit: follow what :func:`prunesampler.audit` and ``keep="clean"`` read; False saves a tenth to a fifth of
-            the tracker's time.
+            the tracker's time. ``"aum"`` is for one of the runs that ``audit(..., method="aum")`` compares: margins are
+            scored by default, and a loader without :class:`~prunesampler.ThresholdSamples` is refused.
         on_error: ``"train_on_all"`` turns a failure while scoring into a warning and training on all rows.
         options: ``by``, ``method``, ``offset``, ``class_balanced``, ``min_per_class``, ``unscored`` and ``threshold``
             of :func:`prunesampler.select`.
@@ -194,6 +196,11 @@ def attach(
     check_choice("on_error", on_error, ("raise", "train_on_all"))
     be_heard()
     check_bool("resume", resume)
+    if audit == "aum":
+        _check_threshold_samples(plain, keep)
+        scores = ("margin",) if scores is None else scores
+    else:
+        check_bool("audit", audit)
     if save_every is not None:
         check_int("save_every", save_every, 1)
     functions = {
@@ -245,7 +252,7 @@ def attach(
     if keys is not None:
         ids, keys = keys, identities("keys", ordered_ids(keys), swap.num_rows)
     config = _config(chosen, seed, scores, reduction, rescore, score_fn, epoch_length)
-    if not check_bool("audit", audit) and config.selection is not None and config.selection.keep == "clean":
+    if not audit and config.selection is not None and config.selection.keep == "clean":
         raise ArgumentError(
             "audit", 'must be True with keep="clean", which reads what the model says of each class', audit
         )
@@ -317,7 +324,7 @@ def attach(
             score_fn=score_fn,
             group=group,
             forgetting_window=chosen.forgetting_window,
-            audit=audit,
+            audit=bool(audit),
         )
     finder = Finder(logits_fn, target_fn, own_scores=score_fn is not None)
     check_ranks_agree(group, config, swap, fingerprint=fingerprint, coreset=given)
@@ -396,6 +403,18 @@ def attach(
         pruning.detach()
         raise
     return cast("AttachedLoader[T]", loader)
+
+
+def _check_threshold_samples(loader: Any, keep: Any) -> None:
+    """Whether this is a run of the published AUM procedure: samples of a class that does not exist, and all rows."""
+    dataset, cure = getattr(loader, "dataset", None), "prunesampler.ThresholdSamples(dataset, num_classes)"
+    while not isinstance(dataset, ThresholdSamples) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    if not isinstance(dataset, ThresholdSamples):
+        rule = f'"aum" wants a loader over {cure}, and a model of one output more'
+        raise ArgumentError("audit", rule, type(getattr(loader, "dataset", None)).__name__)
+    if keep is not None:
+        raise ArgumentError("keep", 'must be None with audit="aum", which compares margins of all rows', keep)
 
 
 def _config(

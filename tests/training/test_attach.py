@@ -23,6 +23,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
 )
 
@@ -466,6 +467,46 @@ def test_clean_trains_on_all_but_the_likely_wrong_rows(tmp_path: Any, caplog: An
         ps.attach(make_loader(), Net(), keep="clean", score_fn=lambda logits, targets: {"el2n": logits[:, 0]})
     with pytest.raises(ps.ArgumentError, match=r"^audit must be True"):
         ps.attach(make_loader(), Net(), keep="clean", audit=False)
+
+
+def test_two_runs_on_threshold_samples_find_what_lies_below_them() -> None:
+    rows, classes, limits, margins = 60, 2, [], []
+    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0))
+    dataset, tables = TensorDataset(x, (x[:, 0] > 0).long()), []
+    for part in range(2):
+        samples = ps.ThresholdSamples(dataset, classes, part=part)
+        model, seen = nn.Linear(4, classes + 1), [[] for _ in range(rows)]
+        numbers = {tuple(each.tolist()): row for row, each in enumerate(x)}
+        loader = ps.attach(DataLoader(samples, 10, shuffle=True), model, keep=None, score_epochs=4, audit="aum")
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        for _ in range(4):
+            for inputs, targets in loader:
+                logits = model(inputs)
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(logits, targets).backward()
+                optimizer.step()
+                for one, told, target in zip(inputs.tolist(), logits.tolist(), targets.tolist(), strict=True):
+                    best = max(told[:target] + told[target + 1 :])
+                    seen[numbers[tuple(one)]].append(told[target] - best)
+        margins.append([sum(each) / len(each) for each in seen])
+        limits.append(np.quantile([margins[part][row] for row in samples.rows], 0.99))
+        tables.append(loader.pruning.table)
+    first = set(ps.ThresholdSamples(dataset, classes).rows.tolist())  # they have their own label in the second run
+    below = {row for row in range(rows) if margins[row in first][row] < limits[row in first]}
+    assert set(audit(tables, method="aum").rows.tolist()) == below
+    for loader, options, message in (
+        (
+            DataLoader(dataset, 10),
+            {"keep": None},
+            r"ThresholdSamples\(.*\), and a model of one output",
+        ),
+        (DataLoader(samples, 10), {}, "^keep must be None"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            ps.attach(loader, model, audit="aum", **options)
+    loader = ps.attach(DataLoader(samples, rows), narrow := nn.Linear(4, classes), keep=None, audit="aum")
+    with pytest.raises(ArgumentError, match="give the model one output more"):
+        narrow(next(iter(loader))[0])
 
 
 def test_auto_that_finds_nothing_superfluous_keeps_all() -> None:
