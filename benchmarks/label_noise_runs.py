@@ -64,6 +64,13 @@ def probabilities(model: torch.nn.Module, images: Images) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
+def save(file: Path, **arrays: Any) -> None:
+    """All of it, or nothing."""
+    scratch = file.with_suffix(".tmp.npz")
+    np.savez(scratch, **arrays)
+    os.replace(scratch, file)
+
+
 def steps(images: Images) -> int:
     return EPOCHS * -(-len(images) // BATCH)
 
@@ -94,13 +101,17 @@ def main() -> None:
         arrays = {"given": targets.numpy().astype(np.int8), "true": clean.targets.numpy().astype(np.int8)}
         if given.folds:
             fold = np.random.default_rng(seed).permutation(len(images)) % FOLDS
-            found = np.empty((len(images), 10), np.float32)
+            part = file.with_suffix(".part.npz")  # what was broken off goes on with the next fold
+            found = np.load(part)["probabilities"] if part.exists() else np.full((len(images), 10), np.nan, np.float32)
             for each in range(FOLDS):
+                if np.isfinite(found[fold == each]).all():
+                    continue
                 fitted = images.subset(torch.from_numpy((fold != each).nonzero()[0]))
                 model = new_model(RECIPE.network, seed, fitted)
                 train(model, Recorded(fitted, model, seed), RECIPE, steps(fitted))
                 held_out = torch.from_numpy((fold == each).nonzero()[0])
                 found[held_out.numpy()] = probabilities(model, images.subset(held_out))
+                save(part, probabilities=found)
             arrays["probabilities"] = found
         else:
             model = new_model(RECIPE.network, seed, images)
@@ -108,9 +119,8 @@ def main() -> None:
             train(model, recorded, RECIPE, steps(images))
             arrays["logits"] = recorded.logits
         arrays["seconds"] = np.float64(time.perf_counter() - began)
-        scratch = file.with_suffix(".tmp.npz")
-        np.savez(scratch, **arrays)
-        os.replace(scratch, file)
+        save(file, **arrays)
+        file.with_suffix(".part.npz").unlink(missing_ok=True)
         print(f"{file.name}: {arrays['seconds']:.0f} s", flush=True)
 
 
