@@ -160,11 +160,13 @@ def table(report: dict[str, Any]) -> list[str]:
     clean = [(method, by) for method, by in _arms(runs) if method == "cleanlab"]
     last = max(EPOCHS)
     lines = ["# Wrong labels", ""]
-    runs_of = ", ".join(f"{head}: {seeds[setting]}" for head, setting in zip(heads, settings, strict=True))
-    lines += [f"Means over seeds ({runs_of}), after {last} scoring epochs unless said.", ""]
+    several = ", ".join(f"{head}: {seeds[setting]}" for head, setting in zip(heads, settings, strict=True))
+    runs_of = "One seed each" if max(seeds.values()) == 1 else f"Means over seeds ({several})"
+    lines += [f"{runs_of}, after {last} scoring epochs unless said.", ""]
     for name, title in (("auroc", "AUROC"), ("average_precision", "average precision")):
         lines += [f"| {title} | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-        for epochs, (method, by) in [*((last, arm) for arm in ranked), *((None, arm) for arm in clean)]:
+        rankings = [arm for arm in ranked if arm[0] != "mixture"]  # which ranks as its score does
+        for epochs, (method, by) in [*((last, arm) for arm in rankings), *((None, arm) for arm in clean)]:
             cells = [cell(values(setting, epochs, method, by, name)) for setting in settings]
             if any(each != "–" for each in cells):
                 lines.append(f"| {_named(method, by)} | " + " | ".join(cells) + " |")
@@ -215,6 +217,7 @@ def main() -> None:
     if not files:
         parser.error(f"{given.runs} holds no logits-*.npz")
     report: dict[str, Any] = {**circumstances("numpy"), "runs": []}
+    report["command"] = report["command"].replace(str(given.runs), "runs/noise")
     for file in files:
         report["runs"].append(run := replay(file))
         print(json.dumps({name: value for name, value in run.items() if name != "audits"}), flush=True)

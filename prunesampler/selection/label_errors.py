@@ -129,7 +129,8 @@ def mixture(given: Evidence) -> LabelErrors:
     labels (Arazo et al. 2019, "Unsupervised label noise modeling and loss correction", with normal components).
 
     It needs no answers of the model, and gives no interval. Where the model has not learned the data well, hard rows
-    are taken for wrong ones: on CIFAR-10 after 12 epochs it finds 43 % wrong of 20 %.
+    are taken for wrong ones: on CIFAR-10 after 12 epochs it finds 43 % wrong of 20 % by EL2N, and
+    14 % by margin.
     """
     known = (given.labels >= 0) & np.isfinite(given.hardness)
     values = given.hardness[known].astype(np.float64)
