@@ -407,7 +407,8 @@ def attach(
 
 def _check_threshold_samples(loader: Any, keep: Any) -> None:
     """Whether this is a run of the published AUM procedure: samples of a class that does not exist, and all rows."""
-    dataset, cure = getattr(loader, "dataset", None), "prunesampler.ThresholdSamples(dataset, num_classes)"
+    dataset: Any = getattr(loader, "dataset", None)
+    cure = "prunesampler.ThresholdSamples(dataset, num_classes)"
     while not isinstance(dataset, ThresholdSamples) and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     if not isinstance(dataset, ThresholdSamples):
