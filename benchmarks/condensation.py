@@ -154,6 +154,7 @@ def main() -> None:
     if args.smoke:
         given |= {"seeds": 2, "epochs": 2}
         configured = {name: {**each, "iterations": 2} for name, each in configured.items()}
+        train, test = ((images[:300], labels[:300]) for images, labels in (train, test))
     if args.iterations:
         configured = {name: {**each, "iterations": args.iterations} for name, each in configured.items()}
     report: dict[str, Any] = {**circumstances(), "data": name, **given, "network": {"convnet": network}, "sizes": {}}
