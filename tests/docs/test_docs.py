@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import prunesampler
 from prunesampler.cli import app as cli
 from prunesampler.scores.registry import SCORES
+from tests.helpers.attached import EPOCHS, scored
 from tests.helpers.ranks import run_script
 from tests.helpers.shardfiles import write_shards
 
@@ -666,6 +667,22 @@ def test_the_script_of_several_processes_runs_in_two(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("\n".join(code))
     assert run_script(2, tmp_path / "train.py") == ["pruned 200\n"] * 2
     assert len(prunesampler.Coreset.load(tmp_path / "runs/a/coreset.parquet")) == 200
+
+
+@pytest.mark.filterwarnings("ignore")  # mlflow's own
+def test_the_recipe_for_mlflow_writes_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"file://{tmp_path}/mlruns")
+    (recipe,) = re.findall(r"^(mlflow\..*?) +#", text("looking.md"), re.MULTILINE)
+    loader, _ = scored(epochs=EPOCHS)
+    with mlflow.start_run() as run:
+        exec(recipe, {"mlflow": mlflow, "loader": loader, "epoch": 7})
+    figures = loader.pruning.metrics()
+    assert mlflow.get_run(run.info.run_id).data.metrics == pytest.approx(figures)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "el2n/p50")
+    assert [(each.step, each.value) for each in history] == [(7, figures["el2n/p50"])]
 
 
 @pytest.mark.parametrize("title", ["Mixup in the loop", "CutMix in the loader", "Soft labels without mixing"])
