@@ -107,5 +107,5 @@ def repack(
     if json:
         write_json({"samples": len(fresh), "shards": list(fresh.shards), "bytes": size})
         return
-    typer.echo(f"{len(fresh):,} samples in {len(fresh.shards):,} shards, {size:,} bytes")
+    typer.echo(f"{counted(len(fresh), 'sample')} in {counted(len(fresh.shards), 'shard')}, {size:,} bytes")
     typer.echo(f"written to {fresh.shards[0]}{' …' if len(fresh.shards) > 1 else ''}, with index.parquet beside")
