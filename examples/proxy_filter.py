@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prunesampler as ps
 
-STEPS, BATCH, KEEP = 200, 48, 0.75
+STEPS, BATCH, KEEP = 120, 32, 0.75
 FETCHED = round(BATCH / KEEP)
 
 images, labels = load_digits(return_X_y=True)
@@ -35,8 +35,8 @@ def network() -> nn.Module:
 
 def fit(model: nn.Module, loader: DataLoader, steps: int) -> float:
     """Train for so many steps; the accuracy on the test rows."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=steps)
     done = 0
     while done < steps:
         for x, y in itertools.islice(loader, steps - done):
