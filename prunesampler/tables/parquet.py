@@ -21,7 +21,6 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunesampler._format import Shown
@@ -290,7 +289,7 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
         raise ValueError(f"unexpected type {column.type}")
     if column.null_count:
         missing = {pa.float32(): float("nan"), pa.int32(): -1}[column.type]
-        column = pc.fill_null(column, pa.scalar(missing, column.type))
+        column = column.fill_null(pa.scalar(missing, column.type))
     return column.to_numpy()
 
 
