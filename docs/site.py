@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("training", "tracking", "scores", "selection", "tables", "sampling", "capture", "analysis", "shards")
+FOLDERS = (
+    "training",
+    "tracking",
+    "scores",
+    "selection",
+    "tables",
+    "sampling",
+    "capture",
+    "analysis",
+    "shards",
+    "condensation",
+)
 MODULES = {  # of which the reference has everything, beside the public names of their folder
     "scores": ("logits", "sequences", "gradients", "curvature", "dynamics", "ntk"),
     "sampling": ("block_shuffle",),
@@ -19,7 +30,7 @@ MODULES = {  # of which the reference has everything, beside the public names of
 def public() -> dict[str, list[str]]:
     """Folder → full names, in the order of the list of public names, which says where each lives."""
     found: dict[str, list[str]] = {folder: [] for folder in (*FOLDERS, *MODULES)}
-    for file in ("__init__.pyi", "shards/__init__.py"):
+    for file in ("__init__.pyi", "shards/__init__.py", "condensation/__init__.py"):
         listed = (ROOT / "prunesampler" / file).read_text(encoding="utf-8")
         for module, names in re.findall(r"^from (\S+) import (\([^)]*\)|.*)$", listed, re.MULTILINE):
             folder = {"_load": "tables", "_logging": "errors"}.get(module.split(".")[1], module.split(".")[1])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import prunesampler
-from prunesampler import shards
+from prunesampler import condensation, shards
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://example.org/repository"
@@ -34,7 +34,7 @@ def test_every_page_stands_in_the_navigation_once(site: Any) -> None:
 
 def test_the_reference_has_every_public_name(site: Any) -> None:
     told = [name.rpartition(".")[2] for names in site.public().values() for name in names]
-    assert sorted(told) == sorted({*prunesampler.__all__, *shards.__all__} - {"__version__"})
+    assert sorted(told) == sorted({*prunesampler.__all__, *shards.__all__, *condensation.__all__} - {"__version__"})
     assert "::: prunesampler.tables.score_table.ScoreTable\n" in site.reference("tables")
     assert site.reference("errors").startswith("# errors\n\nWhat prunesampler raises and warns.")
     for folder, modules in site.MODULES.items():
