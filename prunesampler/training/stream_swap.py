@@ -107,6 +107,9 @@ class StreamSwap:
         """Each row is one."""
         return sys.maxsize
 
+    def count_by(self, counter: Any) -> None:
+        """Passes are counted by their ends."""
+
     def go_to(self, epoch: int) -> None:
         """Nobody counts."""
 
@@ -139,6 +142,3 @@ class FixedOrder(StreamSwap):
 
     def leave(self) -> None:
         """It is as it was."""
-
-    def count_by(self, counter: Any) -> None:
-        """Passes are counted by their ends."""

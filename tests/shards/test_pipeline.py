@@ -31,6 +31,7 @@ from prunesampler.training.attach import attach
 from prunesampler.training.policies.importance_sampling import ImportanceSampling
 from prunesampler.training.policies.proxy_filter import ProxyFilter
 from prunesampler.training.policies.random_subset import RandomSubset
+from tests.helpers.frameworks import accelerator
 from tests.helpers.ranks import run_ranks
 from tests.helpers.shardfiles import LEFT_OPEN, write_split
 from tests.helpers.training import Journal, Leaky, Net, Trainer, check_scores, hardest
@@ -146,13 +147,18 @@ def from_urls(urls: list[str], index: ShardIndex, workers: int) -> Any:
     return DataLoader(dataset.batched(5), batch_size=None, num_workers=workers)
 
 
+def prepared(urls: list[str], index: ShardIndex, workers: int) -> Any:
+    """Accelerate makes another loader around ours, and counts its passes."""
+    return accelerator().prepare(plain_loader(urls, index, workers))
+
+
 Making = Callable[[list[str], ShardIndex, int], Any]
 INSIDE: list[Making] = [fluid_inside, plain_loader, persistent, stages, dicts, from_urls]
 LOADERS = [*INSIDE, fluid_outside, rebatched, persistent_web]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("making", LOADERS)
+@pytest.mark.parametrize("making", [*LOADERS, prepared])
 def test_scores_are_those_kept_by_hand_and_pruned_passes_are_the_coreset(
     urls: list[str], index: ShardIndex, making: Making, workers: int
 ) -> None:
