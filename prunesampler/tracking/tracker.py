@@ -72,7 +72,7 @@ class ScoreTracker(Shown):
         group: the ranks that score together; by default all of ``torch.distributed``: every rank makes a tracker.
         forgetting_window: an int >= 1: the table then has a column ``recent_forgetting``, the forgetting events since
             the last so many epochs began, counted in steps of as many; a row that was never learned has as many more.
-        audit: follow what :func:`prunesampler.audit` reads, see :meth:`table`. False saves a tenth to a fifth of the
+        audit: follow what :func:`prunesampler.audit` reads, see :meth:`table`. False saves up to a fifth of the
             time of :meth:`update`, 4 bytes a row on the device and 8 on the host.
 
     A value that is infinite or NaN is left out of its row's mean, and counted: :meth:`table` says how many were.

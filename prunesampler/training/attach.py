@@ -164,7 +164,7 @@ def attach(
         target_fn: batch → (B,), where they are not second in a tuple, or ``labels`` and the like in a dict.
         score_fn: (logits, targets) → columns, (B,) each: for soft or multi-dimensional targets.
         device: where the tracker's buffers lie (20 bytes a row for EL2N and forgetting); by default with the logits.
-        audit: follow what :func:`prunesampler.audit` and ``keep="clean"`` read; False saves a tenth to a fifth of
+        audit: follow what :func:`prunesampler.audit` and ``keep="clean"`` read; False saves up to a fifth of
             the tracker's time. ``"aum"`` is for one of the runs that ``audit(..., method="aum")`` compares: margins are
             scored by default, and a loader without :class:`~prunesampler.ThresholdSamples` is refused.
         on_error: ``"train_on_all"`` turns a failure while scoring into a warning and training on all rows.
