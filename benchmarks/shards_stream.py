@@ -38,6 +38,7 @@ from prunesampler.shards.index_file import Shard
 from prunesampler.shards.tar import BLOCK
 
 MEGABYTES_A_SECOND = 100
+SHARD_BYTES = SHARD_ROWS * 32_000  # of the synthetic index, whose rows have less
 BLOCK_SHARDS = 4
 WHOLE, RANGES = 0.0, 1.0  # as ``ranges_below``
 
@@ -253,7 +254,7 @@ class SyntheticRows(Synthetic):
 
     def __init__(self, rows: int, folder: Path) -> None:
         self.shards = [
-            Shard(str(folder / f"{number:06d}.tar"), SHARD_ROWS, 2 * 10**8, -1, True, "", "")
+            Shard(str(folder / f"{number:06d}.tar"), SHARD_ROWS, SHARD_BYTES, -1, True, "", "")
             for number in range(rows // SHARD_ROWS)
         ]
 
