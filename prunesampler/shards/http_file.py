@@ -47,12 +47,17 @@ class HttpFile(io.RawIOBase):
     def __init__(self, url: str, first: int = 0, end: int | None = None, size: int = -1) -> None:
         self._url, self._first, self._position, self._end, self.size = url, first, first, end, size
         self._clock = _Clock()
-        self._opener = urllib.request.build_opener(_PacedHandler(self._clock))
+        self._handler = _PacedHandler(self._clock)
+        self._opener = urllib.request.build_opener(self._handler)
         self._response: Any = None
         self._known: tuple[str | None] | None = None  # what tells the file from another version, once that was asked
         self._read = hashlib.blake2b()  # kept up where nothing else tells it
         if end is None:
-            self._retry(self._open)
+            try:
+                self._retry(self._open)
+            except BaseException:
+                self.close()
+                raise
             self._end = None if self.size < 0 else self.size
 
     @property
@@ -107,7 +112,11 @@ class HttpFile(io.RawIOBase):
             if self._known is not None and self._known[0] is not None:
                 request.add_header("If-Range", self._known[0])
         with self._clock.connecting() as seconds:
-            self._response = self._opener.open(request, timeout=seconds)
+            try:
+                self._response = self._opener.open(request, timeout=seconds)
+            except BaseException:
+                self._handler.close_answer()  # urllib leaves it open where a redirect makes no sense
+                raise
         found = _version(self._response.headers)
         if self._known is not None and found != self._known[0]:
             raise MismatchError(f"{self._url} has changed while it was read: read it again")
@@ -187,6 +196,12 @@ class _PacedHandler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
     def __init__(self, clock: _Clock) -> None:
         super().__init__()
         self._clock = clock
+        self._answer: Any = None
+
+    def close_answer(self) -> None:
+        """Close the connection of the last answer."""
+        if self._answer is not None:
+            self._answer.close()
 
     def do_open(self, http_class: Any, req: Any, **http_conn_args: Any) -> Any:
         """As urllib does."""
@@ -196,7 +211,8 @@ class _PacedHandler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
             made.response_class = partial(_PacedResponse, self._clock)
             return made
 
-        return super().do_open(connection, req, **http_conn_args)
+        self._answer = super().do_open(connection, req, **http_conn_args)
+        return self._answer
 
 
 class _PacedResponse(http.client.HTTPResponse):

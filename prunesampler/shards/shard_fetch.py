@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -95,9 +96,10 @@ def fetch_ranges(shard: Shard, ranges: list[tuple[int, int]], file: int) -> None
 
     def fetch(part: tuple[int, int]) -> None:
         at, end = part
-        for block in range_blocks(shard.url, at, end, shard.size, versions):
-            _write_at(file, block, at)
-            at += len(block)
+        with closing(range_blocks(shard.url, at, end, shard.size, versions)) as blocks:
+            for block in blocks:
+                _write_at(file, block, at)
+                at += len(block)
         if at != end:
             raise CorruptFileError(f"{shard.url} is cut short: it ends at byte {at}, before {end}")
 

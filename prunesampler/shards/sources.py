@@ -9,7 +9,7 @@ import io
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -177,14 +177,15 @@ def read_at(file: int, offset: int, count: int) -> bytes:
 def read_range(url: str, first: int, end: int, size: int = -1) -> bytes:
     """The bytes from ``first`` to below ``end`` of a remote shard; ``size`` is the one indexed, −1 if unknown."""
     found = bytearray()  # a range is only as long as what comes
-    for block in range_blocks(url, first, end, size):
-        found += block
+    with closing(range_blocks(url, first, end, size)) as blocks:
+        for block in blocks:
+            found += block
     return bytes(found)
 
 
 def range_blocks(
     url: str, first: int, end: int, size: int = -1, versions: set[str | None] | None = None
-) -> Iterator[bytes | memoryview]:
+) -> Generator[bytes | memoryview, None, None]:
     """The same, a block after the other; each is valid until the next.
 
     ``versions`` collects what servers say of the ranges of one shard, which must all be of the same file.

@@ -46,6 +46,7 @@ class Server:
     breaks_once: int | None = None
     busy: int = 0
     sent: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -54,7 +55,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         settings: Server = self.server.settings
         wanted = self.headers.get("Range", "")
-        settings.requests.append(wanted)
+        with settings.lock:  # ranges of one file are asked for at once
+            settings.requests.append(wanted)
+            place = len(settings.requests)
         if settings.breaks_first and settings.requests.count(wanted) == 1:
             self.close_connection = True
             return
@@ -66,9 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        content = path.read_bytes()
-        if settings.later is not None and len(settings.requests) > 1:
-            content, settings.tags = settings.later, settings.later_tags or settings.tags
+        content, tags = path.read_bytes(), settings.tags
+        if settings.later is not None and place > 1:
+            content, tags = settings.later, settings.later_tags or tags
         total = len(content) + settings.added
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if settings.ranges else None
         if found is None:
@@ -80,10 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{end - 1}/{total}")
             self.send_header("Content-Length", str(end - first))
             content = content[first:end]
-        for name, value in settings.tags.items():
+        for name, value in tags.items():
             self.send_header(name, value)
         self.end_headers()
-        first_only = settings.breaks_once if len(settings.requests) == 1 else None
+        first_only = settings.breaks_once if place == 1 else None
         body = content[: first_only or settings.breaks_after]
         settings.sent.append((self.path.lstrip("/"), len(body)))
         self.wfile.write(body)
