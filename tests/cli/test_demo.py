@@ -178,5 +178,6 @@ def test_a_missing_extra_is_one_line(
     module: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    (here / "cifar-10-batches-py").mkdir()
     args = ["demo"] if module == "sklearn" else ["demo", "--data", "cifar10", "--root", "."]
     assert_refused(capsys, args, "pip install 'prunesampler[demo]'")
