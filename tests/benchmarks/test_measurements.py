@@ -95,6 +95,7 @@ def test_merges_are_timed_and_their_bytes_counted(tmp_path: Path, run: Script) -
 
 def test_the_pages_have_the_tables_of_the_results() -> None:
     shown: set[str] = set()
+    assert readme.RATIOS.read_text(encoding="utf-8") == readme.ratios()
     for path in readme.PAGES:
         page = path.read_text(encoding="utf-8")
         assert readme.filled(page) == page
