@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 
 import pytest
 import torch
 from hypothesis import settings
+
+# Tests run side by side: threads that wait for one another in two processes on two cores take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+torch.set_num_threads(1)
 
 # A busy machine is no failure.
 settings.register_profile("prunesampler", deadline=None)
