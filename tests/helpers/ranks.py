@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import runpy
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -62,7 +63,7 @@ def _rank(
     args: tuple[Any, ...],
     options: dict[str, Any],
 ) -> None:
-    torch.set_num_threads(1)
+    _alone()
     store = dist.FileStore(f"{folder}/store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     result = function(rank, world_size, *args)
@@ -71,6 +72,13 @@ def _rank(
     if options.get("meet", True):
         # destroy_process_group() of torch 2.6 hangs now and then; a rank that has met the others can just end.
         dist.barrier()
+
+
+def _alone() -> None:
+    """As a process that torchrun starts: its workers are forked; from a forkserver of its own each imports torch."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        mp.set_start_method("fork", force=True)
 
 
 def run_script(world_size: int, script: Path) -> list[str]:
@@ -85,7 +93,7 @@ def run_script(world_size: int, script: Path) -> list[str]:
 
 
 def _script(rank: int, world_size: int, script: str, port: int) -> None:
-    torch.set_num_threads(1)
+    _alone()
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     told = {**numbers, **store, "TORCHELASTIC_RESTART_COUNT": 0}
