@@ -90,16 +90,18 @@ def relabel(
             corrected[row] = suggested
     gone = np.array(sorted(dropped), np.int64)
     keep = np.flatnonzero(~np.isin(table.rows, gone))
+    changed = np.flatnonzero(corrected != labels)
+    same = not len(changed) or table.shard_column is not None  # else the dataset is not recognised by its new labels
     coreset = Coreset(
         table.rows[keep],
         num_rows=table.num_rows,
         keys=None if table.key_column is None else table.key_column.take(keep),
         shards=None if table.shard_column is None else table.shard_column.take(keep),
-        fingerprint=table.fingerprint,
+        fingerprint=table.fingerprint if same else None,
         scores_digest=table.digest,
         selection={"decisions": os.path.basename(decisions), "wrong": wrong, "unsure": unsure, "dropped": len(gone)},
     )
-    return Relabelled(corrected, np.flatnonzero(corrected != labels), gone, coreset)
+    return Relabelled(corrected, changed, gone, coreset)
 
 
 def _read(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, int, int, str]]:

@@ -243,8 +243,10 @@ def _how(coreset: Coreset) -> str:
     options, spare = coreset.options, coreset.selection.get("superfluous")
     if spare is not None:
         return f"{spare} are superfluous by {options.get('by')}"
-    if (wrong := coreset.selection.get("wrong")) is not None:
-        rate, low, high = coreset.selection["noise_rate"]
+    if (dropped := coreset.selection.get("dropped")) is not None:
+        return f"{dropped} were dropped by {coreset.selection.get('decisions')}"
+    if (rates := coreset.selection.get("noise_rate")) is not None:
+        wrong, (rate, low, high) = coreset.selection["wrong"], rates
         return f"{wrong} labels are likely wrong; about {rate:.1%} are, {low:.1%} to {high:.1%}"
     by = "" if coreset.selection.get("threshold", 0) is None else f" by {options.get('by', 'its maker')}"
     return f"{options.get('method', 'a given coreset')}{by}"

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import prunesampler as ps
 from prunesampler.errors import ArgumentError, CorruptFileError, MismatchError
+from prunesampler.tables.fingerprint import fingerprint
 
 TABLE = ps.ScoreTable(
     {"el2n": [0.1, 0.2, 1.2, 1.3, 0.1]},
@@ -45,6 +48,26 @@ def test_decisions_change_labels_or_drop_rows(
     assert found.coreset.keys == [["a", "b", "c,d", 'e"', "f"][place] for place in kept]
     assert found.coreset.num_rows == 6
     found.coreset.save(tmp_path / "coreset.parquet")
+
+
+@pytest.mark.parametrize("wrong", ["relabel", "drop"])
+@pytest.mark.parametrize("suggested", [0, -1])
+def test_what_is_left_is_trained_on(wrong: Any, suggested: int, tmp_path: Path) -> None:
+    inputs, labels = torch.eye(6), torch.tensor([0, 1, 2, 2, 0, 1])
+    dataset = TensorDataset(inputs, labels)
+    table = ps.ScoreTable({"el2n": [0.5] * 6}, labels=labels.tolist(), fingerprint=fingerprint(dataset))
+    decisions = written(tmp_path, HEAD + f"2,,2,{suggested},wrong\n")
+    found = ps.relabel(decisions, table, wrong=wrong)
+    found.coreset.save(tmp_path / "coreset.parquet")
+    loader = DataLoader(TensorDataset(inputs, torch.from_numpy(found.labels)), batch_size=6, shuffle=True)
+    loader = ps.attach(loader, torch.nn.Identity(), coreset=tmp_path / "coreset.parquet")
+    ((x, y),) = loader
+    assert sorted(x.argmax(1).tolist()) == found.coreset.rows.tolist()
+    assert torch.equal(y, torch.from_numpy(found.labels)[x.argmax(1)])
+    if len(found.changed) == 0:
+        with pytest.raises(MismatchError, match="fingerprint"):
+            other = TensorDataset(inputs, labels.flip(0))
+            ps.attach(DataLoader(other, batch_size=6, shuffle=True), torch.nn.Identity(), coreset=found.coreset)
 
 
 @pytest.mark.parametrize(
