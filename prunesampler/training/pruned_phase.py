@@ -43,6 +43,7 @@ class PrunedPhase:
         self.fingerprint = fingerprint
         self._model = weakly(model)  # it carries the run, which is not to keep it
         self._weights: SampleWeights | None = None
+        self._weights_of: list[tuple[Pass, SampleWeights | None]] = []  # of the last passes: a loop may look ahead
         self._origin: dict[str, Any] = {}  # where the order began in this process
         self._fixed = False  # a coreset for good, whatever the policy
         self.waits = False
@@ -284,14 +285,18 @@ class PrunedPhase:
         if isinstance(self.sampler, StreamOrder):
             self.sampler.count_pass()
         of.starts_at(cast(PrunedSampler, self.sampler).began)
+        self._weights_of = [(of, self._weights), *self._weights_of[:1]]
         if self._untrained is None or self._untrained.was_trained:
             self._untrained = of
 
     def weight(self, token: Token, logits: Tensor) -> None:
         """Weight the gradient of a batch's logits."""
         token.check_counts(logits)
-        if self._weights is not None:
-            self._weights.apply(token.rows, logits)
+        weights = next((weights for of, weights in self._weights_of if of is token.of), self._weights)
+        if token.of.position is None and self._weights_of:
+            return  # it was scored, and the loop has looked ahead into the first draw
+        if weights is not None:
+            weights.apply(token.rows, logits)
 
     def position(self, of: Pass | None) -> dict[str, Any]:
         """Where the order stands, if ``of`` is the pass that was trained on last."""

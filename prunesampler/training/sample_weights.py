@@ -56,7 +56,10 @@ class SampleWeights:
 
     def of(self, rows: Tensor) -> Tensor:
         """The weights (B,), float32 on the CPU, of ``rows`` (B,), int64 on the CPU, all of them kept."""
-        return torch.from_numpy(self._weights[np.searchsorted(self._rows, rows.numpy())])
+        at = np.searchsorted(self._rows, rows.numpy()).clip(max=len(self._rows) - 1)
+        if not np.array_equal(self._rows[at], rows.numpy()):
+            raise BindingError("a batch has rows that were not drawn for this epoch, and so have no weight")
+        return torch.from_numpy(self._weights[at])
 
     def apply(self, rows: Tensor, logits: Tensor) -> None:
         """Weight the gradient of the rows' logits."""

@@ -6,15 +6,16 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import prunesampler as ps
 from tests.helpers.training import Leaky, Net
@@ -205,3 +206,44 @@ def test_a_loss_that_cannot_be_weighted_through_the_logits_is_refused(
     x, y = next(iter(loader))
     with pytest.raises(ps.BindingError, match=message):
         cross_entropy(loss(model(x)), y).backward()
+
+
+class _Picked(NamedTuple):
+    batch: tuple[Tensor, Tensor]
+    weights: dict[int, float] | None
+
+
+def _endless(loader: Any) -> Iterator[_Picked]:
+    while True:
+        for number, batch in enumerate(loader):
+            if number == 0:
+                drawn = loader.pruning.coreset if loader.pruning.phase == "pruned" else None
+            weighted = drawn is not None and drawn.weights is not None
+            yield _Picked(batch, dict(zip(drawn.rows.tolist(), drawn.weights, strict=True)) if weighted else None)
+
+
+@pytest.mark.filterwarnings("ignore::prunesampler.PruneSamplerWarning")
+@pytest.mark.parametrize("policy", [ps.InfoBatch(anneal=0, budget=0.6), ps.ImportanceSampling(keep=0.5)])
+def test_a_loop_that_looks_ahead_weights_by_the_draw_of_each_pass(policy: Any, tmp_path: Path) -> None:
+    n = 61
+    labels = torch.arange(n) % 3
+    loader = DataLoader(TensorDataset(torch.eye(n), labels), batch_size=8, shuffle=True)
+    model = nn.Linear(n, 3, bias=False)
+    loader = ps.attach(loader, model, policy=policy, save_dir=tmp_path)
+    batches = _endless(loader)
+    waiting = next(batches)
+    seen = 0
+    for _ in range(60):
+        (x, y), weights = waiting
+        waiting = next(batches)
+        logits = model(x)
+        cross_entropy(logits, y, reduction="sum").backward()
+        error = logits.detach().softmax(1) - one_hot(y, 3)
+        rows = x.argmax(1).tolist()
+        factors = torch.tensor([1.0 if weights is None else weights[row] for row in rows])
+        torch.testing.assert_close(model.weight.grad[:, rows].T, factors[:, None] * error)
+        seen += int((factors != 1).sum())
+        with torch.no_grad():
+            model.weight -= 0.1 * model.weight.grad
+        model.weight.grad = None
+    assert seen > 20
