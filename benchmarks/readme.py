@@ -57,12 +57,13 @@ def _result(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    texts = {RATIOS: ratios()}
-    if "--check" not in sys.argv[1:]:
-        RATIOS.write_text(texts[RATIOS], encoding="utf-8")
-    texts |= {path: filled(path.read_text(encoding="utf-8")) for path in PAGES}
-    stale = [str(path) for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
-        sys.exit(f"not as the results are: {', '.join(stale)}" if stale else 0)
-    for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+    check, stale = "--check" in sys.argv[1:], []
+    for path in (RATIOS, *PAGES):  # the ratios first, as a page shows them
+        found = path.read_text(encoding="utf-8")
+        text = ratios() if path == RATIOS else filled(found)
+        if check and text != found:
+            stale.append(str(path))
+        elif text != found:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        sys.exit(f"not as the results are: {', '.join(stale)}")

@@ -347,7 +347,7 @@ def _confident_learning(table: ScoreTable, probabilities: Any) -> LabelErrors:
         from cleanlab.filter import find_label_issues
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"confident learning is cleanlab's ({error}): pip install cleanlab") from error
-    wrong = find_label_issues(table.labels, given)
+    wrong = find_label_issues(table.labels, given, n_jobs=1)  # it forks, which can hang where there are threads
     joint = compute_confident_joint(table.labels, given)
     quality = given[np.arange(len(given)), table.labels]
     rate = float(1 - np.trace(joint) / joint.sum())

@@ -243,8 +243,8 @@ def _how(coreset: Coreset) -> str:
     options, spare = coreset.options, coreset.selection.get("superfluous")
     if spare is not None:
         return f"{spare} are superfluous by {options.get('by')}"
-    if (dropped := coreset.selection.get("dropped")) is not None:
-        return f"{dropped} were dropped by {coreset.selection.get('decisions')}"
+    if (decisions := coreset.selection.get("decisions")) is not None:
+        return f"{coreset.selection.get('dropped')} were dropped by {decisions}"
     if (rates := coreset.selection.get("noise_rate")) is not None:
         wrong, (rate, low, high) = coreset.selection["wrong"], rates
         return f"{wrong} labels are likely wrong; about {rate:.1%} are, {low:.1%} to {high:.1%}"

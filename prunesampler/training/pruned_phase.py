@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ class PrunedPhase:
         self.fingerprint = fingerprint
         self._model = weakly(model)  # it carries the run, which is not to keep it
         self._weights: SampleWeights | None = None
-        self._weights_of: list[tuple[Pass, SampleWeights | None]] = []  # of the last passes: a loop may look ahead
+        # A pass is weighted by its own draw, however far the loop looks ahead.
+        self._weights_of: WeakKeyDictionary[Pass, SampleWeights | None] = WeakKeyDictionary()
         self._origin: dict[str, Any] = {}  # where the order began in this process
         self._fixed = False  # a coreset for good, whatever the policy
         self.waits = False
@@ -232,6 +234,7 @@ class PrunedPhase:
     def end(self) -> None:
         """Give the loader its own sampler back."""
         self._weights = self._next = None
+        self._weights_of.clear()
         self.waits = False
         self._swap.fetch(1.0)
         self.sampler = self._swap.base
@@ -285,17 +288,14 @@ class PrunedPhase:
         if isinstance(self.sampler, StreamOrder):
             self.sampler.count_pass()
         of.starts_at(cast(PrunedSampler, self.sampler).began)
-        self._weights_of = [(of, self._weights), *self._weights_of[:1]]
+        self._weights_of[of] = self._weights
         if self._untrained is None or self._untrained.was_trained:
             self._untrained = of
 
     def weight(self, token: Token, logits: Tensor) -> None:
         """Weight the gradient of a batch's logits."""
         token.check_counts(logits)
-        weights = next((weights for of, weights in self._weights_of if of is token.of), self._weights)
-        if token.of.position is None and self._weights_of:
-            return  # it was scored, and the loop has looked ahead into the first draw
-        if weights is not None:
+        if (weights := self._weights_of.get(token.of)) is not None:
             weights.apply(token.rows, logits)
 
     def position(self, of: Pass | None) -> dict[str, Any]:

@@ -79,12 +79,17 @@ def test_weights_reach_the_gradient() -> None:
     assert not pruned.weighted
     pruned.begin(Coreset([1, 4], num_rows=N, weights=[0.5, 2.0]))
     assert pruned.weighted
-    logits = torch.ones(2, 1, requires_grad=True)
     token = Token(torch.tensor([4, 1]), None, Pass(0), 0, True)
-    pruned.weight(token, logits)
-    logits.sum().backward()
-    assert logits.grad is not None
-    assert logits.grad.flatten().tolist() == [2.0, 0.5]
+    iter(pruned.sampler)
+    pruned.started(token.of)
+    pruned.begin(Coreset([1, 4], num_rows=N, weights=[3.0, 4.0]))  # the loop looks ahead: the pass has its own weights
+    scored = Token(token.rows, None, Pass(1), 0, True)
+    for of, expected in ((token, [2.0, 0.5]), (scored, [1.0, 1.0])):
+        logits = torch.ones(2, 1, requires_grad=True)
+        pruned.weight(of, logits)
+        logits.sum().backward()
+        assert logits.grad is not None
+        assert logits.grad.flatten().tolist() == expected
     with pytest.raises(BindingError):
         pruned.weight(token, logits[:1])
     pruned.end()

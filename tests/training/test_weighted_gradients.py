@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,18 +208,13 @@ def test_a_loss_that_cannot_be_weighted_through_the_logits_is_refused(
         cross_entropy(loss(model(x)), y).backward()
 
 
-class _Picked(NamedTuple):
-    batch: tuple[Tensor, Tensor]
-    weights: dict[int, float] | None
-
-
-def _endless(loader: Any) -> Iterator[_Picked]:
+def _endless(loader: Any) -> Iterator[tuple[Any, dict[int, float] | None]]:
     while True:
         for number, batch in enumerate(loader):
             if number == 0:
                 drawn = loader.pruning.coreset if loader.pruning.phase == "pruned" else None
             weighted = drawn is not None and drawn.weights is not None
-            yield _Picked(batch, dict(zip(drawn.rows.tolist(), drawn.weights, strict=True)) if weighted else None)
+            yield batch, dict(zip(drawn.rows.tolist(), drawn.weights, strict=True)) if weighted else None
 
 
 @pytest.mark.filterwarnings("ignore::prunesampler.PruneSamplerWarning")
